@@ -1,0 +1,1 @@
+//! What does happen: ranks as processes, communicators, collectives, timing.

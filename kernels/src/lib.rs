@@ -1,0 +1,1 @@
+//! CUDA kernel sources, the PTX built from them, and a plain Rust reference of each.

@@ -1,0 +1,1 @@
+//! What will happen: pure prediction. No files, clocks, devices or environment in here.

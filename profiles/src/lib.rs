@@ -1,0 +1,1 @@
+//! What things are: validated descriptions of models, GPUs, engines and workloads.

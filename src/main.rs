@@ -1,0 +1,3 @@
+//! parplan: plan, check and start the parallel layout of an LLM server.
+
+fn main() {}
