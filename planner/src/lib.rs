@@ -1,1 +1,5 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
+
+pub mod layout;
+
+pub use layout::Layout;

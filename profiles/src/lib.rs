@@ -1,1 +1,12 @@
 //! What things are: validated descriptions of models, GPUs, engines and workloads.
+
+pub mod dtype;
+pub mod gpu;
+pub mod model;
+
+pub use dtype::{Dtype, TensorRate};
+pub use gpu::{GpuProfile, Link, LinkKind, TensorRates, Vendor};
+pub use model::{
+    Attention, DenseFfn, Ffn, GatedDelta, Gqa, Indexer, LayerGroup, Mamba2, Mla, ModelProfile,
+    MoeFfn, Published, WeightFormats,
+};
