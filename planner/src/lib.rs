@@ -1,5 +1,8 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
 
+pub mod kv;
 pub mod layout;
+pub mod serve;
+pub mod shard;
 
 pub use layout::Layout;

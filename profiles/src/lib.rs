@@ -3,6 +3,7 @@
 pub mod dtype;
 pub mod gpu;
 pub mod model;
+pub mod overheads;
 
 pub use dtype::{Dtype, TensorRate};
 pub use gpu::{GpuProfile, Link, LinkKind, TensorRates, Vendor};
@@ -10,3 +11,4 @@ pub use model::{
     Attention, DenseFfn, Ffn, GatedDelta, Gqa, Indexer, LayerGroup, Mamba2, Mla, ModelProfile,
     MoeFfn, Published, WeightFormats,
 };
+pub use overheads::Overheads;

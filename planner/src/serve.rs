@@ -1,0 +1,227 @@
+//! Serving under closed-loop traffic: from the time of one step to TTFT, TPOT and throughput.
+//!
+//! `concurrency` clients each send a request, wait for its last token, and send the next. The
+//! engine is in steady state when requests leave as fast as they enter, so for a decoding batch of
+//! `B` requests a replica (Little's law, and every prefill delays every decoding request):
+//!
+//! ```text
+//! λ    = B / (osl · t_decode(B) + B · Δ)         requests a second
+//! TPOT = t_decode(B) / (1 − λ Δ)
+//! ```
+//!
+//! where `Δ` is what one request's prefill adds to everybody's step time: the whole prefill pass
+//! where prefill runs in passes of its own (SGLang), or the difference between a mixed step and a
+//! pure decode step where chunks ride along (vLLM, TensorRT-LLM). Waiting for the prefill server is
+//! an M/D/1 queue with load `ρ = λ Δ'`, mean wait `ρ Δ' / (2 (1 − ρ))` (Pollaczek–Khinchine), and
+//! the population closes the loop: `concurrency = B + λ · TTFT`.
+//!
+//! Benchmarks send all clients' first requests at once. That burst is prefilled back to back; its
+//! mean extra wait is spread over the `waves` requests that each client sends.
+
+/// How an engine schedules prefill beside decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PrefillStyle {
+    /// Prefill passes run on their own and hold decoding back (SGLang default).
+    Separate,
+    /// Prefill chunks share a step with decoding requests (vLLM, TensorRT-LLM).
+    Mixed,
+}
+
+/// Step times of one replica, microseconds. `requests` are per attention-DP rank.
+pub trait StepTimes {
+    /// One decode step with `requests` requests a rank.
+    fn decode_us(&self, requests: f64) -> f64;
+    /// One pass that prefills `tokens` new tokens a rank on `ranks` of the attention-DP ranks,
+    /// after `prefix` tokens of the same requests, beside `decoding` decoding requests a rank
+    /// (0 for a pass of its own).
+    fn prefill_us(&self, tokens: f64, prefix: f64, ranks: f64, decoding: f64) -> f64;
+}
+
+/// Closed-loop traffic seen by one replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClosedLoop {
+    /// Clients of this replica.
+    pub clients: f64,
+    /// Prompt tokens to prefill a request, prefix hits already taken off.
+    pub prefill_tokens: f64,
+    /// Prompt tokens found in the prefix cache.
+    pub cached_tokens: f64,
+    /// Generated tokens a request.
+    pub output_tokens: f64,
+    /// Tokens that one step yields a request (above 1 with speculation).
+    pub tokens_per_step: f64,
+    /// Requests each client sends.
+    pub waves: f64,
+}
+
+/// What limits one replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// Attention-DP ranks.
+    pub dp_ranks: f64,
+    /// Running requests that a rank admits: the engine's limit and what the KV cache holds.
+    pub running_per_rank: f64,
+    /// Most prefill tokens in one pass, a rank.
+    pub chunk_tokens: f64,
+    /// How prefill is scheduled.
+    pub style: PrefillStyle,
+    /// Time from the client to the first pass and from the first token back, microseconds.
+    pub request_overhead_us: f64,
+}
+
+/// Predicted service of one replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Service {
+    /// Mean time to first token, microseconds.
+    pub ttft_us: f64,
+    /// The part of it spent waiting for a place in the running batch.
+    pub queue_us: f64,
+    /// The part of it that the first burst adds.
+    pub burst_us: f64,
+    /// Mean time of one output token after the first, microseconds.
+    pub tpot_us: f64,
+    /// One decode step with nothing else going on, microseconds.
+    pub decode_step_us: f64,
+    /// Decoding requests a rank.
+    pub decoding_per_rank: f64,
+    /// Finished requests a second, of the replica.
+    pub requests_per_s: f64,
+    /// Fraction of the time that prefill holds decoding back.
+    pub prefill_load: f64,
+}
+
+/// The prefill of one request (or a few that arrive together): its passes.
+#[derive(Debug, Clone, Copy)]
+struct Prefill {
+    /// What it takes from the first pass to the first token.
+    latency_us: f64,
+    /// What it adds to the step time of everybody else, a request.
+    stall_us: f64,
+}
+
+/// Prefills of `together` requests on `ranks` ranks, beside `decoding` requests a rank.
+fn prefill<T: StepTimes>(
+    times: &T,
+    load: &ClosedLoop,
+    limits: &Limits,
+    together: f64,
+    decoding: f64,
+    decode_us: f64,
+) -> Prefill {
+    let per_rank = (together / limits.dp_ranks).max(1.0);
+    let ranks = together.min(limits.dp_ranks);
+    let mixed = limits.style == PrefillStyle::Mixed;
+    let beside = if mixed { decoding } else { 0.0 };
+    let budget = (limits.chunk_tokens - beside * load.tokens_per_step).max(64.0);
+    let tokens = load.prefill_tokens.max(1.0) * per_rank;
+    let passes = (tokens / budget).ceil().max(1.0);
+    let chunk = tokens / passes;
+    // Attention of a chunk sees what came before it: on average half of the prompt, and the
+    // cached prefix. Requests of a common pass do not see each other.
+    let own = load.prefill_tokens.max(1.0);
+    let before = load.cached_tokens + (own - chunk.min(own)).max(0.0) / 2.0;
+    let pass = times.prefill_us(chunk, before, ranks, beside);
+    let latency_us = passes * pass;
+    let stall = if mixed {
+        passes * (pass - decode_us).max(0.0)
+    } else {
+        latency_us
+    };
+    Prefill {
+        latency_us,
+        stall_us: stall / together,
+    }
+}
+
+/// A trial: the whole service when `decoding` requests a rank are being decoded.
+struct Trial {
+    service: Service,
+    /// Clients that this service keeps busy.
+    clients: f64,
+}
+
+fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: f64) -> Trial {
+    let decode_us = times.decode_us(decoding);
+    let steps = ((load.output_tokens - 1.0) / load.tokens_per_step).max(1e-9);
+    let batch = decoding * limits.dp_ranks;
+    // Requests that arrive during a pass are prefilled together in the next one.
+    let mut together = 1.0;
+    let mut one = prefill(times, load, limits, together, decoding, decode_us);
+    let mut rate = batch / (steps * decode_us + batch * one.stall_us);
+    let arrivals = rate * (one.latency_us + decode_us);
+    if arrivals > 1.0 {
+        together = arrivals.min(batch.max(1.0));
+        one = prefill(times, load, limits, together, decoding, decode_us);
+        rate = batch / (steps * decode_us + batch * one.stall_us);
+    }
+    let stall_load = rate * one.stall_us;
+    // Stalls met in the first and the last wave are half of the steady ones.
+    let tpot_us = decode_us * (1.0 + (1.0 - 1.0 / load.waves) * stall_load / (1.0 - stall_load))
+        / load.tokens_per_step;
+    let service_us = one.latency_us / together;
+    let busy = (rate * service_us).min(0.98);
+    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + decode_us / 2.0;
+    let ttft_us = limits.request_overhead_us + one.latency_us + wait;
+    Trial {
+        clients: batch + rate * ttft_us,
+        service: Service {
+            ttft_us,
+            queue_us: wait,
+            burst_us: 0.0,
+            tpot_us,
+            decode_step_us: decode_us,
+            decoding_per_rank: decoding,
+            requests_per_s: rate * 1e6,
+            prefill_load: stall_load,
+        },
+    }
+}
+
+/// Solves the closed loop for one replica.
+///
+/// Evaluates [`StepTimes`] a handful of times; the decoding batch is found by the secant method to
+/// half a percent of the clients.
+pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) -> Service {
+    let admitted = load
+        .clients
+        .min(limits.running_per_rank * limits.dp_ranks)
+        .max(1e-6);
+    let top = admitted / limits.dp_ranks;
+    let mut low = 0.0;
+    let mut low_clients = 0.0;
+    let mut high = top;
+    let mut best = trial(times, load, limits, high);
+    let mut high_clients = best.clients;
+    let tolerance = 0.005 * admitted;
+    for _ in 0..12 {
+        if (best.clients - admitted).abs() <= tolerance {
+            break;
+        }
+        // False position keeps the root bracketed; the middle guards against a flat side.
+        let share = (admitted - low_clients) / (high_clients - low_clients);
+        let next = low + (high - low) * share.clamp(0.02, 0.98);
+        best = trial(times, load, limits, next);
+        if best.clients > admitted {
+            high = next;
+            high_clients = best.clients;
+        } else {
+            low = next;
+            low_clients = best.clients;
+        }
+    }
+    let mut service = best.service;
+    let rate_per_us = service.requests_per_s / 1e6;
+    // Clients beyond the admitted ones wait for a place.
+    let outside = (load.clients - admitted).max(0.0);
+    let place_us = if outside > 0.0 {
+        outside / rate_per_us
+    } else {
+        0.0
+    };
+    let burst = admitted.max(1.0);
+    let whole = prefill(times, load, limits, burst, 0.0, 0.0);
+    service.burst_us = (burst - 1.0) / 2.0 * whole.latency_us / burst / load.waves.max(1.0);
+    service.queue_us += place_us;
+    service.ttft_us += place_us + service.burst_us;
+    service
+}
