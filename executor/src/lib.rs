@@ -1,1 +1,20 @@
 //! What does happen: ranks as processes, communicators, collectives, timing.
+//!
+//! Everything that a rank does is written once against two traits: a [`Device`]
+//! (memory and local work) and a [`Communicator`] (collectives of a group). The CPU
+//! and the CUDA backends are held to the same [`conformance`] suite.
+
+mod buffer;
+pub mod comm;
+pub mod conformance;
+mod deadline;
+mod device;
+mod dtype;
+mod error;
+
+pub use buffer::{Buffer, MemoryMeter, View};
+pub use comm::Communicator;
+pub use deadline::Deadline;
+pub use device::{CpuDevice, Device};
+pub use dtype::{DType, ReduceOp};
+pub use error::{Error, Result};

@@ -43,7 +43,11 @@ fn problem() -> impl Strategy<Value = Problem> {
             )
         });
         prop::collection::vec(row, rows).prop_map(move |rows| {
-            let mut p = Problem { dim, rows: vec![], cuts: vec![] };
+            let mut p = Problem {
+                dim,
+                rows: vec![],
+                cuts: vec![],
+            };
             for (scores, values, mut cuts) in rows {
                 cuts.sort_unstable();
                 cuts.insert(0, 0);
@@ -69,7 +73,11 @@ fn worst_error<T: Real>(p: &Problem, base: LogBase) -> f64 {
             lses[s].push(T::from_f64(l));
         }
     }
-    let parts: Vec<_> = outs.iter().zip(&lses).map(|(out, lse)| Shard { out, lse }).collect();
+    let parts: Vec<_> = outs
+        .iter()
+        .zip(&lses)
+        .map(|(out, lse)| Shard { out, lse })
+        .collect();
     let merged = merge_by_lse(&parts, p.dim, base).unwrap();
     let mut worst = 0.0f64;
     for (r, (scores, values)) in p.rows.iter().enumerate() {
@@ -78,7 +86,11 @@ fn worst_error<T: Real>(p: &Problem, base: LogBase) -> f64 {
         for (got, want) in merged.out[r * p.dim..].iter().zip(&out) {
             let diff = (got.to_f64() - want).abs();
             // A NaN must not slip through `max`.
-            worst = if diff.is_nan() { f64::INFINITY } else { worst.max(diff) };
+            worst = if diff.is_nan() {
+                f64::INFINITY
+            } else {
+                worst.max(diff)
+            };
         }
     }
     worst
@@ -111,8 +123,14 @@ fn empty_and_nan_shards_do_not_poison_the_others() {
     let nan = f32::NAN;
     for empty in [f32::NEG_INFINITY, nan, f32::INFINITY] {
         let parts = [
-            Shard { out: &[nan, nan], lse: &[empty] },
-            Shard { out: &[2.0, -4.0], lse: &[0.5] },
+            Shard {
+                out: &[nan, nan],
+                lse: &[empty],
+            },
+            Shard {
+                out: &[2.0, -4.0],
+                lse: &[0.5],
+            },
         ];
         let m = merge_by_lse(&parts, 2, LogBase::Natural).unwrap();
         assert_eq!(m.out, [2.0, -4.0]);
@@ -122,7 +140,10 @@ fn empty_and_nan_shards_do_not_poison_the_others() {
 
 #[test]
 fn all_shards_empty_gives_zero_and_negative_infinity() {
-    let parts = [Shard { out: &[f64::NAN], lse: &[f64::NEG_INFINITY] }; 3];
+    let parts = [Shard {
+        out: &[f64::NAN],
+        lse: &[f64::NEG_INFINITY],
+    }; 3];
     let m = merge_by_lse(&parts, 1, LogBase::Two).unwrap();
     assert_eq!(m.out, [0.0]);
     assert_eq!(m.lse, [f64::NEG_INFINITY]);
@@ -132,8 +153,14 @@ fn all_shards_empty_gives_zero_and_negative_infinity() {
 fn scores_far_outside_exp_range_still_merge() {
     // exp(1000) overflows; only differences may be exponentiated.
     let parts = [
-        Shard { out: &[1.0f64], lse: &[1000.0] },
-        Shard { out: &[3.0], lse: &[1000.0] },
+        Shard {
+            out: &[1.0f64],
+            lse: &[1000.0],
+        },
+        Shard {
+            out: &[3.0],
+            lse: &[1000.0],
+        },
     ];
     let m = merge_by_lse(&parts, 1, LogBase::Natural).unwrap();
     assert_eq!(m.out, [2.0]);
@@ -146,13 +173,22 @@ fn misfit_shapes_are_named() {
         merge_by_lse::<f32>(&[], 1, LogBase::Natural),
         Err(MergeError::NoShards)
     );
-    let good = Shard { out: &[0.0f32, 0.0], lse: &[0.0] };
-    let bad = Shard { out: &[0.0f32, 0.0, 0.0], lse: &[0.0] };
+    let good = Shard {
+        out: &[0.0f32, 0.0],
+        lse: &[0.0],
+    };
+    let bad = Shard {
+        out: &[0.0f32, 0.0, 0.0],
+        lse: &[0.0],
+    };
     let err = merge_by_lse(&[good, bad], 2, LogBase::Natural).unwrap_err();
     assert_eq!(
         err.to_string(),
         "shard 1 has 3 output values and 1 LSE values, with head dimension 2 and 1 rows \
          it must have 2 and 1"
     );
-    assert_eq!(merge_by_lse(&[good], 0, LogBase::Two), Err(MergeError::ZeroDim));
+    assert_eq!(
+        merge_by_lse(&[good], 0, LogBase::Two),
+        Err(MergeError::ZeroDim)
+    );
 }

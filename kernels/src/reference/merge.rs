@@ -19,6 +19,22 @@ pub enum LogBase {
     Two,
 }
 
+impl LogBase {
+    fn exp(self, v: f64) -> f64 {
+        match self {
+            LogBase::Natural => v.exp(),
+            LogBase::Two => v.exp2(),
+        }
+    }
+
+    fn log(self, v: f64) -> f64 {
+        match self {
+            LogBase::Natural => v.ln(),
+            LogBase::Two => v.log2(),
+        }
+    }
+}
+
 /// The floating-point types that a merge is defined for.
 pub trait Real: Copy + PartialOrd + std::fmt::Debug {
     /// The value as f64, in which the merge is computed.
@@ -121,11 +137,6 @@ pub fn merge_by_lse<T: Real>(
         }
     }
 
-    let (exp, log): (fn(f64) -> f64, fn(f64) -> f64) = match base {
-        LogBase::Natural => (f64::exp, f64::ln),
-        LogBase::Two => (f64::exp2, f64::log2),
-    };
-
     let mut out = vec![T::from_f64(0.0); rows * dim];
     let mut lse = vec![T::from_f64(f64::NEG_INFINITY); rows];
     let mut acc = vec![0.0f64; dim];
@@ -142,7 +153,7 @@ pub fn merge_by_lse<T: Real>(
         acc.fill(0.0);
         let mut total = 0.0;
         for s in shards.iter().filter(live) {
-            let w = exp(s.lse[row].to_f64() - max);
+            let w = base.exp(s.lse[row].to_f64() - max);
             total += w;
             for (a, o) in acc.iter_mut().zip(&s.out[row * dim..]) {
                 *a += w * o.to_f64();
@@ -151,7 +162,7 @@ pub fn merge_by_lse<T: Real>(
         for (o, a) in out[row * dim..].iter_mut().zip(&acc) {
             *o = T::from_f64(a / total);
         }
-        lse[row] = T::from_f64(max + log(total));
+        lse[row] = T::from_f64(max + base.log(total));
     }
     Ok(Merged { out, lse })
 }
