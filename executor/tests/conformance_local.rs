@@ -1,5 +1,6 @@
 //! The in-process CPU communicator against the conformance suite, and its faults.
 
+#![allow(clippy::unwrap_used)] // tests, helper functions included
 use std::time::{Duration, Instant};
 
 use parplan_executor::comm::{CpuCommunicator, LocalWorld};

@@ -1,5 +1,6 @@
 //! The merge by LSE against attention over all the KV, from first principles.
 
+#![allow(clippy::unwrap_used)] // tests, helper functions included
 use parplan_kernels::reference::{LogBase, MergeError, Real, Shard, merge_by_lse};
 use proptest::prelude::*;
 
