@@ -1,6 +1,7 @@
 //! What things are: validated descriptions of models, GPUs, engines and workloads.
 
 pub mod dtype;
+pub mod engine;
 pub mod gpu;
 pub mod model;
 pub mod overheads;
