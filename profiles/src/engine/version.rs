@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// then its post releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version {
-    numbers: [u32; 4],
+    numbers: [u16; 4],
     stage: Stage,
     post: u32,
 }
@@ -41,7 +41,7 @@ pub enum VersionError {
 
 impl Version {
     /// A release with no suffix, for example `Version::release(0, 5, 23)`.
-    pub const fn release(major: u32, minor: u32, patch: u32) -> Self {
+    pub const fn release(major: u16, minor: u16, patch: u16) -> Self {
         Self {
             numbers: [major, minor, patch, 0],
             stage: Stage::Release,
@@ -50,7 +50,7 @@ impl Version {
     }
 
     /// The major, minor and patch numbers.
-    pub const fn triple(&self) -> (u32, u32, u32) {
+    pub const fn triple(&self) -> (u16, u16, u16) {
         (self.numbers[0], self.numbers[1], self.numbers[2])
     }
 }
@@ -85,7 +85,7 @@ impl FromStr for Version {
                     if version.stage != Stage::Release || version.post != 0 {
                         return Err(malformed());
                     }
-                    *slot = n;
+                    *slot = u16::try_from(n).map_err(|_| malformed())?;
                     filled += 1;
                 }
                 Piece::Word("dev", n) => version.stage = Stage::Dev(n.unwrap_or(0)),
