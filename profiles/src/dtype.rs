@@ -59,6 +59,19 @@ impl Dtype {
         }
     }
 
+    /// Every format, in the order of this enumeration.
+    pub const ALL: [Dtype; 9] = [
+        Dtype::Fp32,
+        Dtype::Bf16,
+        Dtype::Fp8,
+        Dtype::Fp8Block,
+        Dtype::Int8,
+        Dtype::Int4,
+        Dtype::Nvfp4,
+        Dtype::Mxfp4,
+        Dtype::Mxfp8,
+    ];
+
     /// The name used in profiles, on the command line and in JSON.
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,6 +85,27 @@ impl Dtype {
             Dtype::Mxfp4 => "mxfp4",
             Dtype::Mxfp8 => "mxfp8",
         }
+    }
+}
+
+/// A format name that is not one of [`Dtype::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a number format (known: {known})", known = known())]
+pub struct UnknownDtype(String);
+
+fn known() -> String {
+    Dtype::ALL.map(Dtype::name).join(", ")
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = UnknownDtype;
+
+    /// Reads the names that [`Dtype::name`] gives.
+    fn from_str(text: &str) -> Result<Self, UnknownDtype> {
+        Dtype::ALL
+            .into_iter()
+            .find(|dtype| dtype.name() == text)
+            .ok_or_else(|| UnknownDtype(text.to_owned()))
     }
 }
 

@@ -2,14 +2,21 @@
 
 pub mod dtype;
 pub mod engine;
+pub mod fault;
 pub mod gpu;
+pub mod library;
 pub mod model;
 pub mod overheads;
+pub mod params;
+mod validate;
 
-pub use dtype::{Dtype, TensorRate};
+pub use dtype::{Dtype, TensorRate, UnknownDtype};
+pub use fault::{Fault, Faults};
 pub use gpu::{GpuProfile, Link, LinkKind, TensorRates, Vendor};
+pub use library::{Library, LibraryError, Listed};
 pub use model::{
-    Attention, DenseFfn, Ffn, GatedDelta, Gqa, Indexer, LayerGroup, Mamba2, Mla, ModelProfile,
-    MoeFfn, Published, WeightFormats,
+    ActiveCounts, Attention, BlockSparse, Compressed, DenseFfn, Ffn, GatedDelta, Gqa, Indexer,
+    KimiDelta, LayerGroup, Mamba2, Mla, ModelProfile, MoeFfn, Published, WeightFormats,
 };
 pub use overheads::Overheads;
+pub use params::{AttentionParams, FfnParams, LayerParams, ModelParams};

@@ -1,0 +1,35 @@
+//! The profile files compiled into the binary.
+
+use include_dir::{Dir, include_dir};
+
+static MODELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
+static GPUS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/data/gpus");
+
+/// One embedded file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmbeddedFile {
+    /// File name without `.toml`; the name of the profile in it.
+    pub stem: &'static str,
+    /// Path below `profiles/data`, for messages.
+    pub path: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+/// The embedded files of a kind, by the name of their folder, in order of name.
+pub(super) fn files(folder: &str) -> impl Iterator<Item = EmbeddedFile> + use<> {
+    let dir = match folder {
+        "models" => Some(&MODELS),
+        "gpus" => Some(&GPUS),
+        _ => None,
+    };
+    dir.into_iter().flat_map(|dir| {
+        dir.files().filter_map(|file| {
+            Some(EmbeddedFile {
+                stem: file.path().file_stem()?.to_str()?,
+                path: file.path().to_str()?,
+                text: file.contents_utf8()?,
+            })
+        })
+    })
+}

@@ -1,0 +1,68 @@
+//! Checks that a profile describes something that can exist.
+
+use crate::fault::Fault;
+
+mod gpu;
+mod model;
+
+/// Collects faults under a field path.
+struct Checker {
+    faults: Vec<Fault>,
+}
+
+impl Checker {
+    fn new() -> Self {
+        Checker { faults: Vec::new() }
+    }
+
+    fn fault(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.faults.push(Fault::field(field, message));
+    }
+
+    /// A count or size between 1 and `most`.
+    fn size(&mut self, field: &str, value: u32, most: u32) {
+        if value == 0 || value > most {
+            self.fault(field, format!("is {value}; it must lie in 1..={most}"));
+        }
+    }
+
+    /// A count or size between 0 and `most`.
+    fn at_most(&mut self, field: &str, value: u32, most: u32) {
+        if value > most {
+            self.fault(field, format!("is {value}; it must lie in 0..={most}"));
+        }
+    }
+
+    /// A rate or quantity: finite, at least `least`, at most `most`.
+    fn quantity(&mut self, field: &str, value: f64, least: f64, most: f64, unit: &str) {
+        if !(value.is_finite() && value >= least && value <= most) {
+            self.fault(
+                field,
+                format!("is {value:e} {unit}; it must lie in {least:e}..={most:e}"),
+            );
+        }
+    }
+
+    /// `value` is a whole multiple of `of`.
+    fn multiple(&mut self, field: &str, value: u32, of_field: &str, of: u32) {
+        if of > 0 && !value.is_multiple_of(of) {
+            self.fault(
+                field,
+                format!("is {value}, which {of_field} = {of} does not divide"),
+            );
+        }
+    }
+
+    /// A name that can be typed as one argument and used as a file name.
+    fn name(&mut self, value: &str) {
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
+        if value.is_empty() || value.len() > 80 || !value.chars().all(fits) {
+            self.fault(
+                "name",
+                format!(
+                    "is {value:?}; it must be 1 to 80 lower-case letters, digits, `-`, `.` or `_`"
+                ),
+            );
+        }
+    }
+}
