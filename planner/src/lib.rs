@@ -1,5 +1,6 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
 
+pub mod cost;
 pub mod kv;
 pub mod layout;
 pub mod serve;

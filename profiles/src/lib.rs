@@ -1,6 +1,7 @@
 //! What things are: validated descriptions of models, GPUs, engines and workloads.
 
 pub mod dtype;
+pub mod efficiency;
 pub mod engine;
 pub mod fault;
 pub mod gpu;
@@ -11,6 +12,7 @@ pub mod params;
 mod validate;
 
 pub use dtype::{Dtype, TensorRate, UnknownDtype};
+pub use efficiency::{EfficiencyError, EfficiencyProfile, GpuArchitecture};
 pub use fault::{Fault, Faults};
 pub use gpu::{GpuProfile, Link, LinkKind, TensorRates, Vendor};
 pub use library::{Library, LibraryError, Listed};

@@ -1,0 +1,248 @@
+//! Collectives inside an NVLink domain, over PCIe, and between nodes.
+
+use super::resolve::OpCosts;
+use super::terms::RingTerm;
+
+/// What a collective does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Collective {
+    /// Every rank ends with every rank's part. Bytes: the gathered buffer.
+    AllGather,
+    /// Every rank ends with its part of the sum. Bytes: the input buffer.
+    ReduceScatter,
+    /// Every rank ends with the sum. Bytes: the buffer.
+    AllReduce,
+    /// Every rank sends a part to every rank. Bytes: the buffer of one rank.
+    AllToAll,
+}
+
+/// Whose kernel runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Implementation {
+    /// NCCL.
+    Nccl,
+    /// The engine's own one-shot or two-shot all-reduce, whichever is faster at the size. Other
+    /// collectives, and groups that leave one NVLink domain or exceed 8 ranks, run on NCCL.
+    Custom,
+}
+
+/// How it is launched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Launch {
+    /// Replayed in a CUDA graph.
+    Graph,
+    /// Launched by the host, which then paces small ones.
+    Eager,
+}
+
+/// Whether NCCL may use the symmetric kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Registration {
+    /// Ordinary buffers.
+    None,
+    /// Symmetric windows: NCCL runs whichever of its kernels is faster.
+    Symmetric,
+}
+
+/// The ranks of a collective and where they sit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    /// Ranks.
+    pub ranks: f64,
+    /// Of them, ranks that share an NVLink (or PCIe) domain.
+    pub ranks_per_domain: f64,
+}
+
+impl Span {
+    /// All ranks in one domain.
+    pub fn local(ranks: f64) -> Self {
+        Self {
+            ranks,
+            ranks_per_domain: ranks,
+        }
+    }
+
+    /// Domains that the ranks are spread over.
+    #[inline]
+    pub fn domains(&self) -> f64 {
+        (self.ranks / self.ranks_per_domain.max(1.0)).max(1.0)
+    }
+}
+
+/// One collective.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Transfer {
+    /// What it does.
+    pub kind: Collective,
+    /// Its size, bytes; see [`Collective`] for which buffer that is.
+    pub bytes: f64,
+    /// Its ranks.
+    pub span: Span,
+    /// Whose kernel.
+    pub implementation: Implementation,
+    /// How it is launched.
+    pub launch: Launch,
+    /// Whether its buffers are registered.
+    pub registration: Registration,
+}
+
+impl Collective {
+    /// Bytes that the slowest link of a ring carries, as a multiple of the collective's bytes.
+    #[inline]
+    fn wire(self, ranks: f64) -> f64 {
+        let share = (ranks - 1.0) / ranks;
+        match self {
+            Collective::AllReduce => 2.0 * share,
+            _ => share,
+        }
+    }
+
+    #[inline]
+    fn index(self) -> usize {
+        match self {
+            Collective::AllGather => 0,
+            Collective::ReduceScatter => 1,
+            Collective::AllReduce => 2,
+            Collective::AllToAll => 3,
+        }
+    }
+}
+
+impl RingTerm {
+    /// `base + rank · (R − 2) + ramp · √wire + wire / bandwidth(R)`.
+    #[inline]
+    fn time(&self, ranks: f64, wire: f64) -> f64 {
+        self.base_us
+            + self.rank_us * (ranks - 2.0)
+            + self.ramp_us_per_root_byte * wire.sqrt()
+            + wire * self.us_per_wire_byte(ranks)
+    }
+
+    /// Between the fitted rank counts 2, 4 and 8, linear in 1/ranks.
+    #[inline]
+    fn us_per_wire_byte(&self, ranks: f64) -> f64 {
+        let [two, four, eight] = self.us_per_byte;
+        if ranks >= 8.0 {
+            eight
+        } else if ranks >= 4.0 {
+            let t = (0.25 - 1.0 / ranks) / 0.125;
+            four + (eight - four) * t
+        } else {
+            let t = (0.5 - 1.0 / ranks.max(2.0)) / 0.25;
+            two + (four - two) * t
+        }
+    }
+}
+
+impl OpCosts<'_> {
+    /// A collective, µs. Zero for a single rank or no bytes.
+    #[inline]
+    pub fn collective(&self, t: &Transfer) -> f64 {
+        let ranks = t.span.ranks;
+        if ranks <= 1.0 || t.bytes <= 0.0 {
+            return 0.0;
+        }
+        let wire = t.kind.wire(ranks) * t.bytes;
+        if self.pcie {
+            return self.over_pcie(t, wire);
+        }
+        if t.span.domains() > 1.0 {
+            return self.between_domains(t);
+        }
+        let ring = &self.rings[t.kind.index()];
+        let mut us = ring.time(ranks, wire);
+        let mut eager_us = ring.eager_us;
+        if t.registration == Registration::Symmetric && t.kind != Collective::AllToAll {
+            us = us.min(self.symmetric.time(ranks, wire));
+        }
+        if t.implementation == Implementation::Custom
+            && t.kind == Collective::AllReduce
+            && ranks <= 8.0
+            && t.bytes <= CUSTOM_ALL_REDUCE_MAX_BYTES
+        {
+            let c = &self.custom_all_reduce;
+            let extra = c.rank_us * (ranks - 2.0);
+            let one = c.one_shot_us + extra + (ranks - 1.0) * t.bytes * c.us_per_byte_one_shot;
+            let two = c.two_shot_us + extra + wire * c.us_per_byte_two_shot;
+            us = one.min(two);
+            eager_us = c.eager_us;
+        }
+        match t.launch {
+            Launch::Graph => us,
+            Launch::Eager => self.paced(us, eager_us),
+        }
+    }
+
+    /// An eager launch is paced by the host while the kernel is short.
+    #[inline]
+    fn paced(&self, us: f64, eager_us: f64) -> f64 {
+        let floor = eager_us + 6.0;
+        super::overlap(us + 2.0, floor)
+    }
+
+    fn over_pcie(&self, t: &Transfer, wire: f64) -> f64 {
+        let n = &self.network;
+        let local = n.pcie_us * (1.0 + 0.25 * (t.span.ranks - 2.0)) + wire * n.us_per_byte_pcie;
+        if t.span.domains() > 1.0 {
+            return local + self.across(t);
+        }
+        local
+    }
+
+    /// Every GPU has a network card of its own, and all of a domain's carry a part: the bytes that
+    /// enter a domain, over its cards. Latency: one hop a domain, twice for a sum that returns.
+    #[inline]
+    fn across(&self, t: &Transfer) -> f64 {
+        let domains = t.span.domains();
+        let per_domain = t.span.ranks_per_domain.max(1.0);
+        let share = (domains - 1.0) / domains;
+        let (bytes, passes) = match t.kind {
+            Collective::AllGather | Collective::ReduceScatter => {
+                (t.bytes * share / per_domain, 1.0)
+            }
+            Collective::AllReduce => (2.0 * t.bytes * share / per_domain, 2.0),
+            Collective::AllToAll => (t.bytes * share, 1.0),
+        };
+        let n = &self.network;
+        passes * n.hop_us * domains.log2().max(1.0) + bytes * n.us_per_byte_network
+    }
+
+    /// Inside the domains, and across them, pipelined against each other.
+    #[inline]
+    fn between_domains(&self, t: &Transfer) -> f64 {
+        let per_domain = t.span.ranks_per_domain.max(1.0);
+        let ring = &self.rings[t.kind.index()];
+        let inside = if per_domain > 1.0 {
+            ring.time(per_domain, t.kind.wire(per_domain) * t.bytes)
+        } else {
+            ring.base_us
+        };
+        super::join(inside, self.across(t)) + ring.base_us
+    }
+
+    /// Bytes on the wire over the link bandwidth, µs. For a collective that leaves a domain, its
+    /// network part.
+    pub fn collective_roofline(&self, t: &Transfer) -> f64 {
+        if t.span.ranks <= 1.0 {
+            return 0.0;
+        }
+        let n = &self.network;
+        if t.span.domains() > 1.0 {
+            let share = (t.span.domains() - 1.0) / t.span.domains();
+            let bytes = match t.kind {
+                Collective::AllToAll => t.bytes * share,
+                _ => t.bytes * share / t.span.ranks_per_domain.max(1.0),
+            };
+            return bytes * n.us_per_byte_network_peak;
+        }
+        // A switch that reduces or multicasts moves an all-reduce's bytes once.
+        let wire = match t.kind {
+            Collective::AllReduce => t.bytes,
+            _ => t.kind.wire(t.span.ranks) * t.bytes,
+        };
+        wire * self.us_per_byte_link
+    }
+}
+
+/// The largest buffer that the engines' own all-reduce takes (engine-facts D2, D3), bytes.
+pub const CUSTOM_ALL_REDUCE_MAX_BYTES: f64 = 16.0 * 1024.0 * 1024.0;

@@ -1,0 +1,180 @@
+//! Excerpts of measured tables as golden points, and the shape that every function must have.
+
+use super::*;
+use parplan_profiles::efficiency::EfficiencyProfile;
+use parplan_profiles::{Dtype, GpuProfile, Link, LinkKind, TensorRates, Vendor};
+
+pub(crate) fn gpu(name: &str) -> GpuProfile {
+    let (bandwidth, bf16, sms, cc, link, memory_mib) = match name {
+        "h100" => (3.35e12, 989e12, 132, [9, 0], 450e9, 81_559),
+        "h200" => (4.8e12, 989e12, 132, [9, 0], 450e9, 143_771),
+        "b200" => (8.0e12, 2250e12, 148, [10, 0], 900e9, 183_359),
+        _ => (1.792e12, 500e12, 188, [12, 0], 64e9, 97_887),
+    };
+    GpuProfile {
+        name: name.to_owned(),
+        aliases: Vec::new(),
+        vendor: Vendor::Nvidia,
+        memory_mib,
+        memory_bytes_per_s: bandwidth,
+        sms,
+        l2_bytes: 50 << 20,
+        compute_capability: cc,
+        tensor: TensorRates {
+            bf16,
+            fp8: Some(2.0 * bf16),
+            int8: Some(2.0 * bf16),
+            fp4: (cc[0] == 10).then_some(4.0 * bf16),
+        },
+        link: Link {
+            kind: if cc[0] == 12 {
+                LinkKind::Pcie
+            } else {
+                LinkKind::Nvlink
+            },
+            bytes_per_s: link,
+            multicast: cc[0] != 12,
+        },
+        gpus_per_node: 8,
+        link_domain_gpus: if cc[0] == 12 { 1 } else { 8 },
+        network_bytes_per_s: 50e9,
+        sources: Default::default(),
+    }
+}
+
+fn costs(engine: &str, name: &str) -> OpCosts<'static> {
+    let gpu = gpu(name);
+    OpCosts::new(EfficiencyProfile::embedded(engine, &gpu).unwrap(), &gpu).unwrap()
+}
+
+fn close(predicted: f64, measured: f64, tolerance: f64) {
+    let error = predicted / measured - 1.0;
+    assert!(
+        error.abs() <= tolerance,
+        "predicted {predicted:.1} µs, measured {measured:.1} µs: {:+.0} %",
+        error * 100.0
+    );
+}
+
+/// Measured rows of aiconfigurator-core 0.12.0 (Apache-2.0), gemm/sglang/0.5.14.
+#[test]
+fn gemm_meets_measured_rows() {
+    let h200 = costs("sglang", "h200");
+    let g = |m, n, k, weights| Gemm { m, n, k, weights };
+    close(
+        h200.gemm_quantised(&g(1.0, 7168.0, 7168.0, Dtype::Bf16)),
+        28.8,
+        0.15,
+    );
+    close(
+        h200.gemm_quantised(&g(4096.0, 7168.0, 7168.0, Dtype::Bf16)),
+        526.4,
+        0.15,
+    );
+    close(
+        h200.gemm_quantised(&g(64.0, 7168.0, 2048.0, Dtype::Fp8Block)),
+        8.8,
+        0.15,
+    );
+    let b200 = costs("sglang", "b200");
+    close(
+        b200.gemm_quantised(&g(8.0, 7168.0, 7168.0, Dtype::Bf16)),
+        18.1,
+        0.15,
+    );
+    close(
+        b200.gemm_quantised(&g(1024.0, 7168.0, 7168.0, Dtype::Fp8Block)),
+        44.3,
+        0.25,
+    );
+}
+
+/// attention/sglang/0.5.14 and mla/sglang/0.5.14 of the same tables.
+#[test]
+fn decode_attention_meets_measured_rows() {
+    let h200 = costs("sglang", "h200");
+    let gqa = |requests, context| DecodeGqa {
+        requests,
+        context,
+        q_tokens: 1.0,
+        q_heads: 64.0,
+        kv_heads: 8.0,
+        head_dim: 128.0,
+        v_head_dim: 128.0,
+        kv: Dtype::Bf16,
+        window: f64::INFINITY,
+    };
+    close(h200.decode_attention_gqa(&gqa(64.0, 4096.0)), 252.5, 0.1);
+    close(h200.decode_attention_gqa(&gqa(1.0, 1024.0)), 11.7, 0.2);
+    close(h200.decode_attention_gqa(&gqa(256.0, 1024.0)), 278.5, 0.1);
+    let mla = |requests, context, heads| DecodeMla {
+        requests,
+        context,
+        q_tokens: 1.0,
+        heads,
+        kv_lora_rank: 512.0,
+        rope_dim: 64.0,
+        kv: Dtype::Bf16,
+    };
+    close(
+        h200.decode_attention_mla(&mla(64.0, 8192.0, 128.0)),
+        251.4,
+        0.25,
+    );
+    close(
+        h200.decode_attention_mla(&mla(128.0, 4096.0, 16.0)),
+        155.8,
+        0.2,
+    );
+}
+
+/// moe/sglang/0.5.14: DeepSeek-V3's experts on one of 8 ranks, and gpt-oss-120b's on B200.
+#[test]
+fn experts_meet_measured_rows() {
+    let h200 = costs("sglang", "h200");
+    let moe = |tokens| Moe {
+        tokens,
+        experts_local: 256.0,
+        experts_total: 256.0,
+        top_k: 8.0,
+        hidden: 7168.0,
+        intermediate: 256.0,
+        gated: true,
+        weights: Dtype::Fp8Block,
+        imbalance: 1.0,
+    };
+    close(h200.moe(&moe(256.0)), 297.0, 0.45);
+    close(h200.moe(&moe(8192.0)), 1881.0, 0.35);
+}
+
+/// comm/nccl/2.29.2 and comm/sglang/0.5.14/custom_allreduce.
+#[test]
+fn collectives_meet_measured_rows() {
+    let h200 = costs("sglang", "h200");
+    let t = |kind, bytes, implementation| Transfer {
+        kind,
+        bytes,
+        span: Span::local(8.0),
+        implementation,
+        launch: Launch::Graph,
+        registration: Registration::None,
+    };
+    use Collective::{AllGather, AllReduce};
+    use Implementation::{Custom, Nccl};
+    close(
+        h200.collective(&t(AllGather, 536_870_912.0, Nccl)),
+        1395.0,
+        0.1,
+    );
+    close(
+        h200.collective(&t(AllReduce, 536_870_912.0, Nccl)),
+        2040.0,
+        0.1,
+    );
+    close(h200.collective(&t(AllReduce, 16_384.0, Custom)), 3.7, 0.3);
+    close(
+        h200.collective(&t(AllReduce, 8_388_608.0, Custom)),
+        61.7,
+        0.3,
+    );
+}
