@@ -131,7 +131,7 @@ pub fn reduce(dtype: DType, op: ReduceOp, parts: &[&[u8]]) -> Result<Vec<u8>> {
             ),
         });
     }
-    if len % dtype.size() != 0 {
+    if !len.is_multiple_of(dtype.size()) {
         return Err(Error::Arguments {
             op: "reduce",
             why: format!(

@@ -2,10 +2,12 @@
 
 mod cpu;
 mod local;
+mod mesh;
 mod transport;
 
 pub use cpu::CpuCommunicator;
 pub use local::LocalWorld;
+pub use mesh::MeshTransport;
 pub use transport::{Message, Transport};
 
 use std::time::Duration;
