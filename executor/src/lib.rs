@@ -11,6 +11,7 @@ mod deadline;
 mod device;
 mod dtype;
 mod error;
+pub mod ranks;
 pub mod rendezvous;
 
 pub use buffer::{Buffer, MemoryMeter, View};

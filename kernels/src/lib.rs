@@ -3,4 +3,6 @@
 //! This room never allocates device memory, never owns a communicator and never
 //! measures time: it says what a kernel is and what it must compute.
 
+pub mod launch;
+pub mod peer;
 pub mod reference;

@@ -1,0 +1,54 @@
+// Runs SIMT kernels under g++: one std::thread for each CUDA thread, a barrier for
+// each block. Enough for kernels without warp intrinsics, textures or inline PTX.
+#pragma once
+#include <barrier>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <sched.h>
+#include <thread>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+struct uint2 {
+    unsigned x, y;
+};
+struct uint4 {
+    unsigned x, y, z, w;
+};
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+struct ShimDim {
+    unsigned x = 1, y = 1, z = 1;
+};
+inline thread_local ShimDim threadIdx, blockIdx, blockDim, gridDim;
+inline thread_local std::barrier<>* shim_block_barrier = nullptr;
+
+inline void __syncthreads() { shim_block_barrier->arrive_and_wait(); }
+
+// All threads of all blocks at once: kernels that wait for other blocks or ranks
+// rely on being resident together.
+inline void shim_launch(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+    std::vector<std::unique_ptr<std::barrier<>>> barriers;
+    std::vector<std::thread> all;
+    for (unsigned b = 0; b < blocks; b++) barriers.push_back(std::make_unique<std::barrier<>>(threads));
+    for (unsigned b = 0; b < blocks; b++) {
+        for (unsigned t = 0; t < threads; t++) {
+            all.emplace_back([&, b, t] {
+                threadIdx = {t, 0, 0};
+                blockIdx = {b, 0, 0};
+                blockDim = {threads, 1, 1};
+                gridDim = {blocks, 1, 1};
+                shim_block_barrier = barriers[b].get();
+                kernel();
+            });
+        }
+    }
+    for (auto& t : all) t.join();
+}

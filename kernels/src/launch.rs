@@ -1,0 +1,97 @@
+//! The kernels by module and name, and the PTX that fits a GPU.
+
+/// One `.cu` file and the PTX built from it by `cargo xtask kernels`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// File name without its ending.
+    pub name: &'static str,
+    compute_80: &'static str,
+    compute_90a: &'static str,
+}
+
+impl Module {
+    /// The PTX for a GPU of this compute capability; `None` below 8.0. Code for 9.0a
+    /// runs on 9.0 only, so newer GPUs get the portable one.
+    #[must_use]
+    pub fn ptx(&self, major: i32, minor: i32) -> Option<&'static str> {
+        match (major, minor) {
+            (9, 0) => Some(self.compute_90a),
+            (8.., _) => Some(self.compute_80),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! module {
+    ($name:literal) => {
+        Module {
+            name: $name,
+            compute_80: include_str!(concat!("../ptx/", $name, ".compute_80.ptx")),
+            compute_90a: include_str!(concat!("../ptx/", $name, ".compute_90a.ptx")),
+        }
+    };
+}
+
+/// Row kernels of DP gather and scatter.
+pub const ROWS: Module = module!("rows");
+/// Small collectives over peer memory.
+pub const PEER: Module = module!("peer");
+
+/// Every module.
+pub const MODULES: [Module; 2] = [ROWS, PEER];
+
+/// `(u4* global, const u4* local, const u64 place[2], u64 total_rows, u64 row_words)`
+pub const PLACE_ROWS: &str = "parplan_place_rows";
+/// `(u4* local, const u4* global, const u64 place[2], u64 local_rows, u64 row_words)`
+pub const TAKE_ROWS: &str = "parplan_take_rows";
+/// `(u16* out, const u16* in, f32 factor, u64 count)`
+pub const SCALE_BF16: &str = "parplan_scale_bf16";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gpu_gets_the_ptx_that_runs_on_it() {
+        let target = |major, minor| {
+            let ptx = ROWS.ptx(major, minor)?;
+            ptx.lines().find_map(|l| l.strip_prefix(".target "))
+        };
+        assert_eq!(target(7, 5), None);
+        assert_eq!(target(8, 0), Some("sm_80"));
+        assert_eq!(target(8, 9), Some("sm_80"));
+        assert_eq!(target(9, 0), Some("sm_90a"));
+        assert_eq!(target(10, 0), Some("sm_80"));
+    }
+
+    #[test]
+    fn every_named_kernel_is_an_entry_of_its_module() {
+        let named = [
+            (ROWS, vec![PLACE_ROWS, TAKE_ROWS, SCALE_BF16]),
+            (
+                PEER,
+                crate::peer::Operation::ALL
+                    .iter()
+                    .map(|o| o.kernel())
+                    .collect(),
+            ),
+        ];
+        for (module, kernels) in named {
+            for ptx in [module.compute_80, module.compute_90a] {
+                for kernel in &kernels {
+                    assert!(
+                        ptx.contains(&format!(".entry {kernel}(")),
+                        "{kernel} in {}",
+                        module.name
+                    );
+                }
+                assert_eq!(
+                    ptx.matches(".visible .entry ").count(),
+                    kernels.len(),
+                    "{}",
+                    module.name
+                );
+            }
+        }
+    }
+}
