@@ -1,7 +1,7 @@
 //! The CUDA sources, run under g++ with a thread for each CUDA thread, against the
 //! Rust references. The peer collectives run with all ranks at once.
 
-#![allow(clippy::unwrap_used)] // tests, helper functions included
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests, helper functions included
 
 use std::path::Path;
 use std::process::Command;
