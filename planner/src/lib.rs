@@ -1,8 +1,11 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
 
 pub mod cost;
+pub mod graphs;
 pub mod kv;
 pub mod layout;
+pub mod padding;
+pub mod reserve;
 pub mod serve;
 pub mod shard;
 
