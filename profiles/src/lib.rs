@@ -5,6 +5,7 @@ pub mod efficiency;
 pub mod engine;
 pub mod fault;
 pub mod gpu;
+pub mod hf;
 pub mod library;
 pub mod model;
 pub mod overheads;

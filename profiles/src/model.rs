@@ -135,6 +135,14 @@ fn is_zero_u64(value: &u64) -> bool {
     *value == 0
 }
 
+fn yes() -> bool {
+    true
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
 fn is_false(value: &bool) -> bool {
     !*value
 }
@@ -404,6 +412,9 @@ pub struct Published {
     /// Parameters that the total counts but that are not planned, such as a vision tower's.
     #[serde(default, skip_serializing_if = "is_zero_u64")]
     pub total_counts_unplanned: u64,
+    /// Whether both figures count the routers' weights; nearly all do.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub counts_routers: bool,
     /// Whether the active figure counts the embedding table, and the output projection.
     pub active_counts: ActiveCounts,
     /// Where the figures are printed.

@@ -31,7 +31,8 @@ impl ModelProfile {
         } else {
             0
         };
-        Some(main + mtp + published.total_counts_unplanned)
+        let routers = self.uncounted_routers();
+        Some(main + mtp + published.total_counts_unplanned - routers)
     }
 
     /// Active parameters, counted as the published figure says it counts.
@@ -39,13 +40,25 @@ impl ModelProfile {
     /// `None` when nothing is published.
     pub fn active_as_published(&self) -> Option<u64> {
         let params = self.params();
-        Some(match self.published.as_ref()?.active_counts {
+        let counted = match self.published.as_ref()?.active_counts {
             ActiveCounts::Layers => params.active_in_layers(),
             ActiveCounts::LmHead => params.active(),
             ActiveCounts::Embeddings => {
                 params.active_in_layers() + params.embedding + params.lm_head
             }
-        })
+        };
+        Some(counted - self.uncounted_routers())
+    }
+
+    /// Routers' weights, where the published figures leave them out.
+    fn uncounted_routers(&self) -> u64 {
+        if self.published.as_ref().is_none_or(|p| p.counts_routers) {
+            return 0;
+        }
+        self.layers
+            .iter()
+            .map(|group| u64::from(group.count) * self.layer_params(group).ffn.router)
+            .sum()
     }
 
     /// Published figures that the dimensions do not reproduce to their printed precision; empty
