@@ -103,7 +103,7 @@ pub fn read_text(
         tied_embeddings: tied,
         max_position: text.dimension("max_position_embeddings")?,
         weights,
-        kv_dtype: scheme.kv_dtype().unwrap_or(Dtype::Bf16),
+        kv_dtype: draft.kv_dtype.or(scheme.kv_dtype()).unwrap_or(Dtype::Bf16),
         layers,
         mtp_layers: if mtp_layer.is_some() {
             draft.mtp_layers

@@ -48,6 +48,8 @@ pub(super) struct Draft {
     /// Storage of the routed experts where the configuration says it outside of its quantization
     /// section (`expert_dtype` of DeepSeek-V4).
     pub expert_dtype: Option<Dtype>,
+    /// The KV cache format that engines use for this architecture whatever the checkpoint says.
+    pub kv_dtype: Option<Dtype>,
 }
 
 impl Draft {
@@ -58,6 +60,7 @@ impl Draft {
             mtp_layers: 0,
             hyper_connections: 0,
             expert_dtype: None,
+            kv_dtype: None,
         }
     }
 

@@ -66,6 +66,8 @@ pub(super) fn read(text: &Fields<'_>) -> Result<Draft, Fault> {
     let mtp_ratio = ratios.get(depth).copied().unwrap_or(0);
     draft.mtp = Some((at(mtp_ratio), "mtp.0".to_owned()));
     draft.hyper_connections = text.or("hc_mult", 0)?;
+    // vLLM asserts an fp8 cache for it (`models/deepseek_v4/attention.py`).
+    draft.kv_dtype = Some(Dtype::Fp8);
     draft.expert_dtype = match text.text("expert_dtype")? {
         None => None,
         // Groups of 32 with one e8m0 scale (`scale_fmt` ue8m0).
