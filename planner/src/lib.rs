@@ -8,5 +8,6 @@ pub mod padding;
 pub mod reserve;
 pub mod serve;
 pub mod shard;
+pub mod volume;
 
 pub use layout::Layout;
