@@ -8,6 +8,7 @@ pub mod padding;
 pub mod reserve;
 pub mod serve;
 pub mod shard;
+pub mod simulate;
 pub mod volume;
 
 pub use layout::Layout;

@@ -11,9 +11,10 @@
 //!
 //! where `Δ` is what one request's prefill adds to everybody's step time: the whole prefill pass
 //! where prefill runs in passes of its own (SGLang), or the difference between a mixed step and a
-//! pure decode step where chunks ride along (vLLM, TensorRT-LLM). Waiting for the prefill server is
-//! an M/D/1 queue with load `ρ = λ Δ'`, mean wait `ρ Δ' / (2 (1 − ρ))` (Pollaczek–Khinchine), and
-//! the population closes the loop: `concurrency = B + λ · TTFT`.
+//! pure decode step where chunks ride along (vLLM, TensorRT-LLM). Where chunks ride along, prefill is
+//! an M/D/1 queue in steps: with a share `ρ` of the steps carrying a chunk, the mean wait is
+//! `ρ / (2 (1 − ρ))` prefills (Pollaczek–Khinchine). The population closes the loop:
+//! `concurrency = B + λ · TTFT`.
 //!
 //! Benchmarks send all clients' first requests at once. That burst is prefilled back to back; its
 //! mean extra wait is spread over the `waves` requests that each client sends.
@@ -97,6 +98,8 @@ struct Prefill {
     latency_us: f64,
     /// What it adds to the step time of everybody else, a request.
     stall_us: f64,
+    /// Passes that it takes.
+    passes: f64,
 }
 
 /// Prefills of `together` requests on `ranks` ranks, beside `decoding` requests a rank.
@@ -130,6 +133,7 @@ fn prefill<T: StepTimes>(
     Prefill {
         latency_us,
         stall_us: stall / together,
+        passes,
     }
 }
 
@@ -144,22 +148,22 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
     let decode_us = times.decode_us(decoding);
     let steps = ((load.output_tokens - 1.0) / load.tokens_per_step).max(1e-9);
     let batch = decoding * limits.dp_ranks;
-    // Requests that arrive during a pass are prefilled together in the next one.
-    let mut together = 1.0;
-    let mut one = prefill(times, load, limits, together, decoding, decode_us);
-    let mut rate = batch / (steps * decode_us + batch * one.stall_us);
-    let arrivals = rate * (one.latency_us + decode_us);
-    if arrivals > 1.0 {
-        together = arrivals.min(batch.max(1.0));
-        one = prefill(times, load, limits, together, decoding, decode_us);
-        rate = batch / (steps * decode_us + batch * one.stall_us);
-    }
+    // Requests finish, and their clients' next ones arrive, as steps make tokens: `arrivals` a step.
+    // Those of one step are prefilled together; given that there is one, this many on average.
+    let arrivals = batch / steps;
+    let together = arrivals / -(-arrivals).exp_m1().min(-1e-12);
+    let one = prefill(times, load, limits, together, decoding, decode_us);
+    let rate = batch / (steps * decode_us + batch * one.stall_us);
     let stall_load = rate * one.stall_us;
     // Stalls met in the first and the last wave are half of the steady ones.
     let tpot_us = decode_us * (1.0 + (1.0 - 1.0 / load.waves) * stall_load / (1.0 - stall_load))
         / load.tokens_per_step;
-    let service_us = one.latency_us / together;
-    let busy = (rate * service_us).min(0.98);
+    // Mixed steps carry so much prefill each: the queue before them counts steps, not seconds,
+    // because everybody's decoding, and so every new arrival, slows down with the steps.
+    let busy = match limits.style {
+        PrefillStyle::Mixed => (arrivals / together * one.passes).min(0.98),
+        PrefillStyle::Separate => 0.0,
+    };
     let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + decode_us / 2.0;
     let ttft_us = limits.request_overhead_us + one.latency_us + wait;
     Trial {

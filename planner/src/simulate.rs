@@ -1,0 +1,384 @@
+//! Serving step by step: the same engine as [`crate::serve`], without its averages.
+//!
+//! Used for traffic that no closed form covers (arrival traces, spread-out lengths), and as the
+//! judge of the closed form in the tests. Time is simulated: no clock is read.
+
+use crate::serve::{Limits, PrefillStyle, StepTimes};
+use std::collections::VecDeque;
+
+/// One request of the traffic.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Request {
+    /// When it may start, microseconds; with [`Arrivals::ClosedLoop`] not before a client is free.
+    pub arrival_us: f64,
+    /// Prompt tokens to prefill.
+    pub prefill_tokens: f64,
+    /// Prompt tokens found in the prefix cache.
+    pub cached_tokens: f64,
+    /// Tokens to generate.
+    pub output_tokens: f64,
+}
+
+/// When requests enter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Arrivals {
+    /// This many clients, each with one request at a time.
+    ClosedLoop(usize),
+    /// At their arrival times.
+    Trace,
+}
+
+/// What one request met.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// Time to first token, microseconds.
+    pub ttft_us: f64,
+    /// Mean time of a token after the first, microseconds; 0 for single-token requests.
+    pub tpot_us: f64,
+    /// When its last token came, microseconds.
+    pub finished_us: f64,
+}
+
+struct Running {
+    id: usize,
+    prefill_left: f64,
+    prefill_done: f64,
+    tokens_left: f64,
+    sent_us: f64,
+    first_token_us: f64,
+    kv_tokens: f64,
+}
+
+/// A pool of KV tokens a rank that admits requests while it has room.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KvPool {
+    /// Tokens a rank can hold.
+    pub tokens_per_rank: f64,
+}
+
+/// Runs `requests` to their end, in order of arrival, and returns each one's outcome.
+///
+/// Requests are dealt to attention-DP ranks with the fewest running ones. A request is admitted
+/// when its rank has a running slot and KV room for its prompt and output. One step is either a
+/// prefill pass or a decode step ([`PrefillStyle::Separate`]), or both at once
+/// ([`PrefillStyle::Mixed`]), with the times of `times`.
+pub fn run<T: StepTimes>(
+    times: &T,
+    requests: &[Request],
+    arrivals: Arrivals,
+    limits: &Limits,
+    pool: KvPool,
+    tokens_per_step: f64,
+) -> Vec<Outcome> {
+    let ranks = (limits.dp_ranks.round() as usize).max(1);
+    let none = Outcome {
+        ttft_us: 0.0,
+        tpot_us: 0.0,
+        finished_us: 0.0,
+    };
+    let mut outcomes = vec![none; requests.len()];
+    let mut running: Vec<Vec<Running>> = (0..ranks).map(|_| Vec::new()).collect();
+    let mut used = vec![0.0_f64; ranks];
+    let mut waiting: VecDeque<(usize, f64)> = VecDeque::new();
+    let mut next = 0;
+    let mut now = 0.0_f64;
+    let mut free_clients = match arrivals {
+        Arrivals::ClosedLoop(clients) => clients,
+        Arrivals::Trace => usize::MAX,
+    };
+    let mut done = 0;
+    while done < requests.len() {
+        while next < requests.len() && free_clients > 0 {
+            let sent = match arrivals {
+                Arrivals::ClosedLoop(_) => now,
+                Arrivals::Trace if requests[next].arrival_us <= now => requests[next].arrival_us,
+                Arrivals::Trace => break,
+            };
+            waiting.push_back((next, sent));
+            next += 1;
+            if free_clients != usize::MAX {
+                free_clients -= 1;
+            }
+        }
+        while let Some(&(id, sent)) = waiting.front() {
+            let need = requests[id].prefill_tokens
+                + requests[id].cached_tokens
+                + requests[id].output_tokens;
+            let slot = (0..ranks)
+                .filter(|&r| (running[r].len() as f64) < limits.running_per_rank.max(1.0))
+                .filter(|&r| running[r].is_empty() || used[r] + need <= pool.tokens_per_rank)
+                .min_by_key(|&r| running[r].len());
+            let Some(rank) = slot else { break };
+            waiting.pop_front();
+            used[rank] += need;
+            running[rank].push(Running {
+                id,
+                prefill_left: requests[id].prefill_tokens.max(1.0),
+                prefill_done: requests[id].cached_tokens,
+                tokens_left: requests[id].output_tokens,
+                sent_us: sent,
+                first_token_us: 0.0,
+                kv_tokens: need,
+            });
+        }
+        let decoding = running
+            .iter()
+            .map(|r| r.iter().filter(|q| q.prefill_left <= 0.0).count())
+            .max()
+            .unwrap_or(0) as f64;
+        let prefilling: usize = running
+            .iter()
+            .filter(|r| r.iter().any(|q| q.prefill_left > 0.0))
+            .count();
+        if prefilling == 0 && decoding == 0.0 {
+            // Nothing runs: time moves to the next arrival.
+            match requests.get(next) {
+                Some(request) => now = now.max(request.arrival_us),
+                None => break,
+            }
+            continue;
+        }
+        let mixed = limits.style == PrefillStyle::Mixed;
+        let (mut chunk_max, mut before) = (0.0_f64, 0.0_f64);
+        if prefilling > 0 {
+            for rank in &mut running {
+                let mut budget = limits.chunk_tokens;
+                if mixed {
+                    budget -= rank.iter().filter(|q| q.prefill_left <= 0.0).count() as f64
+                        * tokens_per_step;
+                }
+                let mut budget = budget.max(64.0);
+                let (mut tokens, mut seen) = (0.0, 0.0);
+                for request in rank.iter_mut().filter(|q| q.prefill_left > 0.0) {
+                    let take = request.prefill_left.min(budget);
+                    if take <= 0.0 {
+                        break;
+                    }
+                    budget -= take;
+                    tokens += take;
+                    seen += take * request.prefill_done;
+                    request.prefill_left -= take;
+                    request.prefill_done += take;
+                    // Marks a prompt that ends in this pass: its first token comes with it.
+                    if request.prefill_left <= 0.0 {
+                        request.first_token_us = f64::INFINITY;
+                    }
+                }
+                if tokens > chunk_max {
+                    chunk_max = tokens;
+                    before = seen / tokens;
+                }
+            }
+        }
+        let decodes = prefilling == 0 || (mixed && decoding > 0.0);
+        now += if prefilling > 0 {
+            times.prefill_us(
+                chunk_max,
+                before,
+                prefilling as f64,
+                if mixed { decoding } else { 0.0 },
+            )
+        } else {
+            times.decode_us(decoding)
+        };
+        for (rank, used) in running.iter_mut().zip(&mut used) {
+            for request in rank.iter_mut() {
+                if request.first_token_us.is_infinite() {
+                    request.first_token_us = now;
+                    request.tokens_left -= 1.0;
+                } else if request.prefill_left <= 0.0 && decodes {
+                    request.tokens_left -= tokens_per_step;
+                }
+            }
+            rank.retain(|request| {
+                let finished = request.prefill_left <= 0.0 && request.tokens_left <= 0.0;
+                if finished {
+                    let tokens = requests[request.id].output_tokens - 1.0;
+                    outcomes[request.id] = Outcome {
+                        ttft_us: request.first_token_us - request.sent_us
+                            + limits.request_overhead_us,
+                        tpot_us: if tokens > 0.0 {
+                            (now - request.first_token_us) / tokens
+                        } else {
+                            0.0
+                        },
+                        finished_us: now,
+                    };
+                    *used -= request.kv_tokens;
+                    done += 1;
+                    free_clients =
+                        free_clients.saturating_add(usize::from(free_clients != usize::MAX));
+                }
+                !finished
+            });
+        }
+    }
+    outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::{ClosedLoop, closed_loop};
+
+    /// A model with a fixed part, a part for each request and a part for each prefilled token.
+    struct Linear {
+        step: f64,
+        request: f64,
+        token: f64,
+        beside: f64,
+    }
+
+    impl StepTimes for Linear {
+        fn decode_us(&self, requests: f64) -> f64 {
+            self.step + self.request * requests
+        }
+        fn prefill_us(&self, tokens: f64, _prefix: f64, _ranks: f64, decoding: f64) -> f64 {
+            self.step + self.token * tokens + self.request * decoding * self.beside
+        }
+    }
+
+    fn lengths(seed: u64, count: usize, low: f64, nominal: f64) -> Vec<f64> {
+        let mut state = seed;
+        (0..count)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                let unit = (state >> 11) as f64 / (1u64 << 53) as f64;
+                (nominal * (low + (1.0 - low) * unit)).round()
+            })
+            .collect()
+    }
+
+    /// Mean TTFT and TPOT of ten waves with lengths drawn in [0.8, 1] of the nominal ones, as
+    /// InferenceX draws them.
+    fn simulated(
+        times: &Linear,
+        clients: usize,
+        isl: f64,
+        osl: f64,
+        limits: &Limits,
+    ) -> (f64, f64) {
+        let count = clients * 10;
+        let inputs = lengths(7, count, 0.8, isl);
+        let outputs = lengths(11, count, 0.8, osl);
+        let requests: Vec<Request> = inputs
+            .iter()
+            .zip(&outputs)
+            .map(|(&input, &output)| Request {
+                arrival_us: 0.0,
+                prefill_tokens: input,
+                cached_tokens: 0.0,
+                output_tokens: output,
+            })
+            .collect();
+        let pool = KvPool {
+            tokens_per_rank: f64::INFINITY,
+        };
+        let out = run(
+            times,
+            &requests,
+            Arrivals::ClosedLoop(clients),
+            limits,
+            pool,
+            1.0,
+        );
+        let mean = |f: fn(&Outcome) -> f64| out.iter().map(f).sum::<f64>() / out.len() as f64;
+        (mean(|o| o.ttft_us), mean(|o| o.tpot_us))
+    }
+
+    #[test]
+    fn the_closed_form_agrees_with_the_simulation() {
+        let times = Linear {
+            step: 8000.0,
+            request: 60.0,
+            token: 75.0,
+            beside: 1.0,
+        };
+        for style in [PrefillStyle::Mixed, PrefillStyle::Separate] {
+            for (clients, isl, osl) in [
+                (4, 1024.0, 1024.0),
+                (64, 1024.0, 1024.0),
+                (16, 8192.0, 1024.0),
+                (64, 8192.0, 1024.0),
+                (128, 1024.0, 256.0),
+            ] {
+                let limits = Limits {
+                    dp_ranks: 1.0,
+                    running_per_rank: 1024.0,
+                    chunk_tokens: 8192.0,
+                    style,
+                    request_overhead_us: 0.0,
+                };
+                let load = ClosedLoop {
+                    clients: clients as f64,
+                    prefill_tokens: 0.9 * isl,
+                    cached_tokens: 0.0,
+                    output_tokens: 0.9 * osl,
+                    tokens_per_step: 1.0,
+                    waves: 10.0,
+                };
+                let (ttft, tpot) = simulated(&times, clients, isl, osl, &limits);
+                let form = closed_loop(&times, &load, &limits);
+                println!(
+                    "{style:?} c{clients} {isl}/{osl}: TPOT {:.0} sim {tpot:.0} ({:+.1} %), TTFT {:.0} sim {ttft:.0} ({:+.1} %)",
+                    form.tpot_us,
+                    100.0 * (form.tpot_us / tpot - 1.0),
+                    form.ttft_us,
+                    100.0 * (form.ttft_us / ttft - 1.0)
+                );
+                assert!((form.tpot_us / tpot - 1.0).abs() < 0.04);
+                assert!((form.ttft_us / ttft - 1.0).abs() < 0.15);
+            }
+        }
+    }
+
+    #[test]
+    fn a_trace_waits_for_its_arrivals_and_a_full_pool_admits_one_by_one() {
+        let times = Linear {
+            step: 1000.0,
+            request: 0.0,
+            token: 1.0,
+            beside: 1.0,
+        };
+        let request = |arrival_us| Request {
+            arrival_us,
+            prefill_tokens: 100.0,
+            cached_tokens: 0.0,
+            output_tokens: 11.0,
+        };
+        let limits = Limits {
+            dp_ranks: 1.0,
+            running_per_rank: 8.0,
+            chunk_tokens: 4096.0,
+            style: PrefillStyle::Separate,
+            request_overhead_us: 0.0,
+        };
+        let apart = run(
+            &times,
+            &[request(0.0), request(1e6)],
+            Arrivals::Trace,
+            &limits,
+            KvPool {
+                tokens_per_rank: 1e6,
+            },
+            1.0,
+        );
+        assert_eq!(apart[0].ttft_us, 1100.0);
+        assert_eq!(apart[1].ttft_us, 1100.0);
+        assert_eq!(apart[1].tpot_us, 1000.0);
+        let tight = run(
+            &times,
+            &[request(0.0), request(0.0)],
+            Arrivals::Trace,
+            &limits,
+            KvPool {
+                tokens_per_rank: 150.0,
+            },
+            1.0,
+        );
+        assert_eq!(tight[0].finished_us, 11_100.0);
+        assert_eq!(tight[1].ttft_us, 11_100.0 + 1100.0);
+    }
+}
