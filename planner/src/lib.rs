@@ -5,6 +5,8 @@ pub mod graphs;
 pub mod kv;
 pub mod layout;
 pub mod padding;
+pub mod plan;
+pub mod question;
 pub mod reserve;
 pub mod serve;
 pub mod shard;

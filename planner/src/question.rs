@@ -1,0 +1,204 @@
+//! What is asked: traffic, the space of configurations, and what counts as good.
+
+use parplan_profiles::Dtype;
+use serde::Serialize;
+
+/// Closed-loop traffic.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Traffic {
+    /// Mean prompt tokens.
+    pub isl: f64,
+    /// Mean generated tokens.
+    pub osl: f64,
+    /// Clients with one request at a time each, over the whole deployment.
+    pub concurrency: f64,
+    /// Share of prompt tokens found in the prefix cache, 0 to 1.
+    pub prefix_hit: f64,
+    /// Mean over maximum of the attention-DP ranks' batches.
+    pub balance: Balance,
+    /// Requests each client sends; the first ones arrive together.
+    pub waves: f64,
+    /// Speculative decoding.
+    pub speculation: Option<Speculation>,
+}
+
+/// Speculative decoding by MTP layers or an EAGLE-class draft.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Speculation {
+    /// Drafted tokens a step.
+    pub steps: u32,
+    /// Probability that a drafted token is accepted, given the ones before it.
+    pub acceptance: f64,
+}
+
+impl Speculation {
+    /// Mean tokens that a verified step yields: `1 + a + a² + … + a^steps`
+    /// (Leviathan et al., arXiv 2211.17192, equation 1).
+    pub fn tokens_per_step(&self) -> f64 {
+        let mut power = 1.0;
+        let mut tokens = 1.0;
+        for _ in 0..self.steps {
+            power *= self.acceptance;
+            tokens += power;
+        }
+        tokens
+    }
+}
+
+/// How evenly attention-DP ranks are loaded.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Every rank has the same batch.
+    Even,
+    /// The mean batch over the largest one, above 0 and at most 1.
+    MeanOverMax(f64),
+    /// Relative batch of each rank, in order.
+    Ranks(Vec<f64>),
+    /// Requests dealt to ranks at random with this seed, each rank equally likely.
+    Random(u64),
+}
+
+impl Balance {
+    /// Batches of `ranks` ranks whose mean is `mean`.
+    ///
+    /// `MeanOverMax` loads one rank fully and the others evenly below it. An explicit list is
+    /// scaled to the mean, and repeated or cut to the number of ranks.
+    pub fn batches(&self, ranks: u32, mean: f64) -> Vec<f64> {
+        let n = ranks.max(1) as usize;
+        match self {
+            Balance::Even => vec![mean; n],
+            Balance::MeanOverMax(ratio) => {
+                if n == 1 {
+                    return vec![mean];
+                }
+                // One rank at the maximum leaves the others at least zero.
+                let max = (mean / ratio).min(mean * n as f64);
+                let rest = (mean * n as f64 - max) / (n - 1) as f64;
+                let mut batches = vec![rest; n];
+                batches[0] = max;
+                batches
+            }
+            Balance::Ranks(list) if list.is_empty() => vec![mean; n],
+            Balance::Ranks(list) => {
+                let mut batches: Vec<f64> = (0..n).map(|i| list[i % list.len()].max(0.0)).collect();
+                let sum: f64 = batches.iter().sum();
+                if sum <= 0.0 {
+                    return vec![mean; n];
+                }
+                let scale = mean * n as f64 / sum;
+                for batch in &mut batches {
+                    *batch *= scale;
+                }
+                batches
+            }
+            Balance::Random(seed) => {
+                let total = (mean * n as f64).round().max(0.0);
+                let mut counts = vec![0.0; n];
+                let mut state = *seed;
+                for _ in 0..(total as u64).min(1 << 16) {
+                    counts[(split_mix(&mut state) % n as u64) as usize] += 1.0;
+                }
+                let sum: f64 = counts.iter().sum();
+                if sum > 0.0 {
+                    for count in &mut counts {
+                        *count *= mean * n as f64 / sum;
+                    }
+                }
+                counts
+            }
+        }
+    }
+
+    /// Mean over maximum for `ranks` ranks at this mean batch; 1 when even.
+    pub fn mean_over_max(&self, ranks: u32, mean: f64) -> f64 {
+        match self {
+            Balance::Even => 1.0,
+            _ if ranks <= 1 || mean <= 0.0 => 1.0,
+            Balance::MeanOverMax(ratio) => ratio.max(1.0 / f64::from(ranks)),
+            _ => {
+                let batches = self.batches(ranks, mean);
+                let max = batches.iter().copied().fold(0.0, f64::max);
+                if max > 0.0 { mean / max } else { 1.0 }
+            }
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): enough for a seeded draw.
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The configurations to compare; a set field fixes it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Space {
+    /// GPUs to use, all of them.
+    pub gpus: u32,
+    /// Nodes that hold them.
+    pub nodes: u32,
+    /// GPUs of one stage.
+    pub tp: Option<u32>,
+    /// Attention-DP ranks.
+    pub attention_dp: Option<u32>,
+    /// DCP ranks.
+    pub dcp: Option<u32>,
+    /// Expert-parallel ranks.
+    pub ep: Option<u32>,
+    /// Pipeline stages.
+    pub pp: Option<u32>,
+    /// Replicas.
+    pub replicas: Option<u32>,
+    /// KV cache formats to try.
+    pub kv_dtypes: Vec<Dtype>,
+    /// CUDA graphs on, off, or both.
+    pub cuda_graphs: Vec<bool>,
+    /// Symmetric memory off, on, or both.
+    pub symmetric_memory: Vec<bool>,
+    /// Expert all-to-all off, on, or both.
+    pub expert_all_to_all: Vec<bool>,
+    /// Engine settings that the person fixed.
+    pub settings: Settings,
+}
+
+/// Engine settings that a person fixed; the engine's own rule decides the others.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Settings {
+    /// Fraction of GPU memory for the engine (`--mem-fraction-static`, `--gpu-memory-utilization`).
+    pub memory_fraction: Option<f64>,
+    /// Running requests, in the engine's own unit.
+    pub max_running_requests: Option<u32>,
+    /// Tokens of a prefill chunk or step, in the engine's own unit.
+    pub chunk_tokens: Option<u32>,
+    /// Graph sizes to capture.
+    pub graph_batch_sizes: Option<Vec<u32>>,
+    /// Longest sequence to serve, tokens.
+    pub context_length: Option<u32>,
+}
+
+/// Limits and aim.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Goal {
+    /// Mean TTFT to stay under, ms.
+    pub ttft_ms: Option<f64>,
+    /// Mean TPOT to stay under, ms.
+    pub tpot_ms: Option<f64>,
+    /// What ranks the configurations that meet the limits.
+    pub objective: Objective,
+}
+
+/// What ranks configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Output tokens a second and GPU.
+    Throughput,
+    /// Mean time of an output token.
+    Latency,
+    /// The front of both.
+    Pareto,
+}
