@@ -11,6 +11,7 @@ pub mod reserve;
 pub mod serve;
 pub mod shard;
 pub mod simulate;
+pub mod step;
 pub mod volume;
 
 pub use layout::Layout;
