@@ -5,7 +5,9 @@
 //! vLLM's `docs/serving/context_parallel_deployment.md`.
 
 use crate::layout::Layout;
-use parplan_profiles::{Attention, Dtype, GatedDelta, Gqa, Indexer, Mamba2, Mla, ModelProfile};
+use parplan_profiles::{
+    Attention, Compressed, Dtype, GatedDelta, Gqa, Indexer, KimiDelta, Mamba2, Mla, ModelProfile,
+};
 
 /// Cache bytes of one request on one rank, as a function of its length.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,8 +69,14 @@ pub fn kv_heads_per_rank(kv_heads: u32, layout: &Layout) -> f64 {
 }
 
 fn gqa_row(a: &Gqa, layout: &Layout, kv: Dtype) -> f64 {
+    let dcp = f64::from(layout.dcp.max(1));
+    // MiniMax-M3's index keys are bf16, one a token, and every rank scores all of them.
+    let index = a
+        .sparse
+        .map_or(0.0, |s| f64::from(s.head_dim) * Dtype::Bf16.bytes());
     kv_heads_per_rank(a.kv_heads, layout) * f64::from(a.head_dim + a.v_head_dim) * element_bytes(kv)
-        / f64::from(layout.dcp.max(1))
+        / dcp
+        + index
 }
 
 /// Bytes of one latent row: `kv_lora_rank + rope` values, or, for sparse attention with fp8 KV,
@@ -99,6 +107,30 @@ fn gated_delta_state(a: &GatedDelta, ranks: f64) -> f64 {
     let channels = 2.0 * f64::from(a.k_heads) * f64::from(a.k_head_dim)
         + f64::from(a.v_heads) * f64::from(a.v_head_dim);
     (state + channels * f64::from(a.conv_kernel.saturating_sub(1)) * 2.0) / ranks
+}
+
+/// Recurrent state of a Kimi Delta layer: as a gated-delta layer with equal heads.
+fn kimi_delta_state(a: &KimiDelta, ranks: f64) -> f64 {
+    let same = GatedDelta {
+        k_heads: a.heads,
+        v_heads: a.heads,
+        k_head_dim: a.head_dim,
+        v_head_dim: a.head_dim,
+        conv_kernel: a.conv_kernel,
+    };
+    gated_delta_state(&same, ranks)
+}
+
+/// Bytes of one cached entry of DeepSeek-V4 attention: fp8 with the rotary part in bf16 and a scale
+/// byte for 64 values, or the plain format. One shared KV head serves as key and value.
+fn compressed_row(a: &Compressed, kv: Dtype) -> f64 {
+    let rope = f64::from(a.qk_rope_head_dim);
+    let rest = f64::from(a.head_dim) - rope;
+    if kv.bytes() < 1.5 {
+        rest + rest / 64.0 + rope * Dtype::Bf16.bytes()
+    } else {
+        f64::from(a.head_dim) * element_bytes(kv)
+    }
 }
 
 /// Recurrent state of a Mamba-2 layer, bytes a request and rank.
@@ -139,6 +171,18 @@ pub fn footprint(model: &ModelProfile, layout: &Layout, kv: Dtype, with_mtp: boo
                 out.state_bytes += layers * gated_delta_state(a, attention_tp);
                 return;
             }
+            Attention::KimiDelta(a) => {
+                out.state_bytes += layers * kimi_delta_state(a, attention_tp);
+                return;
+            }
+            Attention::Compressed(a) => {
+                let row = compressed_row(a, kv);
+                if a.compress_ratio > 0 {
+                    let index = a.indexer.as_ref().map_or(0.0, indexer_row);
+                    out.bytes_per_token += layers * (row + index) / f64::from(a.compress_ratio);
+                }
+                (row, Some(a.window))
+            }
             Attention::Mamba2(a) => {
                 out.state_bytes += layers * mamba2_state(a, attention_tp);
                 return;
@@ -154,14 +198,17 @@ pub fn footprint(model: &ModelProfile, layout: &Layout, kv: Dtype, with_mtp: boo
             add(attention, f64::from(group.count) / stages, true);
         }
     }
-    if with_mtp && let Some(group) = &model.mtp_layer {
-        if let Some(attention) = &group.attention {
-            add(
-                attention,
-                f64::from(model.mtp_layers.min(1)) / stages,
-                false,
-            );
-        }
+    if with_mtp
+        && let Some(attention) = model
+            .mtp_layer
+            .as_ref()
+            .and_then(|group| group.attention.as_ref())
+    {
+        add(
+            attention,
+            f64::from(model.mtp_layers.min(1)) / stages,
+            false,
+        );
     }
     out
 }
@@ -174,8 +221,8 @@ pub fn redundancy(model: &ModelProfile, layout: &Layout) -> f64 {
         .iter()
         .filter_map(|group| match group.attention.as_ref()? {
             Attention::Gqa(a) => Some(a.kv_heads),
-            Attention::Mla(_) => Some(1),
-            Attention::GatedDelta(_) | Attention::Mamba2(_) => None,
+            Attention::Mla(_) | Attention::Compressed(_) => Some(1),
+            Attention::GatedDelta(_) | Attention::Mamba2(_) | Attention::KimiDelta(_) => None,
         })
         .min()
         .unwrap_or(layout.attention_tp());

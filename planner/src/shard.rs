@@ -6,7 +6,9 @@
 
 use crate::kv::kv_heads_per_rank;
 use crate::layout::Layout;
-use parplan_profiles::{Attention, DenseFfn, Dtype, Ffn, ModelProfile, MoeFfn};
+use parplan_profiles::{
+    Attention, DenseFfn, Dtype, Ffn, GatedDelta, LayerGroup, ModelProfile, MoeFfn, WeightFormats,
+};
 
 /// A matrix product `[m, k] × [k, n]` whose weights a rank holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,6 +81,19 @@ pub enum Mixer {
         v_heads: f64,
         /// The model's dimensions.
         dims: parplan_profiles::GatedDelta,
+    },
+    /// Compressed and windowed attention (DeepSeek-V4).
+    Compressed {
+        /// Query compression and the shared KV head, with the compressor where there is one; replicated.
+        down: Linear,
+        /// Query expansion, by heads.
+        q_up: Linear,
+        /// Grouped low-rank output projection: into the groups' ranks, and out of them.
+        out: (Linear, Linear),
+        /// Query heads of this rank.
+        heads: f64,
+        /// The model's dimensions.
+        dims: parplan_profiles::Compressed,
     },
     /// Mamba-2.
     Mamba2 {
@@ -158,7 +173,9 @@ pub struct Shard {
     pub mtp_bytes: f64,
 }
 
-fn mixer(attention: &Attention, hidden: f64, dtype: Dtype, layout: &Layout) -> Mixer {
+fn mixer(attention: &Attention, hidden: f64, weights: &WeightFormats, layout: &Layout) -> Mixer {
+    let dtype = weights.attention;
+    let out_dtype = weights.attention_output();
     let tp = f64::from(layout.attention_tp());
     match attention {
         Attention::Gqa(a) => {
@@ -169,7 +186,7 @@ fn mixer(attention: &Attention, hidden: f64, dtype: Dtype, layout: &Layout) -> M
             let kv = kv_split * f64::from(a.head_dim + a.v_head_dim);
             Mixer::Gqa {
                 qkv: Linear::new(q + kv, hidden, dtype),
-                out: Linear::new(hidden, q_heads * f64::from(a.v_head_dim), dtype),
+                out: Linear::new(hidden, q_heads * f64::from(a.v_head_dim), out_dtype),
                 q_heads,
                 kv_heads: kv_heads_per_rank(a.kv_heads, layout),
                 head_dim: f64::from(a.head_dim),
@@ -195,7 +212,7 @@ fn mixer(attention: &Attention, hidden: f64, dtype: Dtype, layout: &Layout) -> M
                     f64::from(a.kv_lora_rank),
                     dtype,
                 ),
-                out: Linear::new(hidden, heads * f64::from(a.v_head_dim), dtype),
+                out: Linear::new(hidden, heads * f64::from(a.v_head_dim), out_dtype),
                 heads,
                 dims: *a,
             }
@@ -208,9 +225,56 @@ fn mixer(attention: &Attention, hidden: f64, dtype: Dtype, layout: &Layout) -> M
             Mixer::GatedDelta {
                 // Q, K, V, the output gate Z, and two scalars a value head (decay and beta).
                 input: Linear::new(2.0 * keys + 2.0 * values + 2.0 * v_heads, hidden, dtype),
-                out: Linear::new(hidden, values, dtype),
+                out: Linear::new(hidden, values, out_dtype),
                 k_heads,
                 v_heads,
+                dims: *a,
+            }
+        }
+        // Its decay, gates and keys make the same products as a gated-delta layer of equal heads.
+        Attention::KimiDelta(a) => {
+            let heads = f64::from(a.heads) / tp;
+            let width = heads * f64::from(a.head_dim);
+            let gate = if a.full_rank_gate {
+                width
+            } else {
+                2.0 * f64::from(a.head_dim)
+            };
+            Mixer::GatedDelta {
+                input: Linear::new(3.0 * width + gate + heads, hidden, dtype),
+                out: Linear::new(hidden, width, out_dtype),
+                k_heads: heads,
+                v_heads: heads,
+                dims: GatedDelta {
+                    k_heads: a.heads,
+                    v_heads: a.heads,
+                    k_head_dim: a.head_dim,
+                    v_head_dim: a.head_dim,
+                    conv_kernel: a.conv_kernel,
+                },
+            }
+        }
+        Attention::Compressed(a) => {
+            let heads = f64::from(a.q_heads) / tp;
+            let width = f64::from(a.head_dim);
+            let compressor = if a.compress_ratio > 0 {
+                2.0 * width
+            } else {
+                0.0
+            };
+            let ranks = f64::from(a.o_groups) * f64::from(a.o_lora_rank) / tp;
+            Mixer::Compressed {
+                down: Linear::new(f64::from(a.q_lora_rank) + width + compressor, hidden, dtype),
+                q_up: Linear::new(heads * width, f64::from(a.q_lora_rank), dtype),
+                out: (
+                    Linear::new(
+                        ranks,
+                        f64::from(a.q_heads) * width / f64::from(a.o_groups.max(1)),
+                        out_dtype,
+                    ),
+                    Linear::new(hidden, ranks, out_dtype),
+                ),
+                heads,
                 dims: *a,
             }
         }
@@ -224,7 +288,7 @@ fn mixer(attention: &Attention, hidden: f64, dtype: Dtype, layout: &Layout) -> M
                     hidden,
                     dtype,
                 ),
-                out: Linear::new(hidden, inner, dtype),
+                out: Linear::new(hidden, inner, out_dtype),
                 heads,
                 dims: *a,
             }
@@ -241,11 +305,11 @@ fn dense(ffn: &DenseFfn, hidden: f64, dtype: Dtype, ranks: f64) -> (Linear, Line
     )
 }
 
-fn block(ffn: &Ffn, model: &ModelProfile, layout: &Layout, shared_ranks: f64) -> Block {
-    let hidden = f64::from(model.hidden_size);
+fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split: &Split) -> Block {
+    let shared_ranks = f64::from(split.shared_ranks);
     match ffn {
         Ffn::Dense(d) => {
-            let (up, down) = dense(d, hidden, model.weights.dense_ffn, f64::from(layout.tp));
+            let (up, down) = dense(d, hidden, weights.dense_ffn, f64::from(split.dense_ranks));
             Block::Dense { up, down }
         }
         Ffn::Moe(m) => {
@@ -259,12 +323,12 @@ fn block(ffn: &Ffn, model: &ModelProfile, layout: &Layout, shared_ranks: f64) ->
                     intermediate: m.shared_intermediate,
                     gated: m.gated,
                 };
-                dense(&shape, hidden, model.weights.shared_experts, shared_ranks)
+                dense(&shape, hidden, weights.shared_experts, shared_ranks)
             });
             let latent = (m.latent > 0).then(|| {
                 (
-                    Linear::new(width, hidden, model.weights.dense_ffn),
-                    Linear::new(hidden, width, model.weights.dense_ffn),
+                    Linear::new(width, hidden, weights.dense_ffn),
+                    Linear::new(hidden, width, weights.dense_ffn),
                 )
             });
             Block::Moe {
@@ -273,7 +337,7 @@ fn block(ffn: &Ffn, model: &ModelProfile, layout: &Layout, shared_ranks: f64) ->
                 experts_local: f64::from(m.experts) / f64::from(layout.ep.max(1)),
                 intermediate: f64::from(m.intermediate) / f64::from(layout.moe_tp().max(1)),
                 width,
-                dtype: model.weights.experts,
+                dtype: weights.experts,
                 shared,
                 latent,
             }
@@ -281,86 +345,56 @@ fn block(ffn: &Ffn, model: &ModelProfile, layout: &Layout, shared_ranks: f64) ->
     }
 }
 
-fn mixer_bytes(mixer: &Mixer) -> f64 {
-    match mixer {
-        Mixer::None => 0.0,
-        Mixer::Gqa { qkv, out, .. } => qkv.bytes() + out.bytes(),
-        Mixer::Mla {
-            down,
-            q_up,
-            kv_up,
-            out,
-            dims,
-            ..
-        } => {
-            let index = dims.indexer.filter(|i| i.owned).map_or(0.0, |i| {
-                // wq_b from the query rank (replicated), wk and the head weights from the stream.
-                let heads = f64::from(i.heads);
-                let width = f64::from(i.head_dim);
-                (f64::from(dims.q_lora_rank) * heads * width + down.k * width) * down.dtype.bytes()
-                    + down.k * heads * 2.0
-            });
-            down.bytes() + q_up.bytes() + kv_up.bytes() + out.bytes() + index
-        }
-        Mixer::GatedDelta { input, out, .. } | Mixer::Mamba2 { input, out, .. } => {
-            input.bytes() + out.bytes()
-        }
-    }
+/// Weight bytes of one layer on one rank, from the profile's parameter counts.
+fn layer_bytes(model: &ModelProfile, group: &LayerGroup, layout: &Layout, split: &Split) -> f64 {
+    let formats = group.weights.unwrap_or(model.weights);
+    let params = model.layer_params(group);
+    let attention_tp = f64::from(layout.attention_tp());
+    let (mixer, ffn) = (&params.attention, &params.ffn);
+    let small = Dtype::Bf16.bytes();
+    let kv_ranks = attention_tp.min(f64::from(mixer.kv_splits.max(1)));
+    let experts = f64::from(layout.ep.max(1)) * f64::from(layout.moe_tp().max(1));
+    (mixer.heads as f64 / attention_tp + mixer.kv_heads as f64 / kv_ranks + mixer.replicated as f64)
+        * formats.attention.bytes()
+        + mixer.output as f64 / attention_tp * formats.attention_output().bytes()
+        + mixer.indexer as f64 * formats.indexer().bytes()
+        + ffn.dense as f64 / f64::from(split.dense_ranks) * formats.dense_ffn.bytes()
+        + ffn.routed as f64 / experts * formats.experts.bytes()
+        + ffn.shared as f64 / f64::from(split.shared_ranks) * formats.shared_experts.bytes()
+        + ffn.latent as f64 * formats.dense_ffn.bytes()
+        + ffn.router as f64 * formats.embedding.bytes()
+        + (params.norms + mixer.small + ffn.small) as f64 * small
 }
 
-fn block_bytes(block: &Block) -> f64 {
-    match block {
-        Block::None => 0.0,
-        Block::Dense { up, down } => up.bytes() + down.bytes(),
-        Block::Moe {
-            router,
-            dims,
-            experts_local,
-            intermediate,
-            width,
-            dtype,
-            shared,
-            latent,
-        } => {
-            let matrices = if dims.gated { 3.0 } else { 2.0 };
-            let pair = |p: &Option<(Linear, Linear)>| p.map_or(0.0, |(a, b)| a.bytes() + b.bytes());
-            router.bytes()
-                + experts_local * matrices * intermediate * width * dtype.bytes()
-                + pair(shared)
-                + pair(latent)
-        }
-    }
-}
-
-impl ShardGroup {
-    /// Weight bytes of one such layer on this rank.
-    pub fn layer_bytes(&self) -> f64 {
-        mixer_bytes(&self.mixer) + block_bytes(&self.block)
-    }
+/// Over how many ranks an engine splits what tensor parallelism can split in more than one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Split {
+    /// Dense feed-forward blocks: the stage, or the attention-TP group.
+    pub dense_ranks: u32,
+    /// Shared experts: the stage, the attention-TP group, or 1 with an expert all-to-all.
+    pub shared_ranks: u32,
+    /// Embedding and output projection.
+    pub head_ranks: u32,
 }
 
 impl Shard {
     /// Resolves the shapes of `model` on one rank of `layout`.
-    ///
-    /// `shared_replicated` says that the engine keeps the shared experts whole on every rank
-    /// (as with an expert all-to-all) instead of splitting them over the TP group.
-    pub fn new(model: &ModelProfile, layout: &Layout, shared_replicated: bool) -> Shard {
+    pub fn new(model: &ModelProfile, layout: &Layout, split: &Split) -> Shard {
         let hidden = f64::from(model.hidden_size);
         let stages = f64::from(layout.pp.max(1));
-        let shared_ranks = if shared_replicated {
-            1.0
-        } else {
-            f64::from(layout.tp)
-        };
-        let shard = |group: &parplan_profiles::LayerGroup, layers: f64| ShardGroup {
-            layers,
-            mixer: group.attention.as_ref().map_or(Mixer::None, |a| {
-                mixer(a, hidden, model.weights.attention, layout)
-            }),
-            block: group
-                .ffn
-                .as_ref()
-                .map_or(Block::None, |f| block(f, model, layout, shared_ranks)),
+        let shard = |group: &LayerGroup, layers: f64| {
+            let formats = group.weights.unwrap_or(model.weights);
+            ShardGroup {
+                layers,
+                mixer: group
+                    .attention
+                    .as_ref()
+                    .map_or(Mixer::None, |a| mixer(a, hidden, &formats, layout)),
+                block: group
+                    .ffn
+                    .as_ref()
+                    .map_or(Block::None, |f| block(f, hidden, &formats, layout, split)),
+            }
         };
         let groups: Vec<ShardGroup> = model
             .layers
@@ -368,29 +402,32 @@ impl Shard {
             .map(|g| shard(g, f64::from(g.count) / stages))
             .collect();
         let mtp = model.mtp_layer.as_ref().map(|g| shard(g, 1.0));
-        let vocab = f64::from(model.vocab_size) / f64::from(layout.tp);
-        let lm_head = Linear::new(vocab, hidden, model.weights.embedding);
+        let vocab = f64::from(model.vocab_size) / f64::from(split.head_ranks);
+        let lm_head = Linear::new(vocab, hidden, model.weights.lm_head());
         let layers = groups.iter().map(|g| g.layers).sum();
         let moe_layers = groups
             .iter()
             .filter(|g| matches!(g.block, Block::Moe { .. }))
             .map(|g| g.layers)
             .sum();
-        // Two norm vectors a layer; the embedding lives on the first stage and the output
-        // projection on the last: with one stage both are here, with more the larger share is one.
+        // The embedding lives on the first stage and the output projection on the last: one stage
+        // holds both, and of several the fullest holds one.
         let tables = if stages > 1.0 || model.tied_embeddings {
-            1.0
+            lm_head.bytes()
         } else {
-            2.0
+            lm_head.bytes() + vocab * hidden * model.weights.embedding.bytes()
         };
-        let weight_bytes = groups
+        let weight_bytes = model
+            .layers
             .iter()
-            .map(|g| g.layers * (g.layer_bytes() + 2.0 * hidden * 2.0))
+            .map(|g| f64::from(g.count) / stages * layer_bytes(model, g, layout, split))
             .sum::<f64>()
-            + tables * lm_head.bytes();
+            + tables;
         // An MTP layer also joins the embedding and the hidden state through one 2h × h product.
-        let mtp_bytes = mtp.as_ref().map_or(0.0, |g| {
-            f64::from(model.mtp_layers) * (g.layer_bytes() + 2.0 * hidden * hidden * 2.0)
+        let mtp_bytes = model.mtp_layer.as_ref().map_or(0.0, |g| {
+            f64::from(model.mtp_layers)
+                * (layer_bytes(model, g, layout, split)
+                    + 2.0 * hidden * hidden * Dtype::Bf16.bytes())
         });
         Shard {
             groups,

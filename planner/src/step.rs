@@ -2,3 +2,168 @@
 
 pub mod pass;
 pub mod tally;
+
+use crate::question::Speculation;
+use crate::volume::Exchange;
+use parplan_profiles::Overheads;
+use pass::{Fixed, Pass};
+use tally::{Op, Tally};
+
+/// One deployment's steps: everything about them that does not change from step to step.
+#[derive(Debug, Clone, Copy)]
+pub struct Steps<'a> {
+    /// Shapes, prices and groups.
+    pub fixed: Fixed<'a>,
+    /// What the engine adds.
+    pub overheads: &'a Overheads,
+    /// How rows reach the feed-forward blocks in decode.
+    pub decode_exchange: Exchange,
+    /// The same in passes that carry prefill.
+    pub prefill_exchange: Exchange,
+    /// Captured graph sizes, ascending, requests a rank; empty without graphs.
+    pub buckets: &'a [u32],
+    /// Pipeline stages.
+    pub stages: f64,
+    /// Mean over maximum of the DP ranks' batches.
+    pub mean_over_max: f64,
+    /// Tokens in the cache of a decoding request.
+    pub context: f64,
+    /// Prompt tokens that a request has to prefill.
+    pub prompt: f64,
+    /// Speculation.
+    pub speculation: Option<Speculation>,
+    /// Batch-shape exchange between DP ranks, microseconds a step.
+    pub sync_us: f64,
+}
+
+impl Steps<'_> {
+    /// Query tokens of a decoding request in one step.
+    fn width(&self) -> f64 {
+        1.0 + self.speculation.map_or(0.0, |s| f64::from(s.steps))
+    }
+
+    /// Rows rounded up to whole ones and to attention TP, where DP ranks gather.
+    fn align(&self, rows: f64) -> f64 {
+        let step = if self.fixed.dp > 1 {
+            f64::from(self.fixed.attention_tp)
+        } else {
+            1.0
+        };
+        (rows / step).ceil() * step
+    }
+
+    /// The bucket that a batch of `requests` replays; none where it runs eagerly.
+    pub fn bucket(&self, requests: f64) -> Option<f64> {
+        let need = requests.ceil().max(1.0);
+        let at = self.buckets.partition_point(|&size| f64::from(size) < need);
+        self.buckets.get(at).map(|&size| f64::from(size))
+    }
+
+    /// A decode step with `requests` requests a DP rank on average, operation by operation.
+    pub fn decode(&self, requests: f64) -> Tally {
+        // Stages work on different microbatches at the same time.
+        let mean = requests / self.stages;
+        let fullest = mean / self.mean_over_max;
+        let bucket = self.bucket(fullest);
+        let width = self.width();
+        let dp = f64::from(self.fixed.dp);
+        let (rows_max, rows_sum) = match bucket {
+            Some(size) => (size * width, size * width * dp),
+            None => (self.align(fullest * width), self.align(mean * width) * dp),
+        };
+        let pass = Pass {
+            decode_requests: fullest,
+            query_tokens: width,
+            context: self.context,
+            prefill_tokens: 0.0,
+            prefill_prompts: 0.0,
+            prefill_before: 0.0,
+            rows_max: rows_max.max(1.0),
+            rows_sum: rows_sum.max(1.0),
+            graph: bucket.is_some(),
+            exchange: self.decode_exchange,
+        };
+        let mut tally = self.pass(&pass, self.overheads.decode_scale);
+        if let Some(s) = self.speculation {
+            pass::draft(&self.fixed, &pass, f64::from(s.steps), &mut tally);
+        }
+        self.around(&mut tally, &pass, requests, 0.0);
+        tally
+    }
+
+    /// A pass that carries `tokens` prompt tokens a rank on `ranks` ranks, `before` tokens of the
+    /// same prompts already in the cache, beside `decoding` requests a rank.
+    pub fn prefill(&self, tokens: f64, before: f64, ranks: f64, decoding: f64) -> Tally {
+        let width = self.width();
+        let beside = decoding / self.mean_over_max * width;
+        let dp = f64::from(self.fixed.dp);
+        let pass = Pass {
+            decode_requests: decoding / self.mean_over_max,
+            query_tokens: width,
+            context: self.context,
+            prefill_tokens: tokens,
+            prefill_prompts: (tokens / self.prompt).max(1.0),
+            prefill_before: before,
+            rows_max: self.align(tokens + beside),
+            rows_sum: self.align(tokens) * ranks + self.align(decoding * width) * dp,
+            graph: false,
+            exchange: self.prefill_exchange,
+        };
+        let mut tally = self.pass(&pass, self.overheads.prefill_scale);
+        self.around(&mut tally, &pass, decoding, self.overheads.prefill_pass_us);
+        tally
+    }
+
+    /// Kernels of a pass, all stages.
+    fn pass(&self, pass: &Pass, scale: f64) -> Tally {
+        let mut tally = Tally::new();
+        pass::layers(&self.fixed, pass, &mut tally);
+        // A token passes all stages, one after the other.
+        tally.scale(self.stages);
+        let own = pass.decode_requests * pass.query_tokens + pass.prefill_prompts.ceil();
+        let rows = if self.fixed.head_on_attention_tp {
+            own
+        } else {
+            own * f64::from(self.fixed.dp)
+        };
+        pass::head(&self.fixed, rows, pass.graph, &mut tally);
+        tally.scale_kernels(scale);
+        tally
+    }
+
+    /// Gaps, launches, stages and the host.
+    fn around(&self, tally: &mut Tally, pass: &Pass, requests: f64, extra_us: f64) {
+        let o = self.overheads;
+        let layers = self.fixed.shard.layers * self.stages;
+        if pass.graph {
+            tally.add(Op::LayerGaps, layers, o.graph_layer_us);
+        } else {
+            // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
+            let launches = layers * o.eager_layer_us;
+            let gap = (launches - tally.kernels_us()).max(0.0);
+            tally.add(Op::EagerLaunch, layers, gap / layers.max(1.0));
+        }
+        if self.stages > 1.0 {
+            let bytes = pass.rows_max * self.fixed.shard.hidden * pass::ACTIVATION_BYTES;
+            tally.add(Op::Pipeline, self.stages - 1.0, self.fixed.hand_over(bytes));
+        }
+        if self.fixed.dp > 1 {
+            tally.add(Op::MetadataSync, 1.0, self.sync_us);
+        }
+        tally.add(
+            Op::Host,
+            1.0,
+            o.step_us + o.step_request_us * requests + extra_us,
+        );
+    }
+}
+
+impl crate::serve::StepTimes for Steps<'_> {
+    fn decode_us(&self, requests: f64) -> f64 {
+        self.decode(requests).total_us()
+    }
+
+    fn prefill_us(&self, tokens: f64, prefix: f64, ranks: f64, decoding: f64) -> f64 {
+        self.prefill(tokens, prefix, ranks, decoding).total_us()
+    }
+}

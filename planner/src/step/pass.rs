@@ -12,7 +12,7 @@ use crate::cost::{
 };
 use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
 use crate::volume::{self, Call, DcpMerge, DcpShape, Exchange, Group, Kind, Purpose, Rows};
-use parplan_profiles::{Dtype, Mla};
+use parplan_profiles::{Compressed, Dtype, Mla};
 
 /// Bytes of an activation element: hidden states are bf16 in every engine modelled.
 pub const ACTIVATION_BYTES: f64 = 2.0;
@@ -80,6 +80,8 @@ pub struct Fixed<'a> {
     pub head_on_attention_tp: bool,
     /// Ranks of a stage that share an NVLink domain.
     pub ranks_per_domain: u32,
+    /// 2 where pipeline stages share an NVLink domain, 1 where the network joins them.
+    pub stage_neighbours: u32,
     /// KV cache format.
     pub kv_dtype: Dtype,
     /// All-reduce over the whole stage.
@@ -92,6 +94,24 @@ pub struct Fixed<'a> {
     pub low_latency_experts: bool,
     /// Collects rooflines too.
     pub explain: bool,
+}
+
+impl Fixed<'_> {
+    /// Sends `bytes` from one pipeline stage to the next, microseconds: half of a two-rank
+    /// all-to-all moves them one way.
+    pub fn hand_over(&self, bytes: f64) -> f64 {
+        self.costs.collective(&Transfer {
+            kind: Collective::AllToAll,
+            bytes: 2.0 * bytes,
+            span: Span {
+                ranks: 2.0,
+                ranks_per_domain: f64::from(self.stage_neighbours).min(2.0),
+            },
+            implementation: Implementation::Nccl,
+            launch: Launch::Eager,
+            registration: Registration::None,
+        })
+    }
 }
 
 struct Meter<'a, 'b> {
@@ -298,6 +318,20 @@ impl Meter<'_, '_> {
                 }
                 self.linear(Op::OutProjection, n, rows, out);
             }
+            Mixer::Compressed {
+                down,
+                q_up,
+                out,
+                heads,
+                dims,
+            } => {
+                self.linear(Op::QkvProjection, n, rows, down);
+                self.linear(Op::QkvProjection, n, rows, q_up);
+                self.elementwise(n, rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0, 3.0);
+                self.compressed(n, pass, *heads, dims);
+                self.linear(Op::OutProjection, n, rows, &out.0);
+                self.linear(Op::OutProjection, n, rows, &out.1);
+            }
             Mixer::Mamba2 {
                 input,
                 out,
@@ -440,6 +474,66 @@ impl Meter<'_, '_> {
                 index_dim: f64::from(index.head_dim),
                 top_k: f64::from(index.top_k),
                 owns_index: index.owned,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().prefill_attention_dsa(&a);
+            self.add(Op::PrefillAttention, n, us, |c| {
+                c.prefill_attention_dsa_roofline(&a)
+            });
+        }
+    }
+
+    /// DeepSeek-V4: one shared KV head over the window's raw tokens, and over compressed entries:
+    /// those that an indexer picks (CSA), or all of them (HCA).
+    fn compressed(&mut self, n: f64, pass: &Pass, heads: f64, dims: &Compressed) {
+        let rope = f64::from(dims.qk_rope_head_dim);
+        let lora = f64::from(dims.head_dim) - rope;
+        let ratio = f64::from(dims.compress_ratio);
+        let entries = |context: f64| if ratio > 0.0 { context / ratio } else { 0.0 };
+        let window = |context: f64| context.min(f64::from(dims.window));
+        let (index_heads, index_dim, top_k) = dims.indexer.map_or((0.0, 0.0, f64::INFINITY), |i| {
+            (
+                f64::from(i.heads),
+                f64::from(i.head_dim),
+                f64::from(i.top_k),
+            )
+        });
+        let owns_index = dims.indexer.is_some();
+        if pass.decode_requests > 0.0 {
+            let far = entries(pass.context);
+            let a = SparseDecode {
+                requests: pass.decode_requests,
+                // The indexer scores compressed entries; attention reads the picked ones and the window.
+                context: far + window(pass.context),
+                q_tokens: pass.query_tokens,
+                heads,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                index_heads,
+                index_dim,
+                top_k: top_k.min(far) + window(pass.context),
+                owns_index,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().decode_attention_dsa(&a);
+            self.add(Op::DecodeAttention, n, us, |c| {
+                c.decode_attention_dsa_roofline(&a)
+            });
+        }
+        if pass.prefill_tokens > 0.0 {
+            let new = pass.prefill_tokens / pass.prefill_prompts;
+            let seen = pass.prefill_before + new / 2.0;
+            let a = SparsePrefill {
+                sequences: pass.prefill_prompts,
+                new_tokens: new,
+                prefix: entries(pass.prefill_before),
+                heads,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                index_heads,
+                index_dim,
+                top_k: top_k.min(entries(seen)) + window(seen),
+                owns_index,
                 kv: self.fixed.kv_dtype,
             };
             let us = self.costs().prefill_attention_dsa(&a);
