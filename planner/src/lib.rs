@@ -1,9 +1,12 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
 
 pub mod cost;
+pub mod deployment;
+pub mod estimate;
 pub mod graphs;
 pub mod kv;
 pub mod layout;
+pub mod memory;
 pub mod padding;
 pub mod plan;
 pub mod question;

@@ -121,6 +121,24 @@ pub struct MemoryMap {
 }
 
 impl MemoryMap {
+    /// A map of nothing.
+    pub const fn empty() -> MemoryMap {
+        MemoryMap {
+            weights: 0.0,
+            kv_cache: 0.0,
+            gathered_buffers: 0.0,
+            logits: 0.0,
+            activations: 0.0,
+            cuda_graphs: 0.0,
+            symmetric_pool: 0.0,
+            nccl: 0.0,
+            context: 0.0,
+            request_tables: 0.0,
+            headroom: 0.0,
+            total: 0.0,
+        }
+    }
+
     /// Everything but the headroom and the total.
     pub fn used(&self) -> f64 {
         self.weights

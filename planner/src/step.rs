@@ -4,8 +4,8 @@ pub mod pass;
 pub mod tally;
 
 use crate::question::Speculation;
-use crate::volume::Exchange;
-use parplan_profiles::Overheads;
+use crate::volume::{DcpShape, Exchange};
+use parplan_profiles::{Attention, LayerGroup, Overheads};
 use pass::{Fixed, Pass};
 use tally::{Op, Tally};
 
@@ -57,6 +57,32 @@ impl Steps<'_> {
         let need = requests.ceil().max(1.0);
         let at = self.buckets.partition_point(|&size| f64::from(size) < need);
         self.buckets.get(at).map(|&size| f64::from(size))
+    }
+
+    /// DCP's shape in layers like `group`, for `tokens` query tokens; none where the layer caches
+    /// nothing that DCP could share.
+    pub fn dcp_shape(&self, group: &LayerGroup, tokens: f64) -> Option<DcpShape> {
+        let ranks = f64::from(self.fixed.attention_tp);
+        let (heads, qk_dim, v_dim, merge) = match group.attention.as_ref()? {
+            Attention::Gqa(a) => (a.q_heads, a.head_dim, a.v_head_dim, self.fixed.dcp_gqa),
+            Attention::Mla(a) => (
+                a.q_heads,
+                a.kv_lora_rank + a.qk_rope_head_dim,
+                a.kv_lora_rank,
+                self.fixed.dcp_mla,
+            ),
+            _ => return None,
+        };
+        Some(DcpShape {
+            ranks: self.fixed.dcp,
+            tokens,
+            heads: f64::from(heads) / ranks,
+            qk_dim: f64::from(qk_dim),
+            v_dim: f64::from(v_dim),
+            merge: merge.0,
+            merge_bytes: merge.1,
+            replicated_q: self.fixed.dcp_replicated_q,
+        })
     }
 
     /// A decode step with `requests` requests a DP rank on average, operation by operation.

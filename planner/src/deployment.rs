@@ -1,0 +1,611 @@
+//! One configuration, resolved: shapes, memory, graphs, limits and step times, ready to be asked.
+
+use crate::cost::OpCosts;
+use crate::graphs::{self, CaptureList, GraphContext};
+use crate::kv::{self, KvFootprint};
+use crate::layout::Layout;
+use crate::memory::{self, MemoryInput, MemoryResult, Transients};
+use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
+use crate::plan::Choice;
+use crate::question::{Settings, Speculation, Traffic};
+use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
+use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
+use crate::shard::{Shard, Split};
+use crate::step::Steps;
+use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
+use crate::volume::{DcpMerge, Exchange};
+use parplan_profiles::engine::EngineRules;
+use parplan_profiles::engine::rules::{
+    self, AllReduceKind, Batching, DenseFfnSplit, GraphUnit, PaddingRule, SyncRule,
+};
+use parplan_profiles::{Attention, GpuProfile, ModelProfile, Overheads};
+
+/// What stays fixed while configurations are compared.
+#[derive(Debug, Clone)]
+pub struct Setup<'a> {
+    /// The model.
+    pub model: &'a ModelProfile,
+    /// The GPU.
+    pub gpu: &'a GpuProfile,
+    /// The engine's rules.
+    pub rules: &'a EngineRules,
+    /// Prices of operations.
+    pub costs: OpCosts<'a>,
+    /// What the engine adds.
+    pub overheads: &'a Overheads,
+}
+
+/// Padded share of a captured graph that the recommended capture list accepts.
+const GRAPH_WASTE: f64 = 0.125;
+
+/// A host exchange of batch shapes between two ranks of a node over gloo, microseconds, and one over
+/// NCCL with the copy back to the host (measured on 2 H200: `peers_h200.md`, 22 int64).
+const HOST_SYNC_US: f64 = 197.0;
+const DEVICE_SYNC_US: f64 = 62.0;
+
+/// One configuration and what follows from it.
+#[derive(Debug, Clone)]
+pub struct Deployment<'a> {
+    /// What stays fixed.
+    pub setup: &'a Setup<'a>,
+    /// What was chosen.
+    pub choice: Choice,
+    /// The model on one rank.
+    pub shard: Shard,
+    /// Cache of a request on one rank.
+    pub footprint: KvFootprint,
+    /// The engine's memory fraction.
+    pub fraction: MemoryFraction,
+    /// Memory of one rank.
+    pub memory: MemoryResult,
+    /// Sizes to capture.
+    pub capture: CaptureList,
+    /// Captured sizes in requests a rank, ascending.
+    buckets: Vec<u32>,
+    /// Prefill tokens of one pass, as the command line counts them.
+    pub chunk_flag: u32,
+    /// The same for one rank.
+    pub chunk_tokens: f64,
+    /// Requests of one attention-DP rank that run at once under the planned traffic: its limit, and
+    /// what the KV cache holds of requests half way through their output.
+    pub running_per_rank: f64,
+    /// The limit alone.
+    limit_per_rank: u32,
+    context: GraphContext<'a>,
+    /// Padding of the planned decode step.
+    pub decode_padding: Option<Padding>,
+    /// Padding of a prefill pass.
+    pub prefill_padding: Option<Padding>,
+    decode_exchange: Exchange,
+    prefill_exchange: Exchange,
+    /// Mean over maximum of the DP ranks' batches.
+    pub mean_over_max: f64,
+}
+
+/// Speculation that a choice runs.
+fn speculation(choice: &Choice, traffic: &Traffic) -> Option<Speculation> {
+    traffic
+        .speculation
+        .filter(|_| choice.speculative_steps > 0)
+        .map(|s| Speculation {
+            steps: choice.speculative_steps,
+            ..s
+        })
+}
+
+fn exchange(padding: &Padding) -> Exchange {
+    match padding.form {
+        GatherForm::AllGather => Exchange::MaxLen,
+        GatherForm::AllReduce => Exchange::SumLen,
+        GatherForm::Exact => Exchange::Exact,
+    }
+}
+
+/// Whether decode rows are multi-head latent attention, as graph and reserve rules ask.
+fn is_mla(model: &ModelProfile) -> bool {
+    model.layers.iter().any(|g| {
+        matches!(
+            g.attention,
+            Some(Attention::Mla(_) | Attention::Compressed(_))
+        )
+    })
+}
+
+/// Compute capability times ten, 0 where there is none (AMD).
+pub fn sm(gpu: &GpuProfile) -> u16 {
+    u16::from(gpu.compute_capability[0]) * 10 + u16::from(gpu.compute_capability[1])
+}
+
+impl<'a> Setup<'a> {
+    fn split(&self, choice: &Choice) -> Split {
+        let layout = &choice.layout;
+        let attention_tp = layout.attention_tp();
+        let alone = layout.attention_dp > 1 && self.dense_on_attention_tp();
+        let stage = if alone { attention_tp } else { layout.tp };
+        Split {
+            dense_ranks: stage,
+            shared_ranks: if choice.expert_all_to_all { 1 } else { stage },
+            head_ranks: stage,
+        }
+    }
+
+    fn dense_on_attention_tp(&self) -> bool {
+        self.rules.geometry.dense_ffn == DenseFfnSplit::AttentionTp
+    }
+
+    /// Largest buffer that the engine's own all-reduce takes over `ranks` ranks of one domain, bytes.
+    fn reduce_path(&self, ranks: u32, symmetric: bool) -> ReducePath {
+        let sm = sm(self.gpu);
+        let reach = |graph: bool| {
+            self.rules
+                .all_reduce
+                .candidates
+                .iter()
+                .filter(|c| {
+                    c.worlds.contains(&ranks)
+                        && (c.sm.is_empty() || c.sm.contains(&sm))
+                        && c.graph.is_none_or(|g| g == graph)
+                        && (!c.multicast || self.gpu.link.multicast)
+                        && matches!(
+                            c.implementation,
+                            AllReduceKind::OneShot
+                                | AllReduceKind::TwoShot
+                                | AllReduceKind::Multicast
+                        )
+                })
+                .map(|c| c.up_to)
+                .max()
+                .unwrap_or(0) as f64
+        };
+        let local = ranks <= self.gpu.link_domain_gpus;
+        let rule = self.rules.symmetric.as_ref();
+        ReducePath {
+            custom_graph_bytes: if local { reach(true) } else { 0.0 },
+            custom_eager_bytes: if local { reach(false) } else { 0.0 },
+            symmetric: symmetric && local && rule.is_some_and(|r| ranks >= r.least_world),
+        }
+    }
+
+    /// Exchange of batch shapes before a step, microseconds.
+    fn sync_us(&self, layout: &Layout) -> f64 {
+        if layout.attention_dp <= 1 {
+            return 0.0;
+        }
+        let device = match &self.rules.sync {
+            SyncRule::AllGather { device, .. } | SyncRule::AllReduce { device, .. } => *device,
+            SyncRule::None => return 0.0,
+        };
+        if device { DEVICE_SYNC_US } else { HOST_SYNC_US }
+    }
+}
+
+impl<'a> Deployment<'a> {
+    /// Resolves `choice` for `traffic`. The layout must be legal.
+    pub fn new(
+        setup: &'a Setup<'a>,
+        traffic: &Traffic,
+        settings: &Settings,
+        choice: Choice,
+    ) -> Deployment<'a> {
+        let layout = choice.layout;
+        let rules = setup.rules;
+        let dp = f64::from(layout.attention_dp);
+        let shard = Shard::new(setup.model, &layout, &setup.split(&choice));
+        let spec = speculation(&choice, traffic);
+        let width = 1.0 + spec.map_or(0.0, |s| f64::from(s.steps));
+        let footprint = kv::footprint(setup.model, &layout, choice.kv_dtype, spec.is_some());
+        let clients = traffic.concurrency / f64::from(layout.replicas);
+        let mean = clients / dp;
+        let mean_over_max = traffic.balance.mean_over_max(layout.attention_dp, mean);
+        // Room for a rank that the router favours for a while.
+        let slack = if layout.attention_dp > 1 { 1.25 } else { 1.0 };
+        let wanted = (mean / mean_over_max * slack)
+            .ceil()
+            .max(1.0)
+            .min(f64::from(u32::MAX / 2));
+        let per_rank = wanted as u32;
+        let asked = settings
+            .max_running_requests
+            .unwrap_or(match rules.scheduler.requests {
+                rules::RequestLimit::Server => per_rank.saturating_mul(layout.attention_dp),
+                rules::RequestLimit::Engine => per_rank,
+            });
+        let mut context = GraphContext {
+            layout,
+            gpu_mib: Some(setup.gpu.memory_mib),
+            gpu: &setup.gpu.name,
+            sm: sm(setup.gpu),
+            running_requests: Some(asked),
+            pool: None,
+            query_length: width as u32,
+            speculation: spec.is_some(),
+            gathers: layout.attention_dp > 1 && !choice.expert_all_to_all,
+            two_batch_overlap: false,
+            largest: None,
+            tokens: settings.chunk_tokens,
+            mla: is_mla(setup.model),
+        };
+        let chunk_flag = graphs::step_tokens(rules, &context);
+        let chunk_tokens = if rules.scheduler.chunk_divided_by_attention_dp {
+            f64::from(chunk_flag / layout.attention_dp.max(1))
+        } else {
+            f64::from(chunk_flag)
+        };
+        let limit = graphs::per_rank(rules, &context, asked);
+        let capture = if choice.cuda_graphs {
+            match &settings.graph_batch_sizes {
+                Some(sizes) => graphs::explicit_list(rules, &context, sizes),
+                None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
+            }
+        } else {
+            CaptureList {
+                unit: rules.graphs.unit,
+                sizes: Vec::new(),
+                lost: Vec::new(),
+            }
+        };
+        context.largest = capture.largest().or(Some(1));
+        let in_requests: Vec<u32> = capture
+            .sizes
+            .iter()
+            .map(|&size| match capture.unit {
+                GraphUnit::RequestsPerRank => size,
+                GraphUnit::RequestsOfAllRanks => size / layout.attention_dp.max(1),
+                GraphUnit::Tokens => size / (width as u32).max(1),
+            })
+            .filter(|&size| size > 0)
+            .collect();
+        let draft = if spec.is_some() {
+            Draft::Eagle
+        } else {
+            Draft::None
+        };
+        let backend = if choice.expert_all_to_all {
+            rules.experts.default.as_str()
+        } else {
+            "none"
+        };
+        let reserve = ReserveContext {
+            decode_graphs: choice.cuda_graphs,
+            draft,
+            expert_backend: backend,
+        };
+        let mut fraction = reserve::memory_fraction(rules, &context, &reserve);
+        if let Some(value) = settings.memory_fraction {
+            fraction.value = value;
+        }
+        let mut out = Deployment {
+            setup,
+            choice,
+            footprint,
+            fraction,
+            memory: MemoryResult {
+                map: crate::plan::MemoryMap::empty(),
+                missing: 0.0,
+                overcommitted: 0.0,
+            },
+            buckets: in_requests,
+            capture,
+            chunk_flag,
+            chunk_tokens,
+            running_per_rank: f64::from(limit),
+            limit_per_rank: limit,
+            context,
+            decode_padding: None,
+            prefill_padding: None,
+            decode_exchange: Exchange::AllReduce,
+            prefill_exchange: Exchange::AllReduce,
+            mean_over_max,
+            shard,
+        };
+        out.set_exchanges(backend, mean, width, spec.is_some());
+        out.set_memory(traffic, settings, limit, width);
+        out
+    }
+
+    fn set_exchanges(&mut self, backend: &str, mean: f64, width: f64, speculation: bool) {
+        let layout = self.choice.layout;
+        if self.choice.expert_all_to_all && layout.ep > 1 {
+            self.decode_exchange = Exchange::AllToAll;
+            self.prefill_exchange = Exchange::AllToAll;
+            return;
+        }
+        if layout.attention_dp <= 1 {
+            return;
+        }
+        let setup = self.setup;
+        let rule: &PaddingRule = &setup.rules.padding;
+        let attention_tp = layout.attention_tp();
+        let total = |tokens: f64| tokens.ceil().clamp(1.0, 1e12) as u64;
+        let decode_rows = RankTokens::imbalanced(
+            total(mean * width * f64::from(layout.attention_dp)),
+            layout.attention_dp,
+            attention_tp,
+            self.mean_over_max,
+        );
+        let fullest = mean / self.mean_over_max;
+        let bucket = self.bucket(fullest);
+        let own_reduce = setup.reduce_path(layout.tp, false).custom_graph_bytes > 0.0;
+        let context = GatherContext {
+            extend: false,
+            graph_rows: bucket.map(|size| u64::from(size) * width as u64),
+            prefill_graph_rows: None,
+            row_bytes: (self.shard.hidden * ACTIVATION_BYTES) as u64,
+            expert_backend: backend,
+            speculation,
+            custom_all_reduce: own_reduce,
+            hybrid: setup.model.has_recurrent_state(),
+            max_len_requested: false,
+            planned: None,
+        };
+        let decode = padding::padding(rule, &decode_rows, &context);
+        let chunk = RankTokens::balanced(
+            total(self.chunk_tokens * f64::from(layout.attention_dp)),
+            layout.attention_dp,
+            attention_tp,
+        );
+        let prefill = padding::padding(
+            rule,
+            &chunk,
+            &GatherContext {
+                extend: true,
+                graph_rows: None,
+                ..context
+            },
+        );
+        self.decode_exchange = exchange(&decode);
+        self.prefill_exchange = exchange(&prefill);
+        self.decode_padding = Some(decode);
+        self.prefill_padding = Some(prefill);
+    }
+
+    fn set_memory(&mut self, traffic: &Traffic, settings: &Settings, limit: u32, width: f64) {
+        let setup = self.setup;
+        let layout = self.choice.layout;
+        let dp = f64::from(layout.attention_dp);
+        let gathers = layout.attention_dp > 1 && !self.choice.expert_all_to_all;
+        let limit = f64::from(limit);
+        let split = setup.split(&self.choice);
+        let symmetric = match (&setup.rules.symmetric, self.choice.symmetric_memory) {
+            (Some(rule), true) => rule.prealloc_mib as f64 * 1024.0 * 1024.0,
+            _ => 0.0,
+        };
+        let longest = f64::from(settings.context_length.unwrap_or(setup.model.max_position))
+            .min(f64::from(setup.model.max_position));
+        let chunk = self
+            .chunk_tokens
+            .min(traffic.concurrency * traffic.isl)
+            .max(1.0);
+        let transients = Transients {
+            prefill_rows: chunk,
+            gathered_prefill_rows: if gathers { chunk * dp } else { 0.0 },
+            gathered_decode_rows: if gathers { limit * width * dp } else { 0.0 },
+            decode_in_graph: self.bucket(limit).is_some(),
+            decode_requests: limit,
+            decode_requests_all: limit * dp,
+            speculative_steps: width - 1.0,
+            shared_head: gathers && split.head_ranks == layout.tp,
+            head_ranks: f64::from(split.head_ranks),
+        };
+        let mtp = if width > 1.0 {
+            self.shard.mtp_bytes
+        } else {
+            0.0
+        };
+        let largest = self
+            .buckets
+            .last()
+            .map_or(0.0, |&size| f64::from(size) * width);
+        self.memory = memory::map(&MemoryInput {
+            card_bytes: setup.gpu.memory_mib as f64 * 1024.0 * 1024.0,
+            shard: &self.shard,
+            weights: self.shard.weight_bytes + mtp,
+            fraction: self.fraction,
+            graphs: self.buckets.len(),
+            graph_rows: largest * if gathers { dp } else { 1.0 },
+            transients,
+            prefill_ffn_rows: if gathers { chunk * dp } else { chunk },
+            symmetric_bytes: symmetric,
+            request_table_bytes: limit * longest * 4.0,
+            ranks: f64::from(layout.tp),
+        });
+        // A running request holds its prompt and, on average, half of its output; the engine admits
+        // as long as there is room.
+        let held = traffic.isl + traffic.osl / 2.0;
+        let in_memory = memory::requests_held(&self.footprint, self.memory.map.kv_cache, held);
+        self.running_per_rank = limit.min(in_memory);
+    }
+
+    /// How rows reach the feed-forward blocks in the planned decode step.
+    pub fn decode_exchange(&self) -> Exchange {
+        self.decode_exchange
+    }
+
+    /// What the graph rules were asked with.
+    pub fn graph_context(&self) -> GraphContext<'a> {
+        self.context
+    }
+
+    /// KV tokens of one attention-DP rank, the shares of a DCP group together; windows and recurrent
+    /// state of as many requests as are planned are taken off first.
+    pub fn kv_tokens(&self) -> f64 {
+        let per_token = self.footprint.bytes_per_token;
+        if per_token <= 0.0 {
+            return 0.0;
+        }
+        let fixed = self.footprint.request_bytes(0.0)
+            + self
+                .footprint
+                .windows
+                .iter()
+                .map(|&(bytes, window)| bytes * f64::from(window))
+                .sum::<f64>();
+        let requests = self.running_per_rank.min(f64::from(self.limit_per_rank));
+        ((self.memory.map.kv_cache - fixed * requests) / per_token)
+            .max(0.0)
+            .floor()
+    }
+
+    /// Running requests of one rank that a launch command allows: the planned limit, or fewer where
+    /// KV memory cannot hold them (at least one).
+    pub fn capped_running(&self) -> f64 {
+        f64::from(self.limit_per_rank)
+            .min(self.running_per_rank.ceil())
+            .max(1.0)
+    }
+
+    /// The captured size that `requests` requests of the fullest rank replay.
+    pub fn bucket(&self, requests: f64) -> Option<u32> {
+        let need = requests.ceil().max(1.0);
+        let at = self.buckets.partition_point(|&size| f64::from(size) < need);
+        self.buckets.get(at).copied()
+    }
+
+    /// Step times under `traffic`. `explain` collects rooflines too.
+    pub fn steps(&self, traffic: &Traffic, explain: bool) -> Steps<'_> {
+        let setup = self.setup;
+        let layout = self.choice.layout;
+        let symmetric = self.choice.symmetric_memory;
+        let rule = setup.rules.symmetric.as_ref();
+        let (mla, gqa) = dcp_merge(setup.rules);
+        let node = (layout.tp * layout.pp).div_ceil(layout.nodes.max(1));
+        let domain = setup
+            .gpu
+            .link_domain_gpus
+            .max(1)
+            .min(node.max(setup.gpu.link_domain_gpus));
+        let gathers_symmetric = symmetric
+            && rule.is_some_and(|r| {
+                r.gathers && (!r.max_len_only || self.decode_exchange == Exchange::MaxLen)
+            });
+        Steps {
+            fixed: Fixed {
+                shard: &self.shard,
+                costs: &setup.costs,
+                dp: layout.attention_dp,
+                attention_tp: layout.attention_tp(),
+                ep: layout.ep,
+                dcp: layout.dcp,
+                dcp_mla: mla,
+                dcp_gqa: gqa,
+                dcp_replicated_q: false,
+                dense_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
+                head_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
+                ranks_per_domain: domain,
+                stage_neighbours: if layout.tp * layout.pp <= domain {
+                    2
+                } else {
+                    1
+                },
+                kv_dtype: self.choice.kv_dtype,
+                reduce_tp: setup.reduce_path(layout.tp, symmetric),
+                reduce_attention_tp: setup.reduce_path(layout.attention_tp(), symmetric),
+                symmetric_gathers: gathers_symmetric,
+                low_latency_experts: setup.rules.experts.deepep_auto,
+                explain,
+            },
+            overheads: setup.overheads,
+            decode_exchange: self.decode_exchange,
+            prefill_exchange: self.prefill_exchange,
+            buckets: &self.buckets,
+            stages: f64::from(layout.pp),
+            mean_over_max: self.mean_over_max,
+            context: traffic.isl + traffic.osl / 2.0,
+            prompt: self.prompt(traffic),
+            speculation: speculation(&self.choice, traffic),
+            sync_us: setup.sync_us(&layout),
+        }
+    }
+
+    /// Prompt tokens that a request has to prefill.
+    fn prompt(&self, traffic: &Traffic) -> f64 {
+        (traffic.isl * (1.0 - traffic.prefix_hit)).max(1.0)
+    }
+
+    /// Traffic as one replica meets it.
+    pub fn load(&self, traffic: &Traffic) -> ClosedLoop {
+        let prefill = self.prompt(traffic);
+        ClosedLoop {
+            clients: traffic.concurrency / f64::from(self.choice.layout.replicas),
+            prefill_tokens: prefill,
+            cached_tokens: (traffic.isl - prefill).max(0.0),
+            output_tokens: traffic.osl,
+            tokens_per_step: speculation(&self.choice, traffic)
+                .map_or(1.0, |s| s.tokens_per_step()),
+            waves: traffic.waves,
+        }
+    }
+
+    /// Limits of one replica.
+    pub fn limits(&self, traffic: &Traffic) -> Limits {
+        let o = self.setup.overheads;
+        Limits {
+            dp_ranks: f64::from(self.choice.layout.attention_dp),
+            running_per_rank: self.running_per_rank,
+            chunk_tokens: self.chunk_tokens,
+            style: match self.setup.rules.scheduler.batching {
+                Batching::PrefillFirst => PrefillStyle::Separate,
+                Batching::Mixed => PrefillStyle::Mixed,
+            },
+            request_overhead_us: o.request_us + o.prompt_token_us * traffic.isl,
+        }
+    }
+
+    /// Service of one replica.
+    pub fn serve(&self, traffic: &Traffic) -> Service {
+        closed_loop(
+            &self.steps(traffic, false),
+            &self.load(traffic),
+            &self.limits(traffic),
+        )
+    }
+}
+
+/// Merge of a DCP group's partial outputs, for MLA and for grouped-query layers, with the bytes of a
+/// merged value.
+fn dcp_merge(rules: &EngineRules) -> ((DcpMerge, f64), (DcpMerge, f64)) {
+    let Some(rule) = &rules.dcp else {
+        return (
+            (DcpMerge::ReduceScatter, 2.0),
+            (DcpMerge::ReduceScatter, 2.0),
+        );
+    };
+    match rule.default_merge {
+        rules::DcpMerge::AgRs => (
+            (DcpMerge::ReduceScatter, f64::from(rule.mla_merge_bytes)),
+            (
+                if rule.gqa_all_reduce {
+                    DcpMerge::AllReduce
+                } else {
+                    DcpMerge::ReduceScatter
+                },
+                f64::from(rule.gqa_merge_bytes),
+            ),
+        ),
+        rules::DcpMerge::A2a | rules::DcpMerge::FiA2a => (
+            (DcpMerge::AllToAll, ACTIVATION_BYTES),
+            (DcpMerge::AllToAll, ACTIVATION_BYTES),
+        ),
+    }
+}
+
+/// Sizes that cover every batch up to `limit` requests a rank with little waste, in the engine's unit.
+fn planned_list(
+    rules: &EngineRules,
+    context: &GraphContext<'_>,
+    limit: u32,
+    dp: u32,
+    width: u32,
+) -> CaptureList {
+    let unit = match rules.graphs.unit {
+        GraphUnit::RequestsPerRank => 1,
+        GraphUnit::RequestsOfAllRanks => dp,
+        GraphUnit::Tokens => width,
+    };
+    // Engines cap what they capture; larger batches run eagerly there whatever is asked.
+    let largest = limit.min(1024);
+    let batches: Vec<u32> = (1..=largest)
+        .map(|batch| batch.saturating_mul(unit))
+        .collect();
+    graphs::recommended_list(rules, context, &batches, GRAPH_WASTE)
+}

@@ -1,0 +1,386 @@
+//! A resolved configuration as a plan: everything that is reported of it.
+
+use crate::cost::{OpClass, OpCosts};
+use crate::deployment::{Deployment, Setup};
+use crate::graphs::{self, GraphContext};
+use crate::kv;
+use crate::plan::{
+    Breakdown, Choice, GraphPlan, LayerVolume, LayoutReport, Performance, Plan, Predicted, Term,
+};
+use crate::question::{Settings, Traffic};
+use crate::serve::Service;
+use crate::step::pass::ACTIVATION_BYTES;
+use crate::step::tally::{Op, Tally};
+use crate::volume::{self, Exchange, Rows};
+use parplan_profiles::engine::rules::{GraphUnit, RequestLimit};
+use parplan_profiles::{Attention, Dtype, Ffn, LayerGroup};
+
+/// Everything that is predicted of one configuration. The layout must be legal.
+pub fn plan(setup: &Setup<'_>, traffic: &Traffic, settings: &Settings, choice: Choice) -> Plan {
+    let deployment = Deployment::new(setup, traffic, settings, choice);
+    let service = deployment.serve(traffic);
+    from_parts(&deployment, traffic, &service)
+}
+
+/// The plan of a configuration whose service is known.
+pub fn from_parts(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Plan {
+    let layout = d.choice.layout;
+    let model = d.setup.model;
+    let dp = f64::from(layout.attention_dp);
+    let replicas = f64::from(layout.replicas);
+    let fullest = service.decoding_per_rank / d.mean_over_max;
+    let held = traffic.isl + traffic.osl / 2.0;
+    let kv_tokens = d.kv_tokens();
+    let kv_concurrency =
+        crate::memory::requests_held(&d.footprint, d.memory.map.kv_cache, held) * dp * replicas;
+    let graphs = graph_plan(d, fullest);
+    let running = d.capped_running() * dp * replicas;
+    let padding_mode = match d.decode_exchange() {
+        Exchange::MaxLen => "max_len",
+        Exchange::SumLen => "sum_len",
+        Exchange::Exact => "exact",
+        Exchange::AllReduce | Exchange::AllToAll => "none",
+    };
+    Plan {
+        choice: d.choice,
+        layout: LayoutReport::from(layout),
+        predicted: performance(d, traffic, service),
+        memory_bytes: d.memory.map,
+        kv_bytes_per_token_per_rank: d.footprint.bytes_per_token,
+        kv_redundancy: kv::redundancy(model, &layout),
+        max_kv_tokens: kv_tokens,
+        max_request_tokens: d.footprint.longest_request(d.memory.map.kv_cache).floor(),
+        padding_mode,
+        exchange: d.decode_exchange(),
+        graph_batch_sizes: graphs.batch_sizes.clone(),
+        graphs,
+        max_running_requests: running.clamp(0.0, f64::from(u32::MAX)) as u32,
+        kv_concurrency,
+        memory_fraction: d.fraction.value,
+        chunk_tokens: d.chunk_flag,
+        warnings: warnings(d, traffic, service, kv_concurrency),
+    }
+}
+
+/// Predicted service with its intervals.
+fn performance(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Performance {
+    let o = d.setup.overheads;
+    let replicas = f64::from(d.choice.layout.replicas);
+    let gpus = f64::from(d.choice.layout.gpus());
+    let spread = transfer_sigma(d.setup);
+    let sigma = |own: f64| (own * own + spread * spread).sqrt();
+    let tpot = Predicted::log_normal(service.tpot_us / 1e3, sigma(o.tpot_sigma));
+    let steps = d.steps(traffic, false);
+    let chunk = d.chunk_tokens.min(d.load(traffic).prefill_tokens);
+    let requests = service.requests_per_s * replicas;
+    let tokens = Predicted::log_normal(requests * traffic.osl, sigma(o.tpot_sigma));
+    Performance {
+        tpot_ms: tpot,
+        ttft_ms: Predicted::log_normal(service.ttft_us / 1e3, sigma(o.ttft_sigma)),
+        output_tokens_per_s: tokens,
+        output_tokens_per_s_per_gpu: tokens.scaled(1.0 / gpus),
+        requests_per_s: Predicted::log_normal(requests, sigma(o.tpot_sigma)),
+        decode_step_ms: Predicted::log_normal(service.decode_step_us / 1e3, sigma(o.tpot_sigma)),
+        prefill_pass_ms: Predicted::log_normal(
+            steps.prefill(chunk, 0.0, 1.0, 0.0).total_us() / 1e3,
+            sigma(o.tpot_sigma),
+        ),
+        ttft_waiting_ms: (service.queue_us + service.burst_us) / 1e3,
+        decoding_per_rank: service.decoding_per_rank,
+        prefill_load: service.prefill_load,
+    }
+}
+
+/// How far prices may be off because no table covers the GPU: the spread of the carried-over figures
+/// beyond that of measured ones.
+fn transfer_sigma(setup: &Setup<'_>) -> f64 {
+    let formats = setup.model.weights;
+    let class = if setup.model.is_moe() {
+        OpClass::Moe(formats.experts)
+    } else {
+        OpClass::Gemm(formats.dense_ffn)
+    };
+    match setup.costs.note(class) {
+        Some(note) if note.samples == 0 => note.sigma,
+        _ => 0.0,
+    }
+}
+
+fn graph_plan(d: &Deployment<'_>, fullest: f64) -> GraphPlan {
+    let rules = d.setup.rules;
+    let unit = match d.capture.unit {
+        GraphUnit::RequestsPerRank => "requests_per_rank",
+        GraphUnit::RequestsOfAllRanks => "requests_of_all_ranks",
+        GraphUnit::Tokens => "tokens",
+    };
+    let bucket = d.bucket(fullest);
+    let eager_reason = if !d.choice.cuda_graphs {
+        Some("CUDA graphs are off".to_owned())
+    } else if bucket.is_none() {
+        let largest = d.capture.largest().unwrap_or(0);
+        Some(format!(
+            "a batch of {:.0} requests a rank is above the largest captured size {largest}",
+            fullest.ceil()
+        ))
+    } else {
+        None
+    };
+    let context = GraphContext {
+        largest: None,
+        ..d.graph_context()
+    };
+    GraphPlan {
+        batch_sizes: d.capture.sizes.clone(),
+        unit,
+        engine_default: graphs::default_list(rules, &context).sizes,
+        bucket,
+        waste: bucket.map_or(0.0, |size| 1.0 - (fullest / f64::from(size)).min(1.0)),
+        eager_reason,
+    }
+}
+
+fn warnings(
+    d: &Deployment<'_>,
+    traffic: &Traffic,
+    service: &Service,
+    kv_concurrency: f64,
+) -> Vec<String> {
+    let gib = 1024.0 * 1024.0 * 1024.0;
+    let mut out = Vec::new();
+    if d.memory.missing > 0.0 {
+        out.push(format!(
+            "the weights exceed the engine's share of memory by {:.1} GiB: it would not start",
+            d.memory.missing / gib
+        ));
+    } else if d.memory.overcommitted > 0.0 {
+        out.push(format!(
+            "memory is overcommitted by {:.1} GiB: lower the memory fraction or the largest graph",
+            d.memory.overcommitted / gib
+        ));
+    }
+    if d.memory.missing <= 0.0 && kv_concurrency < traffic.concurrency {
+        out.push(format!(
+            "KV memory holds {kv_concurrency:.0} of {:.0} concurrent requests; the others wait {:.0} ms for a place",
+            traffic.concurrency,
+            service.queue_us / 1e3
+        ));
+    }
+    let longest = d.footprint.longest_request(d.memory.map.kv_cache);
+    if longest < traffic.isl + traffic.osl {
+        out.push(format!(
+            "one request of {:.0} tokens does not fit: the longest that does has {longest:.0}",
+            traffic.isl + traffic.osl
+        ));
+    }
+    if d.choice.layout.attention_dp > 1
+        && traffic.concurrency < f64::from(d.choice.layout.attention_dp)
+    {
+        out.push(format!(
+            "{:.0} clients leave some of the {} attention-DP ranks idle, and idle ranks step along",
+            traffic.concurrency, d.choice.layout.attention_dp
+        ));
+    }
+    out
+}
+
+/// A decode step and a prefill pass, term by term, at the service's own batch.
+pub fn breakdowns(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> [Breakdown; 2] {
+    let steps = d.steps(traffic, true);
+    let batch = service.decoding_per_rank;
+    let decode = steps.decode(batch);
+    let chunk = d.chunk_tokens.min(d.load(traffic).prefill_tokens);
+    let prefill = steps.prefill(chunk, 0.0, 1.0, 0.0);
+    [
+        breakdown(
+            d,
+            format!(
+                "decode step, {batch:.1} requests a rank at {:.0} tokens",
+                steps.context
+            ),
+            &decode,
+        ),
+        breakdown(
+            d,
+            format!("prefill pass, {chunk:.0} tokens on one rank"),
+            &prefill,
+        ),
+    ]
+}
+
+fn breakdown(d: &Deployment<'_>, title: String, tally: &Tally) -> Breakdown {
+    let terms = Op::ALL
+        .iter()
+        .filter(|&&op| tally.us(op) > 0.0)
+        .map(|&op| {
+            let (implementation, source, sigma) = provenance(d, op);
+            let us = Predicted::log_normal(tally.us(op), sigma);
+            Term {
+                name: op.name().to_owned(),
+                count: tally.count(op),
+                us: us.value,
+                roofline_us: op
+                    .is_kernel()
+                    .then(|| tally.roofline_us(op))
+                    .filter(|&us| us > 0.0),
+                low_us: us.low,
+                high_us: us.high,
+                implementation,
+                source,
+            }
+        })
+        .collect();
+    Breakdown {
+        title,
+        terms,
+        total_us: tally.total_us(),
+    }
+}
+
+/// Implementation, source and spread of the figures behind a kind of work.
+fn provenance(d: &Deployment<'_>, op: Op) -> (String, String, f64) {
+    let setup = d.setup;
+    let weights = setup.model.weights;
+    let engine = setup.rules.name.clone();
+    let sparse = setup
+        .model
+        .layers
+        .iter()
+        .any(|g| matches!(g.attention, Some(Attention::Mla(a)) if a.indexer.is_some()));
+    let mla = setup
+        .model
+        .layers
+        .iter()
+        .any(|g| matches!(g.attention, Some(Attention::Mla(_))));
+    let kv = d.choice.kv_dtype;
+    let class = match op {
+        Op::Elementwise => OpClass::Elementwise,
+        Op::QkvProjection => OpClass::Gemm(weights.attention),
+        Op::OutProjection => OpClass::Gemm(weights.attention_output()),
+        Op::DecodeAttention if sparse => OpClass::DecodeDsa(kv),
+        Op::DecodeAttention if mla => OpClass::DecodeMla(kv),
+        Op::DecodeAttention => OpClass::DecodeGqa(kv),
+        Op::PrefillAttention if sparse => OpClass::PrefillDsa(kv),
+        Op::PrefillAttention if mla => OpClass::PrefillMla(kv),
+        Op::PrefillAttention => OpClass::PrefillGqa(kv),
+        Op::Router => OpClass::Gemm(Dtype::Bf16),
+        Op::Experts => OpClass::Moe(weights.experts),
+        Op::SharedExperts => OpClass::Gemm(weights.shared_experts),
+        Op::DenseFfn => OpClass::Gemm(weights.dense_ffn),
+        Op::LmHead => OpClass::Gemm(weights.lm_head()),
+        Op::Draft => OpClass::Gemm(weights.attention),
+        Op::ExpertExchange => OpClass::ExpertLowLatency,
+        Op::Gather if d.decode_exchange() == Exchange::SumLen => OpClass::CustomAllReduce,
+        Op::Gather => OpClass::AllGather,
+        Op::Combine => match d.decode_exchange() {
+            Exchange::AllReduce | Exchange::SumLen => OpClass::CustomAllReduce,
+            _ => OpClass::ReduceScatter,
+        },
+        Op::AttentionReduce => OpClass::CustomAllReduce,
+        Op::Dcp | Op::Pipeline => OpClass::AllGather,
+        Op::LayerGaps | Op::EagerLaunch | Op::Host => {
+            return (
+                engine,
+                setup.overheads.source.clone(),
+                setup.overheads.tpot_sigma,
+            );
+        }
+        Op::MetadataSync => {
+            return (
+                "gloo or nccl".to_owned(),
+                "measured on 2 H200 (22 int64: gloo 197 us, nccl 62 us)".to_owned(),
+                0.5,
+            );
+        }
+    };
+    let implementation = match op {
+        Op::Gather | Op::Combine | Op::AttentionReduce if class == OpClass::CustomAllReduce => {
+            format!("{engine} all-reduce, nccl above its limit")
+        }
+        Op::Gather | Op::Combine | Op::Dcp | Op::Pipeline => "nccl".to_owned(),
+        _ => engine,
+    };
+    match note(&setup.costs, class) {
+        Some((source, sigma)) => (implementation, source, sigma),
+        None => (implementation, "spec sheet".to_owned(), 0.5),
+    }
+}
+
+fn note(costs: &OpCosts<'_>, class: OpClass) -> Option<(String, f64)> {
+    costs
+        .note(class)
+        .map(|note| (note.source.clone(), note.sigma))
+}
+
+/// Collectives of each kind of layer in the planned decode step.
+pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<LayerVolume> {
+    let layout = d.choice.layout;
+    let steps = d.steps(traffic, false);
+    let fullest = service.decoding_per_rank / d.mean_over_max;
+    let width = 1.0 + f64::from(d.choice.speculative_steps);
+    let own = d.bucket(fullest).map_or(fullest.ceil(), f64::from).max(1.0) * width;
+    let sum = (service.decoding_per_rank.ceil() * width * f64::from(layout.attention_dp)).max(own);
+    let rows = Rows {
+        max: own,
+        sum,
+        dp: layout.attention_dp,
+        attention_tp: layout.attention_tp(),
+        row_bytes: d.shard.hidden * ACTIVATION_BYTES,
+    };
+    d.setup
+        .model
+        .layers
+        .iter()
+        .map(|group| {
+            let calls = volume::layer(
+                &rows,
+                steps.decode_exchange,
+                group.attention.is_some(),
+                group.ffn.is_some(),
+            );
+            let mut calls = calls.as_slice().to_vec();
+            if layout.dcp > 1
+                && let Some(shape) = steps.dcp_shape(group, fullest * width)
+            {
+                calls.splice(0..0, volume::dcp(&shape).as_slice().iter().copied());
+            }
+            LayerVolume {
+                layers: f64::from(group.count) / f64::from(layout.pp),
+                layer: layer_name(group),
+                calls,
+            }
+        })
+        .collect()
+}
+
+/// Names a layer by its mixer and block, for example `mla + moe`.
+pub fn layer_name(group: &LayerGroup) -> String {
+    let mixer = group.attention.as_ref().map(|a| match a {
+        Attention::Gqa(a) if a.window.is_some() => "sliding gqa",
+        Attention::Gqa(_) => "gqa",
+        Attention::Mla(a) if a.indexer.is_some() => "sparse mla",
+        Attention::Mla(_) => "mla",
+        Attention::GatedDelta(_) => "gated delta",
+        Attention::Mamba2(_) => "mamba-2",
+        Attention::Compressed(_) => "compressed",
+        Attention::KimiDelta(_) => "kimi delta",
+    });
+    let block = group.ffn.as_ref().map(|f| match f {
+        Ffn::Dense(_) => "dense",
+        Ffn::Moe(_) => "moe",
+    });
+    [mixer, block]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" + ")
+}
+
+/// The request limit as the engine's command line counts it.
+pub fn request_limit_flag(d: &Deployment<'_>) -> u32 {
+    let per_rank = d.capped_running();
+    let flag = match d.setup.rules.scheduler.requests {
+        RequestLimit::Server => per_rank * f64::from(d.choice.layout.attention_dp),
+        RequestLimit::Engine => per_rank,
+    };
+    flag.clamp(1.0, f64::from(u32::MAX)) as u32
+}
