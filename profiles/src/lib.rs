@@ -11,6 +11,7 @@ pub mod model;
 pub mod overheads;
 pub mod params;
 mod validate;
+pub mod workload;
 
 pub use dtype::{Dtype, TensorRate, UnknownDtype};
 pub use efficiency::{EfficiencyError, EfficiencyProfile, GpuArchitecture};
@@ -23,3 +24,4 @@ pub use model::{
 };
 pub use overheads::Overheads;
 pub use params::{AttentionParams, FfnParams, LayerParams, ModelParams};
+pub use workload::{Imbalance, Lengths, Load, Slo, Speculation, Trace, TraceRequest, Workload};

@@ -3,6 +3,7 @@
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
+use crate::workload::Workload;
 use std::path::{Path, PathBuf};
 
 mod check;
@@ -99,6 +100,22 @@ impl Library {
     /// An unknown name with the nearest known ones, or every fault of the profile.
     pub fn gpu(&self, name: &str) -> Result<GpuProfile, LibraryError> {
         self.find(name)
+    }
+
+    /// The workload of a name or an alias, its traces read; upper and lower case are one.
+    ///
+    /// # Errors
+    /// An unknown name with the nearest known ones, or every fault of the profile.
+    pub fn workload(&self, name: &str) -> Result<Workload, LibraryError> {
+        self.find(name)
+    }
+
+    /// Every workload, by name.
+    ///
+    /// # Errors
+    /// Files of the user's folder that cannot be read or have no name.
+    pub fn workloads(&self) -> Result<Vec<Listed>, Faults> {
+        self.list::<Workload>()
     }
 
     /// Every model, by name.

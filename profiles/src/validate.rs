@@ -6,35 +6,35 @@ mod gpu;
 mod model;
 
 /// Collects faults under a field path.
-struct Checker {
-    faults: Vec<Fault>,
+pub(crate) struct Checker {
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Checker {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Checker { faults: Vec::new() }
     }
 
-    fn fault(&mut self, field: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn fault(&mut self, field: impl Into<String>, message: impl Into<String>) {
         self.faults.push(Fault::field(field, message));
     }
 
     /// A count or size between 1 and `most`.
-    fn size(&mut self, field: &str, value: u32, most: u32) {
+    pub(crate) fn size(&mut self, field: &str, value: u32, most: u32) {
         if value == 0 || value > most {
             self.fault(field, format!("is {value}; it must lie in 1..={most}"));
         }
     }
 
     /// A count or size between 0 and `most`.
-    fn at_most(&mut self, field: &str, value: u32, most: u32) {
+    pub(crate) fn at_most(&mut self, field: &str, value: u32, most: u32) {
         if value > most {
             self.fault(field, format!("is {value}; it must lie in 0..={most}"));
         }
     }
 
     /// A rate or quantity: finite, at least `least`, at most `most`.
-    fn quantity(&mut self, field: &str, value: f64, least: f64, most: f64, unit: &str) {
+    pub(crate) fn quantity(&mut self, field: &str, value: f64, least: f64, most: f64, unit: &str) {
         if !(value.is_finite() && value >= least && value <= most) {
             self.fault(
                 field,
@@ -44,7 +44,7 @@ impl Checker {
     }
 
     /// `value` is a whole multiple of `of`.
-    fn multiple(&mut self, field: &str, value: u32, of_field: &str, of: u32) {
+    pub(crate) fn multiple(&mut self, field: &str, value: u32, of_field: &str, of: u32) {
         if of > 0 && !value.is_multiple_of(of) {
             self.fault(
                 field,
@@ -54,7 +54,7 @@ impl Checker {
     }
 
     /// A name that can be typed as one argument and used as a file name.
-    fn name(&mut self, value: &str) {
+    pub(crate) fn name(&mut self, value: &str) {
         let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c);
         if value.is_empty() || value.len() > 80 || !value.chars().all(fits) {
             self.fault(

@@ -1,15 +1,60 @@
 //! Every configuration of the shared data is read, and agrees with the embedded profile of the
 //! same repository.
 
-use parplan_profiles::{Attention, Ffn, LayerGroup, Library, ModelProfile, hf};
+use parplan_profiles::{
+    Attention, Ffn, LayerGroup, Lengths, Library, Load, ModelProfile, Trace, hf,
+};
 use std::path::{Path, PathBuf};
 
-/// The folder with real configurations, above or beside the checkout.
-fn shared_configs() -> Option<PathBuf> {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// A folder of the shared data, above or beside the checkout.
+fn shared(folder: &str) -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
-        .map(|folder| folder.join("shared/data/model_configs"))
-        .find(|folder| folder.is_dir())
+        .map(|above| above.join("shared/data").join(folder))
+        .find(|folder| folder.is_dir());
+    if found.is_none() {
+        println!("skipped: no shared/data/{folder} above or beside this checkout");
+    }
+    found
+}
+
+/// The workloads that were fitted from the shared traces say what the traces say.
+#[test]
+fn the_fitted_workloads_agree_with_their_traces() {
+    let Some(folder) = shared("traces") else {
+        return;
+    };
+    let library = Library::embedded();
+    for (name, file) in [
+        ("azure-chat", "AzureLLMInferenceTrace_conv.csv"),
+        ("azure-code", "AzureLLMInferenceTrace_code.csv"),
+        ("mooncake-conversation", "mooncake_conversation.jsonl"),
+    ] {
+        let trace = Trace::read(&folder.join(file)).expect("a trace");
+        let workload = library.workload(name).expect("a workload");
+        let near = |fitted: Option<f64>, measured: Option<f64>, slack: f64| {
+            let (fitted, measured) = (fitted.expect("a figure"), measured.expect("a figure"));
+            assert!(
+                (fitted - measured).abs() <= slack,
+                "{name}: {fitted} {measured}"
+            );
+        };
+        let (input, output) = (trace.input(), trace.output());
+        let mean = |lengths: &Option<Lengths>| lengths.as_ref().and_then(Lengths::mean);
+        near(workload.input.mean(), mean(&input), 0.051);
+        near(workload.output.mean(), mean(&output), 0.051);
+        for p in [0.05, 0.5, 0.95, 1.0] {
+            let at = |lengths: &Option<Lengths>| lengths.as_ref().and_then(|l| l.quantile(p));
+            near(workload.input.quantile(p), at(&input), 1.0);
+            near(workload.output.quantile(p), at(&output), 1.0);
+        }
+        if let Load::Rate { requests_per_s } = workload.load {
+            near(Some(requests_per_s), trace.requests_per_s(), 0.0051);
+        }
+        if let Some(hit) = trace.prefix_hit() {
+            near(Some(workload.prefix_hit), Some(hit), 0.0005);
+        }
+    }
 }
 
 /// What a group of layers is and how it is stored, without the formats of classes it has not.
@@ -63,8 +108,7 @@ fn shapes(model: &ModelProfile) -> Vec<String> {
 
 #[test]
 fn every_shared_configuration_is_read_and_agrees_with_its_profile() {
-    let Some(folder) = shared_configs() else {
-        println!("skipped: no shared/data/model_configs above or beside this checkout");
+    let Some(folder) = shared("model_configs") else {
         return;
     };
     let library = Library::embedded();

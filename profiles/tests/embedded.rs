@@ -58,6 +58,13 @@ fn every_name_selects_its_own_profile() {
         let by_repository = library.model(&model.repository).expect("a model");
         assert_eq!(by_repository.name, model.name, "{}", model.repository);
     }
+    for listed in library.workloads().expect("the workloads are listed") {
+        for name in listed.aliases.iter().chain([&listed.name]) {
+            let workload = library.workload(name).expect("a workload");
+            assert_eq!(workload.name, listed.name, "{name}");
+            assert!(!workload.source.is_empty(), "{name} names no source");
+        }
+    }
     for listed in library.gpus().expect("the GPUs are listed") {
         for name in listed.aliases.iter().chain([&listed.name]) {
             assert_eq!(
@@ -71,7 +78,7 @@ fn every_name_selects_its_own_profile() {
 
 #[test]
 fn the_file_is_named_after_the_profile() {
-    for kind in ["models", "gpus"] {
+    for kind in ["models", "gpus", "workloads"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("data")
             .join(kind);

@@ -6,6 +6,7 @@ use super::{Library, Profile};
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
+use crate::workload::Workload;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -28,7 +29,8 @@ impl Library {
         let library = Library::with_folder(folder);
         let mut faults = Vec::new();
         let checked = library.check_kind::<ModelProfile>(folder, &mut faults)
-            + library.check_kind::<GpuProfile>(folder, &mut faults);
+            + library.check_kind::<GpuProfile>(folder, &mut faults)
+            + library.check_kind::<Workload>(folder, &mut faults);
         if checked == 0 && faults.is_empty() {
             faults.push(Fault::whole(
                 shown,

@@ -4,6 +4,7 @@ use include_dir::{Dir, include_dir};
 
 static MODELS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/data/models");
 static GPUS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/data/gpus");
+static WORKLOADS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/data/workloads");
 
 /// One embedded file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub(super) fn files(folder: &str) -> impl Iterator<Item = EmbeddedFile> + use<> 
     let dir = match folder {
         "models" => Some(&MODELS),
         "gpus" => Some(&GPUS),
+        "workloads" => Some(&WORKLOADS),
         _ => None,
     };
     dir.into_iter().flat_map(|dir| {

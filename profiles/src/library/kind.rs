@@ -6,6 +6,8 @@ use super::text::Document;
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
+use crate::workload::{Lengths, Trace, Workload};
+use std::path::Path;
 
 /// A kind of profile.
 pub(crate) trait Profile: Sized {
@@ -66,5 +68,48 @@ impl Profile for ModelProfile {
 
     fn validate(&self) -> Result<(), Faults> {
         ModelProfile::validate(self)
+    }
+}
+
+impl Profile for Workload {
+    const KIND: &'static str = "workload";
+    const FOLDER: &'static str = "workloads";
+
+    /// Traces that a workload names are read here, from beside its file.
+    fn parse(document: &Document<'_>, _: &Library, _: u32) -> Result<Self, Fault> {
+        let mut workload: Workload = document.read()?;
+        let folder = Path::new(document.file).parent();
+        let mut traces: Vec<(String, Trace)> = Vec::new();
+        for (field, is_input) in [("input.file", true), ("output.file", false)] {
+            let lengths = if is_input {
+                &mut workload.input
+            } else {
+                &mut workload.output
+            };
+            let Lengths::Trace { file } = lengths else {
+                continue;
+            };
+            // Both sides usually name one file.
+            if !traces.iter().any(|(read, _)| read == file) {
+                let path = folder.unwrap_or(Path::new("")).join(&*file);
+                let trace = Trace::read(&path).map_err(|fault| {
+                    document.place(Fault::field(field, format!("cannot be used: {fault}")))
+                })?;
+                traces.push((file.clone(), trace));
+            }
+            let read = traces.iter().find(|(read, _)| read == file);
+            let measured = read.and_then(|(_, trace)| match is_input {
+                true => trace.input(),
+                false => trace.output(),
+            });
+            if let Some(measured) = measured {
+                *lengths = measured;
+            }
+        }
+        Ok(workload)
+    }
+
+    fn validate(&self) -> Result<(), Faults> {
+        Workload::validate(self)
     }
 }
