@@ -1,6 +1,12 @@
 //! Every configuration of the shared data is read, and agrees with the embedded profile of the
 //! same repository.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail loudly"
+)]
+
 use parplan_profiles::{
     Attention, Ffn, LayerGroup, Lengths, Library, Load, ModelProfile, Trace, hf,
 };

@@ -1,5 +1,11 @@
 //! Every embedded profile is valid, answers to its names, and has the totals it is known to have.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail loudly"
+)]
+
 use parplan_profiles::Library;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,11 @@
 //! A user's folder: overriding, overlays, and the check of a whole folder.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail loudly"
+)]
+
 use parplan_profiles::{Dtype, Lengths, Library, LibraryError};
 use std::path::{Path, PathBuf};
 

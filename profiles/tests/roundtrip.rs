@@ -1,5 +1,11 @@
 //! Profiles survive being written and read again, whatever is in them.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests may fail loudly"
+)]
+
 use parplan_profiles::{
     Attention, Compressed, DenseFfn, Dtype, Ffn, Gqa, Indexer, LayerGroup, Library, Mla,
     ModelProfile, MoeFfn, WeightFormats,
