@@ -7,6 +7,11 @@ pub mod graphs;
 pub mod kv;
 pub mod layout;
 pub mod memory;
+pub mod engine_comm;
+pub mod graphs;
+pub mod kv;
+pub mod layout;
+pub mod legality;
 pub mod padding;
 pub mod plan;
 pub mod question;
@@ -16,5 +21,6 @@ pub mod shard;
 pub mod simulate;
 pub mod step;
 pub mod volume;
+pub mod sync;
 
 pub use layout::Layout;

@@ -26,6 +26,8 @@ pub struct GeometryRule {
     pub pipeline_with_attention_dp: bool,
     /// One engine may span several nodes.
     pub several_nodes: bool,
+    /// Shards of weights in 128 by 128 fp8 blocks must hold whole blocks.
+    pub fp8_whole_blocks: bool,
 }
 
 /// Expert-parallel widths an engine accepts.
