@@ -45,7 +45,7 @@ pub fn all_reduce(rule: &AllReduceRule, call: &AllReduceCall) -> AllReduceKind {
                 && (!candidate.multicast || call.multicast)
                 && (!candidate.symmetric || call.symmetric)
                 // Own kernels read peer memory in 16-byte words.
-                && (!own || nccl || (call.peer_access && !call.custom_off && call.bytes % 16 == 0))
+                && (!own || nccl || (call.peer_access && !call.custom_off && call.bytes.is_multiple_of(16)))
         })
         .map_or(AllReduceKind::Nccl, |candidate| candidate.implementation)
 }

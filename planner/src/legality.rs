@@ -5,6 +5,8 @@
 //! differ). [`is_legal`] allocates nothing; [`check`] says everything that is wrong, each with the
 //! nearest value that would pass.
 
+mod dcp;
+mod ffn;
 mod shape;
 
 pub use shape::ModelShape;
@@ -12,7 +14,7 @@ pub use shape::ModelShape;
 use crate::layout::Layout;
 use parplan_profiles::Dtype;
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::engine::rules::{AttentionDpWidths, DcpMerge, ExpertWidths};
+use parplan_profiles::engine::rules::{AttentionDpWidths, DcpMerge};
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 
@@ -218,10 +220,10 @@ fn walk(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlo
     machines(layout, ground, sink)?;
     attention(layout, ground, sink)?;
     if layout.dcp > 1 {
-        dcp(layout, ground, sink)?;
+        dcp::dcp(layout, ground, sink)?;
     }
-    experts(layout, ground, sink)?;
-    pipeline(layout, ground, sink)
+    ffn::experts(layout, ground, sink)?;
+    ffn::pipeline(layout, ground, sink)
 }
 
 fn machines(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
@@ -252,9 +254,9 @@ fn machines(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contro
     }
     let nodes = u64::from(layout.nodes);
     let per_node = u64::from(machines.gpus_per_node.max(1));
-    if stage % nodes != 0 || stage / nodes > per_node || nodes > stage {
+    if !stage.is_multiple_of(nodes) || stage / nodes > per_node || nodes > stage {
         let right = stage.div_ceil(per_node);
-        let right = (right..=stage).find(|&count| stage % count == 0);
+        let right = (right..=stage).find(|&count| stage.is_multiple_of(count));
         let right = right.and_then(|count| u32::try_from(count).ok());
         let reason = || {
             format!(
@@ -291,7 +293,7 @@ fn machines(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contro
 fn attention(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
     let (tp, dp) = (layout.tp, layout.attention_dp);
     let rules = ground.rules;
-    if tp % dp != 0 {
+    if !tp.is_multiple_of(dp) {
         let right = nearest_divisor(tp, dp);
         let reason = || {
             format!("attention dp {dp} does not divide tp {tp}; the nearest that does is {right}")
@@ -327,13 +329,14 @@ fn attention(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contr
     }
     let attention_tp = tp / dp;
     for heads in &ground.model.attention {
-        let spreads = heads.query % attention_tp == 0
-            && (heads.kv % attention_tp == 0 || attention_tp % heads.kv == 0);
+        let spreads = heads.query.is_multiple_of(attention_tp)
+            && (heads.kv.is_multiple_of(attention_tp) || attention_tp.is_multiple_of(heads.kv));
         if !spreads {
             let right = (1..=tp)
-                .filter(|width| tp % width == 0)
-                .filter(|width| {
-                    heads.query % width == 0 && (heads.kv % width == 0 || width % heads.kv == 0)
+                .filter(|&width| tp.is_multiple_of(width))
+                .filter(|&width| {
+                    heads.query.is_multiple_of(width)
+                        && (heads.kv.is_multiple_of(width) || width.is_multiple_of(heads.kv))
                 })
                 .min_by_key(|width| width.abs_diff(attention_tp));
             let reason = || {
@@ -349,7 +352,7 @@ fn attention(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contr
         }
     }
     for &heads in &ground.model.recurrent_heads {
-        if heads % attention_tp != 0 {
+        if !heads.is_multiple_of(attention_tp) {
             let right = nearest_divisor(heads, attention_tp);
             let reason = || {
                 format!(
@@ -363,310 +366,6 @@ fn attention(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contr
     ControlFlow::Continue(())
 }
 
-fn dcp(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let (rules, options, model) = (ground.rules, &ground.options, ground.model);
-    let width = layout.dcp;
-    let Some(rule) = &rules.dcp else {
-        let reason = || match rules.dcp_since {
-            Some(since) => format!(
-                "{} {} has no decode context parallelism; {since} is the first version that does",
-                rules.name, rules.version
-            ),
-            None => format!(
-                "{} has no decode context parallelism; use dcp 1",
-                rules.name
-            ),
-        };
-        return sink(Rule::DcpVersion, &reason, Some(1));
-    };
-    let attention_tp = layout.attention_tp().max(1);
-    if attention_tp % width != 0 {
-        // Groups are consecutive ranks of TP, so another width would straddle data-parallel ranks.
-        let right = nearest_divisor(attention_tp, width);
-        let reason = || {
-            format!(
-                "dcp {width} does not divide attention tp {attention_tp} (tp {} / attention dp {}); \
-                 the nearest that does is {right}",
-                layout.tp, layout.attention_dp
-            )
-        };
-        sink(Rule::DcpDividesAttentionTp, &reason, Some(right))?;
-    }
-    for heads in &model.attention {
-        if heads.latent {
-            if heads.query % width != 0 {
-                let right = nearest_divisor(heads.query, width);
-                let reason = || {
-                    format!(
-                        "dcp {width} does not divide the {} query heads; {right} does",
-                        heads.query
-                    )
-                };
-                sink(Rule::DcpQueryGroup, &reason, Some(right))?;
-            }
-            continue;
-        }
-        let copies = (attention_tp / heads.kv.max(1)).max(1);
-        if width > copies || (rule.strict_kv_heads && attention_tp <= heads.kv) {
-            let reason = || {
-                format!(
-                    "dcp {width} is wider than the copies of KV: {} KV heads on attention tp \
-                     {attention_tp} are kept {copies} times; dcp may be at most {copies}",
-                    heads.kv
-                )
-            };
-            sink(Rule::DcpCopies, &reason, Some(copies))?;
-        }
-        let group = heads.query / heads.kv.max(1);
-        if rule.group_divides && group % width != 0 {
-            let right = nearest_divisor(group, width);
-            let reason = || {
-                format!(
-                    "dcp {width} does not divide the {group} query heads of a KV head; {right} does"
-                )
-            };
-            sink(Rule::DcpQueryGroup, &reason, Some(right))?;
-        }
-    }
-    let missing = [
-        (model.window && !rule.sliding_window, "sliding-window"),
-        (model.sinks && !rule.sinks, "attention-sink"),
-        (model.compressed, "compressed"),
-    ];
-    for (broken, kind) in missing {
-        if broken {
-            let reason = || {
-                format!(
-                    "{} {} cannot merge the {kind} layers of this model over a DCP group; use dcp 1",
-                    rules.name, rules.version
-                )
-            };
-            sink(Rule::DcpAttention, &reason, Some(1))?;
-        }
-    }
-    let narrow = matches!(options.kv_dtype, Dtype::Nvfp4 | Dtype::Mxfp4 | Dtype::Mxfp8);
-    if narrow && !rule.four_bit_kv {
-        let reason = || {
-            format!(
-                "a KV cache in {} cannot be split over a DCP group by {} {}; fp8 and bf16 can",
-                options.kv_dtype, rules.name, rules.version
-            )
-        };
-        sink(Rule::DcpKvFormat, &reason, None)?;
-    }
-    if options.speculation && !rule.speculation {
-        let reason = || {
-            format!(
-                "{} {} does not draft under DCP; use dcp 1 or no speculation",
-                rules.name, rules.version
-            )
-        };
-        sink(Rule::DcpSpeculation, &reason, Some(1))?;
-    }
-    let merge = options.dcp_merge.unwrap_or(rule.default_merge);
-    let listed = rule.merges.contains(&merge);
-    let one_domain = ground.machines.sm / 10 == 10 && ground.machines.link_domain >= width;
-    if !listed || (merge == DcpMerge::FiA2a && !one_domain) {
-        let reason = || {
-            let names: Vec<_> = rule.merges.iter().map(|merge| merge.name()).collect();
-            if listed {
-                format!(
-                    "fi_a2a needs compute capability 10.x and one NVLink domain over the DCP group; \
-                     use {}",
-                    rule.default_merge.name()
-                )
-            } else {
-                format!(
-                    "{} {} cannot merge by {}; it knows {}",
-                    rules.name,
-                    rules.version,
-                    merge.name(),
-                    names.join(", ")
-                )
-            }
-        };
-        sink(Rule::DcpMerge, &reason, None)?;
-    }
-    let replicable = rule.replicate_q && rule.replicate_q_merges.contains(&merge);
-    if options.replicate_q && !replicable {
-        let reason = || {
-            let names: Vec<_> = rule.replicate_q_merges.iter().map(|m| m.name()).collect();
-            if rule.replicate_q {
-                format!(
-                    "replicated queries need the merge {}, not {}",
-                    names.join(" or "),
-                    merge.name()
-                )
-            } else {
-                format!(
-                    "{} {} cannot replicate the query projection; leave it off",
-                    rules.name, rules.version
-                )
-            }
-        };
-        sink(Rule::DcpReplicatedQ, &reason, None)?;
-    }
-    ControlFlow::Continue(())
-}
-
-fn experts(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let (tp, ep) = (layout.tp, layout.ep);
-    let (rules, model) = (ground.rules, ground.model);
-    if tp % ep != 0 {
-        let right = nearest_divisor(tp, ep);
-        let reason =
-            || format!("ep {ep} does not divide tp {tp}; the nearest that does is {right}");
-        return sink(Rule::EpDividesTp, &reason, Some(right));
-    }
-    if ep > 1 {
-        if model.experts.is_empty() {
-            let reason = || format!("ep {ep} needs experts, and this model has none; use ep 1");
-            return sink(Rule::EpModel, &reason, Some(1));
-        }
-        if rules.geometry.expert == ExpertWidths::OneOrAll && ep != tp {
-            let reason = || {
-                format!(
-                    "{} {} switches expert parallelism on or off: ep {ep} must be 1 or {tp}",
-                    rules.name, rules.version
-                )
-            };
-            sink(
-                Rule::EpWidth,
-                &reason,
-                Some(if ep * 2 > tp { tp } else { 1 }),
-            )?;
-        }
-    }
-    let backend = ground
-        .options
-        .expert_backend
-        .unwrap_or(&rules.experts.default);
-    if !rules.experts.backends.iter().any(|name| name == backend) {
-        let reason = || {
-            format!(
-                "{} {} has no expert backend '{backend}'; it has {}",
-                rules.name,
-                rules.version,
-                rules.experts.backends.join(", ")
-            )
-        };
-        sink(Rule::ExpertBackend, &reason, None)?;
-    } else if backend != rules.experts.default && ep != tp {
-        // All-to-all kernels send to every rank of the stage; the engines set ep = tp themselves.
-        let reason = || {
-            format!("the expert backend '{backend}' runs over every rank: ep {ep} must be tp {tp}")
-        };
-        sink(Rule::ExpertBackend, &reason, Some(tp))?;
-    }
-    let moe_tp = tp / ep;
-    for block in &model.experts {
-        if block.count % ep != 0 {
-            let right = nearest_common_divisor(block.count, tp, ep);
-            let reason = || {
-                format!(
-                    "ep {ep} does not divide {} experts; the nearest that does, and divides tp {tp}, \
-                     is {right}",
-                    block.count
-                )
-            };
-            sink(Rule::EpDividesExperts, &reason, Some(right))?;
-        }
-        let step = block_step(block.dtype, rules);
-        if !whole(block.intermediate, moe_tp, step) {
-            let right = (1..=tp)
-                .filter(|ep| tp % ep == 0 && whole(block.intermediate, tp / ep, step))
-                .min_by_key(|right| right.abs_diff(ep));
-            let reason = || {
-                format!(
-                    "experts of width {} do not split over {moe_tp} ranks (tp {tp} / ep {ep}){}; \
-                     ep {} would do",
-                    block.intermediate,
-                    in_blocks(step),
-                    right.unwrap_or(tp)
-                )
-            };
-            sink(Rule::ExpertShard, &reason, right)?;
-        }
-    }
-    let dense_ranks = match rules.geometry.dense_ffn {
-        _ if ground.options.dense_unsplit => 1,
-        parplan_profiles::engine::rules::DenseFfnSplit::Stage => tp,
-        parplan_profiles::engine::rules::DenseFfnSplit::AttentionTp => layout.attention_tp().max(1),
-    };
-    for block in &model.dense {
-        let step = block_step(block.dtype, rules);
-        if !whole(block.intermediate, dense_ranks, step) {
-            let right = (1..=dense_ranks)
-                .filter(|&ranks| whole(block.intermediate, ranks, step))
-                .max();
-            let reason = || {
-                format!(
-                    "dense layers of width {} do not split over {dense_ranks} ranks{}; at most {} \
-                     ranks, or dense layers left unsplit",
-                    block.intermediate,
-                    in_blocks(step),
-                    right.unwrap_or(1)
-                )
-            };
-            sink(Rule::DenseShard, &reason, right)?;
-        }
-    }
-    ControlFlow::Continue(())
-}
-
-fn pipeline(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let (rules, pp) = (ground.rules, layout.pp);
-    if pp > ground.model.layers {
-        let reason = || {
-            format!(
-                "pp {pp} has more stages than the model has layers; pp may be at most {}",
-                ground.model.layers
-            )
-        };
-        sink(Rule::PpLayers, &reason, Some(ground.model.layers.max(1)))?;
-    }
-    if pp > 1 && ground.options.speculation && !rules.geometry.pipeline_with_speculation {
-        let reason = || {
-            format!(
-                "{} {} does not draft under pipeline stages; use pp 1 or no speculation",
-                rules.name, rules.version
-            )
-        };
-        sink(Rule::PpSpeculation, &reason, Some(1))?;
-    }
-    if pp > 1 && layout.attention_dp > 1 && !rules.geometry.pipeline_with_attention_dp {
-        let reason = || {
-            format!(
-                "{} does not combine pp {pp} with attention dp {}; one of them must be 1",
-                rules.name, layout.attention_dp
-            )
-        };
-        sink(Rule::PpAttentionDp, &reason, Some(1))?;
-    }
-    ControlFlow::Continue(())
-}
-
-/// Columns that a shard is a multiple of: 128 where block scales must stay whole.
-fn block_step(dtype: Dtype, rules: &EngineRules) -> u32 {
-    if dtype == Dtype::Fp8Block && rules.geometry.fp8_whole_blocks {
-        128
-    } else {
-        1
-    }
-}
-
-fn in_blocks(step: u32) -> &'static str {
-    if step > 1 {
-        " in whole blocks of 128"
-    } else {
-        ""
-    }
-}
-
-fn whole(width: u32, ranks: u32, step: u32) -> bool {
-    ranks > 0 && width % ranks == 0 && (ranks == 1 || (width / ranks) % step == 0)
-}
-
 fn largest_power_of_two(limit: u32) -> u32 {
     limit.checked_ilog2().map_or(1, |log| 1 << log)
 }
@@ -677,7 +376,7 @@ fn nearest_divisor(of: u32, value: u32) -> u32 {
 }
 
 fn nearest_common_divisor(a: u32, b: u32, value: u32) -> u32 {
-    let divides = |&width: &u32| a % width == 0 && b % width == 0;
+    let divides = |&width: &u32| a.is_multiple_of(width) && b.is_multiple_of(width);
     let bound = a.min(b).min(value.saturating_mul(2)).clamp(1, MOST);
     (1..=bound)
         .filter(divides)

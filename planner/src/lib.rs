@@ -2,16 +2,13 @@
 
 pub mod cost;
 pub mod deployment;
+pub mod engine_comm;
 pub mod estimate;
 pub mod graphs;
 pub mod kv;
 pub mod layout;
-pub mod memory;
-pub mod engine_comm;
-pub mod graphs;
-pub mod kv;
-pub mod layout;
 pub mod legality;
+pub mod memory;
 pub mod padding;
 pub mod plan;
 pub mod question;
@@ -20,7 +17,7 @@ pub mod serve;
 pub mod shard;
 pub mod simulate;
 pub mod step;
-pub mod volume;
 pub mod sync;
+pub mod volume;
 
 pub use layout::Layout;
