@@ -46,6 +46,9 @@ pub struct EfficiencyProfile {
     pub mamba2: ScanFit,
     /// Routed experts, by weight format.
     pub moe: BTreeMap<Dtype, MoeFit>,
+    /// A second kernel for the same weights: the engine runs whichever is faster at the size.
+    #[serde(default)]
+    pub moe_alternative: BTreeMap<Dtype, MoeFit>,
     /// Norms, rotary embedding, activations, residuals, copies.
     pub elementwise: ElementwiseFit,
     /// Collectives inside and between nodes.

@@ -183,15 +183,19 @@ impl PrefillGqa {
         let tiles = (self.new_tokens / 128.0).ceil();
         let mean_keys = pairs / self.new_tokens.max(1.0);
         let heads = self.sequences * self.q_heads;
+        // A tile of 128 queries runs half a tile of masked products at the diagonal, and as much
+        // at the far edge of a window.
+        let last = self.prefix + self.new_tokens;
+        let edge = 64.0 * (1.0 + ((last - self.window) / 128.0).clamp(0.0, 1.0));
         AttentionWork {
             bytes: self.sequences
                 * widths
                 * (self.new_tokens * (self.q_heads + self.kv_heads) * 2.0
                     + self.prefix.min(self.window) * self.kv_heads * self.kv.bytes()),
             flops: 2.0 * heads * widths * pairs,
-            padded: 2.0 * heads * widths * tiles * 128.0 * (mean_keys + 64.0),
+            padded: 2.0 * heads * widths * tiles * 128.0 * (mean_keys + edge),
             items: heads * tiles,
-            depth: (self.prefix + self.new_tokens).min(self.window),
+            depth: last.min(self.window),
             width: self.head_dim / 128.0,
         }
     }

@@ -153,12 +153,19 @@ impl OpCosts<'_> {
         let mut us = ring.time(ranks, wire);
         let mut eager_us = ring.eager_us;
         if t.registration == Registration::Symmetric && t.kind != Collective::AllToAll {
-            us = us.min(self.symmetric.time(ranks, wire));
+            // A switch that multicasts and reduces moves n + n/R bytes a rank (engine-facts D5).
+            let symmetric_wire =
+                if t.kind == Collective::AllReduce && self.multicast && ranks > 2.0 {
+                    t.bytes * (1.0 + 1.0 / ranks)
+                } else {
+                    wire
+                };
+            us = us.min(self.symmetric.time(ranks, symmetric_wire));
         }
         if t.implementation == Implementation::Custom
             && t.kind == Collective::AllReduce
             && ranks <= 8.0
-            && t.bytes <= CUSTOM_ALL_REDUCE_MAX_BYTES
+            && t.bytes <= self.custom_all_reduce.max_bytes
         {
             let c = &self.custom_all_reduce;
             let extra = c.rank_us * (ranks - 2.0);
@@ -243,6 +250,3 @@ impl OpCosts<'_> {
         wire * self.us_per_byte_link
     }
 }
-
-/// The largest buffer that the engines' own all-reduce takes (engine-facts D2, D3), bytes.
-pub const CUSTOM_ALL_REDUCE_MAX_BYTES: f64 = 16.0 * 1024.0 * 1024.0;

@@ -58,9 +58,9 @@ impl Product {
 impl OpCosts<'_> {
     /// A matrix product, µs.
     ///
-    /// `base + (depth + depth_tile · min(m, 256) / 256) · k / 1000 + overlap(bytes, products)`:
-    /// launch, one tile's walk down K, then bytes and products at their fitted fractions of the
-    /// peaks. Where the engine quantises activations in a kernel of its own, that kernel is added.
+    /// `base + (depth + depth_tile · min(m, 256) / 256) · k / 1000 + overlap(bytes, products) +
+    /// passes · output bytes / bandwidth`: launch, one tile's walk down K, bytes and products at
+    /// their fitted fractions of the peaks, and the part of the epilogue that nothing hides. Where the engine quantises activations in a kernel of its own, that kernel is added.
     #[inline]
     pub fn gemm(&self, gemm: &Gemm) -> f64 {
         if gemm.m <= 0.0 {
@@ -137,6 +137,7 @@ impl Product {
         self.base_us
             + (self.depth_us + self.depth_tile_us * (gemm.m.min(256.0) / 256.0)) * gemm.k * 1e-3
             + overlap(memory * self.inverse_memory, compute * self.inverse_compute)
+            + gemm.m * gemm.n * self.us_per_output
     }
 
     fn bmm_peaks(&self, bmm: &MlaBmm) -> (f64, f64) {

@@ -2,6 +2,7 @@
 
 use super::overlap;
 use super::resolve::OpCosts;
+use super::terms::MoeTerm;
 use parplan_profiles::Dtype;
 
 /// The routed experts of one layer on one rank: routing, permutation, two grouped products with
@@ -25,6 +26,9 @@ pub struct Moe {
     pub gated: bool,
     /// Storage format of the experts.
     pub weights: Dtype,
+    /// Tokens are gathered to every rank (tensor or expert parallelism without dispatch), so that
+    /// rows of other ranks' experts are walked too; false after an expert all-to-all.
+    pub gathered: bool,
     /// Rows of the busiest rank over the mean of the expert-parallel group; 1 is balanced.
     pub imbalance: f64,
 }
@@ -70,31 +74,53 @@ fn power(base: f64, exponent: f64) -> f64 {
     (exponent * base.ln()).exp()
 }
 
+impl MoeTerm {
+    /// `base + experts + passes over rows · bytes / bandwidth + overlap(weights, padded products)`.
+    #[inline]
+    fn time(&self, moe: &Moe, rows: f64, touched: f64) -> f64 {
+        let expert = moe.expert();
+        let mut us = self.base_us
+            + touched * self.us_per_expert
+            + rows
+                * (moe.hidden * self.us_per_hidden + moe.intermediate * self.us_per_intermediate)
+            + overlap(
+                touched * expert * moe.weights.bytes() * self.us_per_byte,
+                2.0 * expert * (rows + self.pad_rows * touched) * self.us_per_flop,
+            );
+        if moe.gathered && moe.experts_local < moe.experts_total {
+            let remote = (moe.tokens * moe.top_k - rows).max(0.0);
+            us += self.remote_us + remote * moe.hidden * self.us_per_remote_hidden;
+        }
+        us
+    }
+}
+
 impl OpCosts<'_> {
-    /// Routed experts, µs:
-    /// `base + passes over rows · bytes / bandwidth + overlap(weights, padded products)`.
+    /// Routed experts, µs: routing, permutation, the two grouped products, activation, reduction.
+    /// Where the engine has two kernels for the format, the faster one.
     #[inline]
     pub fn moe(&self, moe: &Moe) -> f64 {
         let rows = moe.rows();
         if rows <= 0.0 {
             return 0.0;
         }
-        let term = &self.moe[moe.weights as usize];
         let touched = moe.touched();
-        let expert = moe.expert();
-        term.base_us
-            + rows * (moe.hidden * term.us_per_hidden + moe.intermediate * term.us_per_intermediate)
-            + overlap(
-                touched * expert * moe.weights.bytes() * term.us_per_byte,
-                2.0 * expert * (rows + term.pad_rows * touched) * term.us_per_flop,
-            )
+        let us = self.moe[moe.weights as usize].time(moe, rows, touched);
+        match &self.moe_alternative[moe.weights as usize] {
+            Some(other) => us.min(other.time(moe, rows, touched)),
+            None => us,
+        }
     }
 
     /// The roofline of routed experts, µs: the weights of the experts touched, or the products of
     /// the rows.
     pub fn moe_roofline(&self, moe: &Moe) -> f64 {
-        let term = &self.moe[moe.weights as usize];
-        (moe.weight_bytes() * self.us_per_byte_peak)
-            .max(2.0 * moe.expert() * moe.rows() * term.us_per_flop_peak)
+        let rate = |t: &MoeTerm| t.us_per_flop_peak;
+        let at = moe.weights as usize;
+        let flop = rate(&self.moe[at]);
+        let flop = self.moe_alternative[at]
+            .as_ref()
+            .map_or(flop, |other| flop.min(rate(other)));
+        (moe.weight_bytes() * self.us_per_byte_peak).max(2.0 * moe.expert() * moe.rows() * flop)
     }
 }

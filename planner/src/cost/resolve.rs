@@ -114,6 +114,7 @@ pub struct OpCosts<'a> {
     pub(super) gated_delta: ScanTerm,
     pub(super) mamba2: ScanTerm,
     pub(super) moe: [MoeTerm; 9],
+    pub(super) moe_alternative: [Option<MoeTerm>; 9],
     pub(super) rings: [RingTerm; 4],
     pub(super) symmetric: RingTerm,
     pub(super) custom_all_reduce: CustomTerm,
@@ -125,6 +126,7 @@ pub struct OpCosts<'a> {
     pub(super) us_per_byte_peak: f64,
     pub(super) us_per_byte_link: f64,
     pub(super) pcie: bool,
+    pub(super) multicast: bool,
 }
 
 /// Peak figures of a GPU as µs a unit.
@@ -150,6 +152,7 @@ impl Peaks<'_> {
             inverse_compute: 1.0 / fit.compute,
             us_per_byte_peak: self.byte,
             us_per_flop_peak: self.flop(fit.rate),
+            us_per_output: 2.0 * fit.output_passes * self.byte,
             activation_bytes: fit.activation_bytes,
             separate_quantise: fit.separate_quantise,
         }
@@ -194,6 +197,9 @@ impl Peaks<'_> {
             pad_rows: fit.pad_rows,
             us_per_hidden: 2.0 * fit.hidden_passes * self.byte,
             us_per_intermediate: 2.0 * fit.intermediate_passes * self.byte,
+            us_per_expert: fit.expert_us * 1e-3,
+            us_per_remote_hidden: 2.0 * fit.remote_passes * self.byte,
+            remote_us: fit.remote_us,
         }
     }
 
@@ -332,6 +338,7 @@ impl<'a> OpCosts<'a> {
             gated_delta: peaks.scan(&p.gated_delta),
             mamba2: peaks.scan(&p.mamba2),
             moe: all(p, "moe", &p.moe, |f| peaks.moe(f))?,
+            moe_alternative: DTYPES.map(|d| p.moe_alternative.get(&d).map(|f| peaks.moe(f))),
             rings: [
                 peaks.ring(&c.all_gather),
                 peaks.ring(&c.reduce_scatter),
@@ -345,6 +352,7 @@ impl<'a> OpCosts<'a> {
                 rank_us: custom.rank_us,
                 us_per_byte_one_shot: peaks.link / custom.one_shot_link,
                 us_per_byte_two_shot: peaks.link / custom.two_shot_link,
+                max_bytes: custom.max_bytes,
                 eager_us: custom.eager_us,
             },
             network: NetworkTerm {
@@ -367,6 +375,7 @@ impl<'a> OpCosts<'a> {
             us_per_byte_peak: peaks.byte,
             us_per_byte_link: peaks.link,
             pcie: gpu.link.kind == LinkKind::Pcie,
+            multicast: gpu.link.multicast,
         })
     }
 

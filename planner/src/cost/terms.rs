@@ -9,6 +9,7 @@ pub(super) struct Product {
     pub inverse_compute: f64,
     pub us_per_byte_peak: f64,
     pub us_per_flop_peak: f64,
+    pub us_per_output: f64,
     pub activation_bytes: f64,
     pub separate_quantise: bool,
 }
@@ -55,6 +56,9 @@ pub(super) struct MoeTerm {
     pub pad_rows: f64,
     pub us_per_hidden: f64,
     pub us_per_intermediate: f64,
+    pub us_per_expert: f64,
+    pub us_per_remote_hidden: f64,
+    pub remote_us: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +88,7 @@ pub(super) struct CustomTerm {
     pub rank_us: f64,
     pub us_per_byte_one_shot: f64,
     pub us_per_byte_two_shot: f64,
+    pub max_bytes: f64,
     pub eager_us: f64,
 }
 

@@ -141,6 +141,7 @@ fn experts_meet_measured_rows() {
         intermediate: 256.0,
         gated: true,
         weights: Dtype::Fp8Block,
+        gathered: true,
         imbalance: 1.0,
     };
     close(h200.moe(&moe(256.0)), 297.0, 0.45);

@@ -33,6 +33,8 @@ pub struct GemmFit {
     pub compute: f64,
     /// The products that the tensor cores run.
     pub rate: TensorRate,
+    /// Passes over the bf16 output that loads and products do not hide.
+    pub output_passes: f64,
     /// Bytes an activation element takes when the product reads it.
     pub activation_bytes: f64,
     /// The activation is quantised by a kernel of its own, which these figures leave out.
@@ -139,6 +141,8 @@ pub struct ScanFit {
 pub struct MoeFit {
     /// All launches, µs.
     pub base_us: f64,
+    /// Added for each expert with work, µs per 1000 experts.
+    pub expert_us: f64,
     /// Fraction of the peak memory bandwidth at which expert weights are read.
     pub memory: f64,
     /// Fraction of the peak tensor rate.
@@ -149,6 +153,11 @@ pub struct MoeFit {
     pub hidden_passes: f64,
     /// Passes over the (token, expert) rows of the intermediate width, in bf16.
     pub intermediate_passes: f64,
+    /// Passes over rows of the hidden width that belong to experts of other ranks, where tokens
+    /// are gathered rather than dispatched.
+    pub remote_passes: f64,
+    /// Added where only a part of the experts is on this rank and tokens are gathered, µs.
+    pub remote_us: f64,
     /// The products that the tensor cores run.
     pub rate: TensorRate,
     /// Provenance.
@@ -220,6 +229,8 @@ pub struct AllReduceFit {
     pub one_shot_link: f64,
     /// Fraction of the link bandwidth, two-shot.
     pub two_shot_link: f64,
+    /// The largest buffer that it takes, bytes; larger ones go to NCCL.
+    pub max_bytes: f64,
     /// What an eager launch adds over a CUDA graph, µs.
     pub eager_us: f64,
     /// Provenance.

@@ -186,7 +186,12 @@ impl EfficiencyProfile {
             fraction(&format!("gemm.{dtype}"), &[gemm.memory, gemm.compute])?;
             time(
                 &format!("gemm.{dtype}"),
-                &[gemm.base_us, gemm.depth_us, gemm.depth_tile_us],
+                &[
+                    gemm.base_us,
+                    gemm.depth_us,
+                    gemm.depth_tile_us,
+                    gemm.output_passes,
+                ],
             )?;
             spread(&format!("gemm.{dtype}"), &gemm.note)?;
             let moe = self.moe.get(&dtype).ok_or_else(|| missing("moe", dtype))?;
@@ -198,9 +203,18 @@ impl EfficiencyProfile {
                     moe.pad_rows,
                     moe.hidden_passes,
                     moe.intermediate_passes,
+                    moe.expert_us,
+                    moe.remote_passes,
+                    moe.remote_us,
                 ],
             )?;
             spread(&format!("moe.{dtype}"), &moe.note)?;
+        }
+        for (dtype, moe) in &self.moe_alternative {
+            fraction(
+                &format!("moe_alternative.{dtype}"),
+                &[moe.memory, moe.compute],
+            )?;
         }
         for dtype in [Dtype::Bf16, Dtype::Fp8] {
             for (class, map) in [
