@@ -25,7 +25,9 @@ pub use scan::{GatedDeltaStep, Mamba2Step};
 pub use sparse::{SparseDecode, SparsePrefill};
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod properties;
+#[cfg(test)]
+mod tests;
 
 /// The longer of two times, rounded where they meet: (a⁴ + b⁴)^¼. Never below either.
 #[inline]

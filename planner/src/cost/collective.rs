@@ -154,12 +154,12 @@ impl OpCosts<'_> {
         let mut eager_us = ring.eager_us;
         if t.registration == Registration::Symmetric && t.kind != Collective::AllToAll {
             // A switch that multicasts and reduces moves n + n/R bytes a rank (engine-facts D5).
-            let symmetric_wire =
-                if t.kind == Collective::AllReduce && self.multicast && ranks > 2.0 {
-                    t.bytes * (1.0 + 1.0 / ranks)
-                } else {
-                    wire
-                };
+            let symmetric_wire = if t.kind == Collective::AllReduce && self.multicast && ranks > 2.0
+            {
+                t.bytes * (1.0 + 1.0 / ranks)
+            } else {
+                wire
+            };
             us = us.min(self.symmetric.time(ranks, symmetric_wire));
         }
         if t.implementation == Implementation::Custom

@@ -128,24 +128,32 @@ fn decode_attention_meets_measured_rows() {
     );
 }
 
-/// moe/sglang/0.5.14: DeepSeek-V3's experts on one of 8 ranks, and gpt-oss-120b's on B200.
+/// moe/sglang/0.5.14 (fp8 blocks, Triton) and moe/vllm/0.24.0 (nvfp4, trtllm-gen), balanced rows,
+/// which touch every expert from `experts / top_k` tokens on: Qwen3-235B-A22B over 4 ranks.
 #[test]
 fn experts_meet_measured_rows() {
-    let h200 = costs("sglang", "h200");
-    let moe = |tokens| Moe {
+    let moe = |tokens, weights| Moe {
         tokens,
-        experts_local: 256.0,
-        experts_total: 256.0,
+        experts_local: 32.0,
+        experts_total: 128.0,
         top_k: 8.0,
-        hidden: 7168.0,
-        intermediate: 256.0,
+        hidden: 4096.0,
+        intermediate: 1536.0,
         gated: true,
-        weights: Dtype::Fp8Block,
+        weights,
         gathered: true,
         imbalance: 1.0,
     };
-    close(h200.moe(&moe(256.0)), 297.0, 0.45);
-    close(h200.moe(&moe(8192.0)), 1881.0, 0.35);
+    let h200 = costs("sglang", "h200");
+    close(h200.moe(&moe(64.0, Dtype::Fp8Block)), 192.0, 0.15);
+    close(h200.moe(&moe(512.0, Dtype::Fp8Block)), 231.0, 0.15);
+    close(h200.moe(&moe(4096.0, Dtype::Fp8Block)), 751.0, 0.15);
+    let h100 = costs("sglang", "h100");
+    close(h100.moe(&moe(64.0, Dtype::Fp8Block)), 247.0, 0.15);
+    close(h100.moe(&moe(4096.0, Dtype::Fp8Block)), 865.0, 0.15);
+    let trtllm = costs("trtllm", "h200");
+    close(trtllm.moe(&moe(64.0, Dtype::Fp8Block)), 174.0, 0.15);
+    close(trtllm.moe(&moe(4096.0, Dtype::Fp8Block)), 674.0, 0.25);
 }
 
 /// comm/nccl/2.29.2 and comm/sglang/0.5.14/custom_allreduce.

@@ -628,6 +628,7 @@ impl Meter<'_, '_> {
                     intermediate: *intermediate,
                     gated: dims.gated,
                     weights: *dtype,
+                    gathered: exchange != Exchange::AllToAll,
                     imbalance: random_imbalance(ep, per_rank),
                 };
                 self.add(Op::Experts, n, self.costs().moe(&moe), |c| {
