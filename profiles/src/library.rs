@@ -1,5 +1,6 @@
 //! The profiles that are embedded in the binary, overridden by those of a user's folder.
 
+use crate::engine::EngineProfile;
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
@@ -108,6 +109,23 @@ impl Library {
     /// An unknown name with the nearest known ones, or every fault of the profile.
     pub fn workload(&self, name: &str) -> Result<Workload, LibraryError> {
         self.find(name)
+    }
+
+    /// The engine of a name or an alias; upper and lower case are one. Its rules follow from
+    /// [`EngineProfile::resolve`] and a version.
+    ///
+    /// # Errors
+    /// An unknown name with the nearest known ones, or what is wrong with the profile.
+    pub fn engine(&self, name: &str) -> Result<EngineProfile, LibraryError> {
+        self.find(name)
+    }
+
+    /// Every engine, by name.
+    ///
+    /// # Errors
+    /// Files of the user's folder that cannot be read or have no name.
+    pub fn engines(&self) -> Result<Vec<Listed>, Faults> {
+        self.list::<EngineProfile>()
     }
 
     /// Every workload, by name.

@@ -71,6 +71,12 @@ fn every_name_selects_its_own_profile() {
             assert!(!workload.source.is_empty(), "{name} names no source");
         }
     }
+    for listed in library.engines().expect("the engines are listed") {
+        for name in listed.aliases.iter().chain([&listed.name]) {
+            let engine = library.engine(&name.to_uppercase()).expect("an engine");
+            assert_eq!(engine.name, listed.name, "{name}");
+        }
+    }
     for listed in library.gpus().expect("the GPUs are listed") {
         for name in listed.aliases.iter().chain([&listed.name]) {
             assert_eq!(
@@ -84,7 +90,7 @@ fn every_name_selects_its_own_profile() {
 
 #[test]
 fn the_file_is_named_after_the_profile() {
-    for kind in ["models", "gpus", "workloads"] {
+    for kind in ["models", "gpus", "workloads", "engines"] {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("data")
             .join(kind);

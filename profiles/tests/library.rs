@@ -122,6 +122,9 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
         .replace("q_heads = 32, kv_heads = 8", "q_heads = 32, kv_heads = 7")
         .replace("total = \"8.2B\"", "total = \"9.2B\"");
     folder.write("models/wrong-heads.toml", &model);
+    let engine = embedded_text("engines/vllm.toml").replacen("verified =", "verfied =", 1);
+    folder.write("engines/wrong-key.toml", &engine);
+    folder.write("efficiency/wrong.toml", "engine = 3\n");
     let Err(faults) = Library::check(&folder.0) else {
         panic!("nothing was found");
     };
@@ -149,6 +152,12 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
     );
     assert!(has("gpus/cut.toml:3:8: unexpected"), "{said:#?}");
     assert!(has("gpus/empty.toml: is empty"), "{said:#?}");
+    assert!(
+        has("efficiency/wrong.toml:1:10: invalid type: integer"),
+        "{said:#?}"
+    );
+    let key = |line: &String| line.contains("unknown field `verfied`");
+    assert!(said.iter().any(key), "{said:#?}");
     assert!(
         has("models/wrong-heads.toml:24:29: layers[0].attention.q_heads is 32, which kv_heads = 7"),
         "{said:#?}"

@@ -25,7 +25,7 @@ pub(super) fn files(folder: &str) -> impl Iterator<Item = EmbeddedFile> + use<> 
         "workloads" => Some(&WORKLOADS),
         _ => None,
     };
-    dir.into_iter().flat_map(|dir| {
+    let files = dir.into_iter().flat_map(|dir| {
         dir.files().filter_map(|file| {
             Some(EmbeddedFile {
                 stem: file.path().file_stem()?.to_str()?,
@@ -33,5 +33,17 @@ pub(super) fn files(folder: &str) -> impl Iterator<Item = EmbeddedFile> + use<> 
                 text: file.contents_utf8()?,
             })
         })
-    })
+    });
+    // The engines' room embeds its own few files.
+    let engines: &'static [(&'static str, &'static str)] = match folder {
+        "engines" => &crate::engine::EMBEDDED,
+        _ => &[],
+    };
+    files.chain(engines.iter().filter_map(|(path, text)| {
+        Some(EmbeddedFile {
+            stem: path.strip_suffix(".toml")?,
+            path,
+            text,
+        })
+    }))
 }

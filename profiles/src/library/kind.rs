@@ -3,6 +3,7 @@
 use super::Library;
 use super::overlay::ModelOverlay;
 use super::text::Document;
+use crate::engine::{EngineError, EngineProfile};
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
@@ -111,5 +112,25 @@ impl Profile for Workload {
 
     fn validate(&self) -> Result<(), Faults> {
         Workload::validate(self)
+    }
+}
+
+impl Profile for EngineProfile {
+    const KIND: &'static str = "engine";
+    const FOLDER: &'static str = "engines";
+
+    fn parse(document: &Document<'_>, _: &Library, _: u32) -> Result<Self, Fault> {
+        document.read()
+    }
+
+    fn validate(&self) -> Result<(), Faults> {
+        EngineProfile::validate(self).map_err(|error| {
+            // The file is named by whoever opened it; here only what is wrong counts.
+            let message = match error {
+                EngineError::Fault { fault, .. } => fault,
+                other => other.to_string(),
+            };
+            Fault::field("", message).into()
+        })
     }
 }

@@ -147,7 +147,8 @@ impl<'t> Document<'t> {
     }
 }
 
-fn placed(file: &str, text: &str, error: &toml::de::Error) -> Fault {
+/// A fault at the place that a TOML reader complains of.
+pub(super) fn placed(file: &str, text: &str, error: &toml::de::Error) -> Fault {
     Fault {
         file: Some(file.to_owned()),
         position: error.span().map(|span| line_and_column(text, span.start)),
