@@ -6,6 +6,7 @@ pub mod engine_comm;
 pub mod estimate;
 pub mod graphs;
 pub mod kv;
+pub mod launch;
 pub mod layout;
 pub mod legality;
 pub mod memory;

@@ -8,6 +8,7 @@ pub mod flags;
 pub mod rules;
 pub mod version;
 
+use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
     AllReduceRule, DcpRule, ExpertExchange, GeometryRule, GraphRule, MemoryRule, PaddingRule,
@@ -58,6 +59,8 @@ pub struct EngineProfile {
     pub symmetric: Vec<Since<SymmetricRule>>,
     /// Expert all-to-all.
     pub experts: Vec<Since<ExpertExchange>>,
+    /// Spellings of KV cache formats on the command line.
+    pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings.
     #[serde(default)]
     pub flags: BTreeMap<Meaning, Vec<Flag>>,
@@ -126,6 +129,8 @@ pub struct EngineRules {
     pub symmetric: Option<SymmetricRule>,
     /// Expert all-to-all.
     pub experts: ExpertExchange,
+    /// Spellings of KV cache formats; a format that is not here cannot be asked for.
+    pub kv_names: BTreeMap<Dtype, String>,
     /// Spellings that hold.
     pub flags: BTreeMap<Meaning, Flag>,
     /// Where each rule is written, by kind of rule.
@@ -210,7 +215,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 11] = [
+        let kinds: [(&str, bool, Vec<Version>); 12] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -222,6 +227,7 @@ impl EngineProfile {
             ("all_reduce", true, starts(&self.all_reduce)),
             ("symmetric", false, starts(&self.symmetric)),
             ("experts", true, starts(&self.experts)),
+            ("kv_names", true, starts(&self.kv_names)),
         ];
         for (kind, required, starts) in kinds {
             if required && starts.first().is_none_or(|first| *first > self.oldest) {
@@ -239,7 +245,8 @@ impl EngineProfile {
         }
         for (meaning, spellings) in &self.flags {
             for (at, flag) in spellings.iter().enumerate() {
-                if flag.flag.is_empty() != (flag.form == FlagForm::Positional) {
+                let bare = matches!(flag.form, FlagForm::Positional | FlagForm::Environment);
+                if flag.flag.is_empty() != bare {
                     return fault(format!(
                         "flags.{meaning:?} from {}: a positional value has an empty flag, every other form a spelling",
                         flag.from
@@ -341,6 +348,7 @@ impl EngineProfile {
             all_reduce: required(&self.all_reduce, version, "all_reduce", name, &mut sources)?,
             symmetric: latest(&self.symmetric, version, "symmetric", &mut sources),
             experts: required(&self.experts, version, "experts", name, &mut sources)?,
+            kv_names: required(&self.kv_names, version, "kv_names", name, &mut sources)?,
             flags,
             sources,
         })
@@ -365,6 +373,7 @@ impl EngineProfile {
         versions.extend(starts(&self.all_reduce));
         versions.extend(starts(&self.symmetric));
         versions.extend(starts(&self.experts));
+        versions.extend(starts(&self.kv_names));
         for flag in self.flags.values().flatten() {
             versions.push(flag.from);
             versions.extend(flag.until);

@@ -2,6 +2,7 @@
 
 use super::version::Version;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a command-line option decides, whatever its spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -95,6 +96,10 @@ pub enum Meaning {
     SpeculationTokens,
     /// Draft model.
     SpeculationModel,
+    /// Ranks that split a dense feed-forward block.
+    DenseTp,
+    /// The output projection is split by data-parallel rank.
+    DpLmHead,
     /// No radix or prefix cache.
     PrefixCacheOff,
     /// Run code that the model repository ships.
@@ -117,9 +122,11 @@ pub enum FlagForm {
     Json,
     /// The value alone, without an option before it.
     Positional,
+    /// Nothing on the command line: environment variables say it.
+    Environment,
 }
 
-/// A spelling, and the versions that take it.
+/// A spelling, with its environment, and the versions that take it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Flag {
@@ -128,13 +135,16 @@ pub struct Flag {
     /// First version that no longer does.
     #[serde(default)]
     pub until: Option<Version>,
-    /// The option; empty for [`FlagForm::Positional`].
+    /// The option; empty for [`FlagForm::Positional`] and [`FlagForm::Environment`].
     pub flag: String,
     /// What follows it.
     pub form: FlagForm,
     /// Options that must stand beside it.
     #[serde(default)]
     pub with: Vec<String>,
+    /// Environment variables that it needs.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
 }
 
 impl Flag {

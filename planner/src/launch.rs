@@ -1,0 +1,487 @@
+//! The commands that start what was planned.
+//!
+//! A [`LaunchSpec`] is the plan in plain numbers, in parplan's own units: requests of one
+//! attention-DP rank, GPUs of a stage. [`launch`] spells it for an engine version: units are
+//! converted here and nowhere else, spellings are data of the profile, and every value is one
+//! argument of a command that no shell reads.
+
+mod builtin;
+mod sglang;
+mod trtllm;
+mod vllm;
+mod words;
+
+use crate::layout::Layout;
+use parplan_profiles::Dtype;
+use parplan_profiles::engine::flags::Meaning;
+use parplan_profiles::engine::rules::DcpMerge;
+use parplan_profiles::engine::{Dialect, EngineRules};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Ports of replicas on one machine lie this far apart, because engines take ports above their own.
+pub const PORT_STEP: u16 = 100;
+
+/// What to start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// Path or repository of the model.
+    pub model: String,
+    /// Name that clients ask for; none for the engine's default.
+    pub served_name: Option<String>,
+    /// The split.
+    pub layout: Layout,
+    /// GPUs of a machine.
+    pub gpus_per_node: u32,
+    /// Requests that one attention-DP rank may run; none for the engine's default.
+    pub running_per_rank: Option<u32>,
+    /// Captured decode graphs in the engine's unit; empty for none at all, absent for the default.
+    pub graph_sizes: Option<Vec<u32>>,
+    /// Capture no prefill graphs.
+    pub prefill_graphs_off: bool,
+    /// Fraction of GPU memory, in the engine's meaning; none for its default.
+    pub memory_fraction: Option<f64>,
+    /// Format of the KV cache; none for the engine's default.
+    pub kv_dtype: Option<Dtype>,
+    /// Longest sequence, tokens.
+    pub context_length: Option<u32>,
+    /// Tokens of a prefill chunk or step as the command line counts them (SGLang divides them by
+    /// attention DP).
+    pub chunk_tokens: Option<u32>,
+    /// Tokens of a KV page.
+    pub page_size: Option<u32>,
+    /// Speculative decoding.
+    pub speculation: Option<Speculation>,
+    /// Collective buffers in symmetric memory.
+    pub symmetric_memory: bool,
+    /// No custom all-reduce.
+    pub custom_all_reduce_off: bool,
+    /// Expert all-to-all backend; none for the engine's default.
+    pub expert_backend: Option<String>,
+    /// How partial attention is merged; none for the engine's default.
+    pub dcp_merge: Option<DcpMerge>,
+    /// The query projection is replicated over the DCP group.
+    pub replicate_q: bool,
+    /// Dense feed-forward blocks and the output projection stay with their data-parallel rank.
+    pub dense_unsplit: bool,
+    /// No reuse of prefixes between requests.
+    pub prefix_cache_off: bool,
+    /// Run code that the model repository ships.
+    pub trust_remote_code: bool,
+    /// Address to listen on.
+    pub host: String,
+    /// Port of the first replica on a machine.
+    pub port: u16,
+    /// Names or addresses of the machines, in order; machines beyond the list are `node0`, `node1`…
+    pub machines: Vec<String>,
+    /// Port where the nodes of a replica meet.
+    pub rendezvous_port: u16,
+    /// Further arguments, each passed on as it is.
+    pub extra_args: Vec<String>,
+    /// Further environment variables.
+    pub extra_env: BTreeMap<String, String>,
+}
+
+/// Speculative decoding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Speculation {
+    /// How drafts are made.
+    pub method: DraftMethod,
+    /// The draft model, where it is not part of the checkpoint.
+    pub draft_model: Option<String>,
+    /// Draft steps.
+    pub steps: u32,
+    /// Branches kept at each step; 1 is a chain.
+    pub top_k: u32,
+    /// Tokens verified at once; `steps + 1` for a chain.
+    pub draft_tokens: u32,
+}
+
+/// How drafts are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DraftMethod {
+    /// The checkpoint's own multi-token-prediction layers.
+    Mtp,
+    /// An EAGLE draft.
+    Eagle,
+    /// An EAGLE-3 draft.
+    Eagle3,
+    /// N-grams of the prompt.
+    Ngram,
+}
+
+impl LaunchSpec {
+    /// A spec with an engine's defaults for everything but the model and the split.
+    pub fn new(model: &str, layout: Layout, gpus_per_node: u32) -> Self {
+        Self {
+            model: model.to_owned(),
+            served_name: None,
+            layout,
+            gpus_per_node,
+            running_per_rank: None,
+            graph_sizes: None,
+            prefill_graphs_off: false,
+            memory_fraction: None,
+            kv_dtype: None,
+            context_length: None,
+            chunk_tokens: None,
+            page_size: None,
+            speculation: None,
+            symmetric_memory: false,
+            custom_all_reduce_off: false,
+            expert_backend: None,
+            dcp_merge: None,
+            replicate_q: false,
+            dense_unsplit: false,
+            prefix_cache_off: false,
+            trust_remote_code: false,
+            host: "127.0.0.1".to_owned(),
+            port: 30_000,
+            machines: Vec::new(),
+            rendezvous_port: 29_500,
+            extra_args: Vec::new(),
+            extra_env: BTreeMap::new(),
+        }
+    }
+
+    /// GPUs of one replica.
+    fn replica_gpus(&self) -> u32 {
+        self.layout.tp.saturating_mul(self.layout.pp)
+    }
+}
+
+/// Commands for every node of every replica.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LaunchPlan {
+    /// The engine, for example `sglang`.
+    pub engine: String,
+    /// The version that the spellings are of.
+    pub version: String,
+    /// The commands were checked against that version's own parser.
+    pub verified: bool,
+    /// One command a node and replica, replicas outermost.
+    pub nodes: Vec<NodeCommand>,
+    /// What a person must know or fill in.
+    pub notes: Vec<String>,
+}
+
+/// What one machine runs for one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeCommand {
+    /// The replica.
+    pub replica: u32,
+    /// The node of the replica.
+    pub node: u32,
+    /// The machine it runs on.
+    pub machine: String,
+    /// GPUs that the process uses.
+    pub gpus: u32,
+    /// Port that serves, on the first node of a replica.
+    pub port: Option<u16>,
+    /// Program and arguments; no shell reads them.
+    pub argv: Vec<String>,
+    /// Environment variables to set.
+    pub env: BTreeMap<String, String>,
+    /// Files to write beside the process before it starts: name and content.
+    pub files: Vec<(String, String)>,
+}
+
+/// Why no command can be given.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LaunchError {
+    /// The version has no option for it.
+    #[error("{engine} {version} has no option for {what}; {instead}")]
+    NoOption {
+        /// The engine.
+        engine: String,
+        /// The version.
+        version: String,
+        /// What was asked.
+        what: String,
+        /// What would work.
+        instead: String,
+    },
+    /// A value cannot be passed on.
+    #[error("{field} {value:?} cannot be passed on: {why}")]
+    Value {
+        /// The field of the spec.
+        field: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong and what would be right.
+        why: String,
+    },
+    /// The split cannot be placed on machines.
+    #[error("{0}")]
+    Placement(String),
+}
+
+/// Where one process of a replica runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    replica: u32,
+    node: u32,
+    machine: String,
+    /// Name of the machine of the replica's first node.
+    first: String,
+    gpus: u32,
+    /// First GPU of the process on its machine, when it does not use the whole machine.
+    offset: Option<u32>,
+    port: u16,
+    rendezvous_port: u16,
+}
+
+/// Spells a plan for an engine version.
+///
+/// # Errors
+/// Options that the version lacks, values that no argument can carry, and splits that do not fit
+/// machines; layouts are otherwise taken as legal.
+pub fn launch(rules: &EngineRules, spec: &LaunchSpec) -> Result<LaunchPlan, LaunchError> {
+    check_values(spec)?;
+    let places = places(spec)?;
+    let mut notes = Vec::new();
+    if let Some(asked) = &rules.assumed_for {
+        notes.push(format!(
+            "{} {asked} has no rules of its own; spellings of {} are assumed",
+            rules.name, rules.version
+        ));
+    }
+    if !rules.verified {
+        notes.push(format!(
+            "commands of {} are unverified: they were not run through its parser",
+            rules.name
+        ));
+    }
+    if spec.layout.nodes > 1 && spec.machines.is_empty() {
+        notes.push("replace node0, node1, … by the addresses of the machines".to_owned());
+    }
+    if spec.layout.replicas > 1 {
+        notes.push(format!(
+            "{} replicas are servers of their own; put a load balancer in front of their ports",
+            spec.layout.replicas
+        ));
+    }
+    if spec.symmetric_memory
+        && rules
+            .symmetric
+            .as_ref()
+            .is_some_and(|rule| rule.forces_nvls)
+    {
+        notes.push(format!(
+            "{}'s symmetric-memory option sets NCCL_NVLS_ENABLE=1 in its own processes, whatever \
+             the environment says",
+            rules.name
+        ));
+    }
+    let mut nodes = Vec::with_capacity(places.len());
+    for place in &places {
+        let mut node = match rules.dialect {
+            Dialect::Sglang => sglang::command(rules, spec, place)?,
+            Dialect::Vllm => vllm::command(rules, spec, place)?,
+            Dialect::Trtllm => trtllm::command(rules, spec, place, &mut notes)?,
+            Dialect::Builtin => builtin::command(rules, spec, place)?,
+        };
+        if let Some(offset) = place.offset {
+            let devices: Vec<_> = (offset..offset + place.gpus)
+                .map(|gpu| gpu.to_string())
+                .collect();
+            node.env
+                .insert("CUDA_VISIBLE_DEVICES".to_owned(), devices.join(","));
+        }
+        node.env.extend(
+            spec.extra_env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        nodes.push(node);
+    }
+    notes.dedup();
+    Ok(LaunchPlan {
+        engine: rules.name.clone(),
+        version: rules.version.to_string(),
+        verified: rules.verified,
+        nodes,
+        notes,
+    })
+}
+
+/// Values that would not reach the engine as one argument with the meaning intended.
+fn check_values(spec: &LaunchSpec) -> Result<(), LaunchError> {
+    let refuse = |field, value: &str, why: &str| {
+        Err(LaunchError::Value {
+            field,
+            value: value.chars().take(80).collect(),
+            why: why.to_owned(),
+        })
+    };
+    let mut texts = vec![("model", spec.model.as_str()), ("host", spec.host.as_str())];
+    texts.extend(
+        spec.served_name
+            .iter()
+            .map(|name| ("served name", name.as_str())),
+    );
+    texts.extend(
+        spec.expert_backend
+            .iter()
+            .map(|name| ("expert backend", name.as_str())),
+    );
+    texts.extend(spec.machines.iter().map(|name| ("machine", name.as_str())));
+    if let Some(draft) = spec
+        .speculation
+        .as_ref()
+        .and_then(|s| s.draft_model.as_ref())
+    {
+        texts.push(("draft model", draft));
+    }
+    for (field, text) in &texts {
+        if text.is_empty() {
+            return refuse(field, text, "it is empty");
+        }
+        if text.starts_with('-') {
+            return refuse(
+                field,
+                text,
+                "it begins with '-', which the engine would read as an option; a path can begin with './'",
+            );
+        }
+    }
+    texts.extend(
+        spec.extra_args
+            .iter()
+            .map(|text| ("extra argument", text.as_str())),
+    );
+    texts.extend(
+        spec.extra_env
+            .values()
+            .map(|text| ("environment value", text.as_str())),
+    );
+    for (field, text) in texts {
+        if text.contains('\0') {
+            return refuse(
+                field,
+                text,
+                "it holds a NUL character, which ends an argument",
+            );
+        }
+    }
+    for name in spec.extra_env.keys() {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return refuse(
+                "environment name",
+                name,
+                "a name is not empty and holds no '='",
+            );
+        }
+    }
+    if let Some(fraction) = spec.memory_fraction
+        && !(fraction > 0.0 && fraction <= 1.0)
+    {
+        return refuse(
+            "memory fraction",
+            &fraction.to_string(),
+            "it is above 0 and at most 1",
+        );
+    }
+    if let Some(sizes) = &spec.graph_sizes
+        && sizes.contains(&0)
+    {
+        return refuse("graph sizes", "0", "sizes are at least 1");
+    }
+    Ok(())
+}
+
+/// Places every process: replicas fill a machine before they take the next.
+fn places(spec: &LaunchSpec) -> Result<Vec<Place>, LaunchError> {
+    let layout = &spec.layout;
+    let (whole, nodes) = (spec.replica_gpus(), layout.nodes);
+    let per_node = spec.gpus_per_node;
+    let wrong = |text: String| Err(LaunchError::Placement(text));
+    if layout.replicas == 0 || whole == 0 || nodes == 0 || layout.attention_dp == 0 {
+        return wrong("every size of a layout is at least 1".to_owned());
+    }
+    let gpus = whole / nodes;
+    if !whole.is_multiple_of(nodes) || gpus > per_node {
+        return wrong(format!(
+            "a replica of {whole} GPUs does not fit {nodes} nodes of {per_node} GPUs; it needs {}",
+            whole.div_ceil(per_node.max(1))
+        ));
+    }
+    if u64::from(layout.replicas) * u64::from(nodes) > 4096 {
+        return wrong("more than 4096 processes; start them by other means".to_owned());
+    }
+    // Replicas of several nodes never share a machine.
+    let slots = if nodes > 1 { 1 } else { per_node / gpus };
+    let machine = |index: u32| match spec.machines.get(index as usize) {
+        Some(name) => name.clone(),
+        None => format!("node{index}"),
+    };
+    let mut out = Vec::new();
+    for replica in 0..layout.replicas {
+        let (home, slot) = if nodes > 1 {
+            (replica * nodes, 0)
+        } else {
+            (replica / slots, replica % slots)
+        };
+        let above = |base: u16| {
+            u16::try_from(slot)
+                .ok()
+                .and_then(|slot| slot.checked_mul(PORT_STEP))
+                .and_then(|step| base.checked_add(step))
+                .ok_or_else(|| {
+                    LaunchError::Placement(format!(
+                        "port {base} leaves no room for {slots} replicas {PORT_STEP} apart; use a \
+                         lower one"
+                    ))
+                })
+        };
+        for node in 0..nodes {
+            out.push(Place {
+                replica,
+                node,
+                machine: machine(home + node),
+                first: machine(home),
+                gpus,
+                offset: (gpus < per_node).then_some(slot * gpus),
+                port: above(spec.port)?,
+                rendezvous_port: above(spec.rendezvous_port)?,
+            });
+        }
+    }
+    Ok(out)
+}
+
+/// The name of a format on the command line, or why there is none.
+fn kv_name(rules: &EngineRules, dtype: Dtype) -> Result<String, LaunchError> {
+    rules
+        .kv_names
+        .get(&dtype)
+        .cloned()
+        .ok_or_else(|| LaunchError::NoOption {
+            engine: rules.name.clone(),
+            version: rules.version.to_string(),
+            what: format!("a KV cache in {dtype}"),
+            instead: format!(
+                "it takes {}",
+                rules
+                    .kv_names
+                    .keys()
+                    .map(|dtype| dtype.name())
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        })
+}
+
+/// Why an option that was asked for cannot be given.
+fn no_option(rules: &EngineRules, meaning: Meaning) -> LaunchError {
+    LaunchError::NoOption {
+        engine: rules.name.clone(),
+        version: rules.version.to_string(),
+        what: words::describe(meaning).to_owned(),
+        instead: "leave it out, or plan for a version that has it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

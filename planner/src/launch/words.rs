@@ -1,0 +1,178 @@
+//! Arguments of a command, spelled by an engine's flag data.
+
+use super::{LaunchError, NodeCommand, Place, no_option};
+use parplan_profiles::engine::EngineRules;
+use parplan_profiles::engine::flags::{FlagForm, Meaning};
+use std::collections::BTreeMap;
+
+/// A command under construction.
+pub(super) struct Words<'a> {
+    rules: &'a EngineRules,
+    argv: Vec<String>,
+    env: BTreeMap<String, String>,
+    files: Vec<(String, String)>,
+}
+
+impl<'a> Words<'a> {
+    pub(super) fn new(rules: &'a EngineRules, program: &[&str]) -> Self {
+        Self {
+            rules,
+            argv: program.iter().map(|&word| word.to_owned()).collect(),
+            env: BTreeMap::new(),
+            files: Vec::new(),
+        }
+    }
+
+    /// Says something with one value, or with none for a switch.
+    ///
+    /// # Errors
+    /// The version has no option for it.
+    pub(super) fn say(&mut self, meaning: Meaning, value: &str) -> Result<(), LaunchError> {
+        self.say_all(meaning, std::slice::from_ref(&value.to_owned()))
+    }
+
+    /// A number.
+    ///
+    /// # Errors
+    /// The version has no option for it.
+    pub(super) fn number(
+        &mut self,
+        meaning: Meaning,
+        value: impl ToString,
+    ) -> Result<(), LaunchError> {
+        self.say(meaning, &value.to_string())
+    }
+
+    /// A number, where there is one.
+    ///
+    /// # Errors
+    /// There is one, and the version has no option for it.
+    pub(super) fn maybe(
+        &mut self,
+        meaning: Meaning,
+        value: Option<impl ToString>,
+    ) -> Result<(), LaunchError> {
+        value.map_or(Ok(()), |value| self.number(meaning, value))
+    }
+
+    /// A switch, where it is on.
+    ///
+    /// # Errors
+    /// It is on, and the version has no option for it.
+    pub(super) fn switch(&mut self, meaning: Meaning, on: bool) -> Result<(), LaunchError> {
+        if on {
+            self.say_all(meaning, &[])
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Several values.
+    ///
+    /// # Errors
+    /// The version has no option for it.
+    pub(super) fn say_all(
+        &mut self,
+        meaning: Meaning,
+        values: &[String],
+    ) -> Result<(), LaunchError> {
+        let flag = self
+            .rules
+            .flags
+            .get(&meaning)
+            .ok_or_else(|| no_option(self.rules, meaning))?;
+        match flag.form {
+            FlagForm::Environment => {}
+            FlagForm::Switch => self.argv.push(flag.flag.clone()),
+            FlagForm::Positional => self.argv.extend_from_slice(values),
+            FlagForm::Value | FlagForm::Values | FlagForm::Json => {
+                self.argv.push(flag.flag.clone());
+                self.argv.extend_from_slice(values);
+            }
+        }
+        self.argv.extend(flag.with.iter().cloned());
+        self.env.extend(
+            flag.env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
+        Ok(())
+    }
+
+    /// Whether the version can say it.
+    pub(super) fn knows(&self, meaning: Meaning) -> bool {
+        self.rules.flags.contains_key(&meaning)
+    }
+
+    pub(super) fn file(&mut self, name: &str, content: String) {
+        self.files.push((name.to_owned(), content));
+    }
+
+    pub(super) fn finish(mut self, place: &Place, serves: bool, extra: &[String]) -> NodeCommand {
+        self.argv.extend_from_slice(extra);
+        NodeCommand {
+            replica: place.replica,
+            node: place.node,
+            machine: place.machine.clone(),
+            gpus: place.gpus,
+            port: serves.then_some(place.port),
+            argv: self.argv,
+            env: self.env,
+            files: self.files,
+        }
+    }
+}
+
+/// What an option decides, for a sentence.
+pub(super) fn describe(meaning: Meaning) -> &'static str {
+    match meaning {
+        Meaning::Model => "the model",
+        Meaning::ServedName => "the served name",
+        Meaning::Host => "the address to listen on",
+        Meaning::Port => "the port",
+        Meaning::Tp => "tensor parallelism",
+        Meaning::AttentionDp => "attention data parallelism",
+        Meaning::Replicas => "replicas behind one server",
+        Meaning::Ep => "an expert-parallel width",
+        Meaning::EpSwitch => "expert parallelism",
+        Meaning::MoeTp => "expert tensor parallelism",
+        Meaning::Pp => "pipeline stages",
+        Meaning::Dcp => "decode context parallelism",
+        Meaning::DcpMerge => "the merge of a DCP group",
+        Meaning::DcpReplicateQ => "replicated queries",
+        Meaning::Nodes | Meaning::NodeRank => "several nodes",
+        Meaning::Rendezvous | Meaning::RendezvousHost | Meaning::RendezvousPort => {
+            "the meeting point of nodes"
+        }
+        Meaning::DataParallelHost
+        | Meaning::DataParallelPort
+        | Meaning::DataParallelStart
+        | Meaning::DataParallelLocal => "data-parallel ranks over nodes",
+        Meaning::Headless => "engines without a server",
+        Meaning::RunningRequests => "the limit of running requests",
+        Meaning::ChunkTokens => "the tokens of a chunk or step",
+        Meaning::MemoryFraction => "the memory fraction",
+        Meaning::KvDtype => "the KV cache format",
+        Meaning::ContextLength => "the longest sequence",
+        Meaning::PageSize => "the KV page",
+        Meaning::GraphSizes => "captured graph sizes",
+        Meaning::GraphLargest => "the largest captured graph",
+        Meaning::GraphsOff => "running without graphs",
+        Meaning::PrefillGraphsOff => "running without prefill graphs",
+        Meaning::SymmetricMemory => "symmetric memory",
+        Meaning::CustomAllReduceOff => "running without the custom all-reduce",
+        Meaning::ExpertBackend => "the expert all-to-all backend",
+        Meaning::DeepepMode => "the DeepEP mode",
+        Meaning::Speculation
+        | Meaning::SpeculationAlgorithm
+        | Meaning::SpeculationSteps
+        | Meaning::SpeculationTopK
+        | Meaning::SpeculationTokens
+        | Meaning::SpeculationModel => "speculative decoding",
+        Meaning::DenseTp => "unsplit dense layers",
+        Meaning::DpLmHead => "an output projection by data-parallel rank",
+        Meaning::PrefixCacheOff => "running without the prefix cache",
+        Meaning::TrustRemoteCode => "code of the model repository",
+        Meaning::OptionsFile => "a file of options",
+    }
+}
