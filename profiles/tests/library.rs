@@ -91,7 +91,18 @@ fn overlays_that_lead_nowhere_are_refused() {
     folder.write("models/a.toml", "base = \"b\"\nname = \"a\"\n");
     folder.write("models/b.toml", "base = \"a\"\nname = \"b\"\n");
     folder.write("models/c.toml", "name = \"c\"\nbase = \"deepsek-v3\"\n");
+    let one = "group = 9\nweights = { attention = \"fp8\", dense_ffn = \"fp8\", experts = \"fp8\", \
+        shared_experts = \"fp8\", embedding = \"bf16\" }\n";
+    folder.write(
+        "models/d.toml",
+        &format!("base = \"qwen3-8b\"\nname = \"d\"\n[[group_weights]]\n{one}"),
+    );
     let library = Library::with_folder(&folder.0);
+    let said = library.model("d").expect_err("refused").to_string();
+    assert!(
+        said.ends_with("d.toml:4:1: group_weights[0].group is 9; the base has groups 0 to 0"),
+        "{said}"
+    );
     let said = library.model("a").expect_err("refused").to_string();
     assert!(said.contains("th base in a row"), "{said}");
     let said = library.model("c").expect_err("refused").to_string();
@@ -231,4 +242,29 @@ fn hostile_files_give_one_line_each() {
     for fault in &faults.0 {
         assert!(!fault.to_string().contains('\n'), "{fault}");
     }
+}
+
+/// The examples of docs/profiles.md are profiles.
+#[test]
+fn the_examples_of_the_documentation_are_valid() {
+    let folder = Folder::new("docs");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/profiles.md");
+    let text = std::fs::read_to_string(path).expect("the documentation");
+    let mut blocks = 0;
+    for block in text.split("```toml\n").skip(1) {
+        let example = block.split("```").next().expect("a block");
+        let kind = if example.starts_with("base") {
+            "models"
+        } else {
+            "workloads"
+        };
+        folder.write(&format!("{kind}/example.toml"), example);
+        blocks += 1;
+    }
+    folder.write(
+        "workloads/requests.csv",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9,100,10\n",
+    );
+    assert_eq!(blocks, 2);
+    assert_eq!(Library::check(&folder.0), Ok(2));
 }

@@ -59,7 +59,7 @@ impl Profile for ModelProfile {
         let embedded = Library::embedded();
         let shelf = if same { &embedded } else { library };
         match shelf.find_unchecked::<ModelProfile>(&overlay.base, depth + 1) {
-            Ok(base) => Ok(overlay.on(base)),
+            Ok(base) => overlay.on(base).map_err(|fault| document.place(fault)),
             Err(error) => {
                 let message = format!("cannot be used: {error}");
                 Err(document.place(Fault::field("base", message)))

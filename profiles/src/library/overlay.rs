@@ -1,6 +1,7 @@
 //! A model profile that is another one in a different precision or under another name.
 
 use crate::dtype::Dtype;
+use crate::fault::Fault;
 use crate::model::{ModelProfile, Published, WeightFormats};
 use serde::Deserialize;
 
@@ -41,7 +42,10 @@ struct GroupWeights {
 
 impl ModelOverlay {
     /// The base with the differences applied. The base's aliases stay with the base.
-    pub(super) fn on(self, base: ModelProfile) -> ModelProfile {
+    ///
+    /// # Errors
+    /// Differences of a layer group or an MTP layer that the base has not.
+    pub(super) fn on(self, base: ModelProfile) -> Result<ModelProfile, Fault> {
         let mut model = match self.weights {
             Some(weights) => base.with_weights(weights),
             None => base,
@@ -54,13 +58,28 @@ impl ModelOverlay {
         model.vocab_size = self.vocab_size.unwrap_or(model.vocab_size);
         model.kv_dtype = self.kv_dtype.unwrap_or(model.kv_dtype);
         model.published = self.published.or(model.published);
-        for change in self.group_weights {
-            if let Some(group) = model.layers.get_mut(change.group) {
-                group.weights = Some(change.weights);
-            }
+        let groups = model.layers.len();
+        for (i, change) in self.group_weights.into_iter().enumerate() {
+            let Some(group) = model.layers.get_mut(change.group) else {
+                let field = format!("group_weights[{i}].group");
+                let message = format!(
+                    "is {}; the base has groups 0 to {}",
+                    change.group,
+                    groups.saturating_sub(1)
+                );
+                return Err(Fault::field(field, message));
+            };
+            group.weights = Some(change.weights);
         }
-        if let Some(layer) = model.mtp_layer.as_mut() {
-            layer.weights = self.mtp_weights.or(layer.weights);
+        match model.mtp_layer.as_mut() {
+            Some(layer) => layer.weights = self.mtp_weights.or(layer.weights),
+            None if self.mtp_weights.is_some() => {
+                return Err(Fault::field(
+                    "mtp_weights",
+                    "is given, but the base has no MTP layer",
+                ));
+            }
+            None => {}
         }
         if let Some(count) = self.mtp_layers {
             model.mtp_layers = count;
@@ -68,6 +87,6 @@ impl ModelOverlay {
                 model.mtp_layer = None;
             }
         }
-        model
+        Ok(model)
     }
 }
