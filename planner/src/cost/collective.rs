@@ -109,13 +109,24 @@ impl Collective {
 }
 
 impl RingTerm {
-    /// `base + rank · (R − 2) + ramp · √wire + wire / bandwidth(R)`.
+    /// `base + rank · (R − 2) + ramp · √wire + wire / bandwidth(R)`. Beyond the 8 ranks of the
+    /// tables the latency grows by half the 8-rank figure a doubling, as trees do.
     #[inline]
     fn time(&self, ranks: f64, wire: f64) -> f64 {
         self.base_us
-            + self.rank_us * (ranks - 2.0)
+            + self.latency(ranks)
             + self.ramp_us_per_root_byte * wire.sqrt()
             + wire * self.us_per_wire_byte(ranks)
+    }
+
+    #[inline]
+    fn latency(&self, ranks: f64) -> f64 {
+        let doublings = if ranks > 8.0 {
+            (ranks / 8.0).log2()
+        } else {
+            0.0
+        };
+        self.rank_us * (ranks.min(8.0) - 2.0 + 3.0 * doublings)
     }
 
     /// Between the fitted rank counts 2, 4 and 8, linear in 1/ranks.
@@ -151,7 +162,7 @@ impl OpCosts<'_> {
         }
         let ring = &self.rings[t.kind.index()];
         let mut us = ring.time(ranks, wire);
-        let mut eager_us = ring.eager_us;
+        let mut floor_us = ring.eager_us + ring.base_us;
         if t.registration == Registration::Symmetric && t.kind != Collective::AllToAll {
             // A switch that multicasts and reduces moves n + n/R bytes a rank (engine-facts D5).
             let symmetric_wire = if t.kind == Collective::AllReduce && self.multicast && ranks > 2.0
@@ -172,19 +183,13 @@ impl OpCosts<'_> {
             let one = c.one_shot_us + extra + (ranks - 1.0) * t.bytes * c.us_per_byte_one_shot;
             let two = c.two_shot_us + extra + wire * c.us_per_byte_two_shot;
             us = one.min(two);
-            eager_us = c.eager_us;
+            floor_us = c.eager_us + c.one_shot_us;
         }
         match t.launch {
             Launch::Graph => us,
-            Launch::Eager => self.paced(us, eager_us),
+            // The host paces an eager launch while the kernel is short.
+            Launch::Eager => super::overlap(us, floor_us),
         }
-    }
-
-    /// An eager launch is paced by the host while the kernel is short.
-    #[inline]
-    fn paced(&self, us: f64, eager_us: f64) -> f64 {
-        let floor = eager_us + 6.0;
-        super::overlap(us + 2.0, floor)
     }
 
     fn over_pcie(&self, t: &Transfer, wire: f64) -> f64 {

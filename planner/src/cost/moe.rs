@@ -81,6 +81,7 @@ impl MoeTerm {
         let expert = moe.expert();
         let mut us = self.base_us
             + touched * self.us_per_expert
+            + moe.experts_local * self.us_per_local_expert
             + rows
                 * (moe.hidden * self.us_per_hidden + moe.intermediate * self.us_per_intermediate)
             + overlap(

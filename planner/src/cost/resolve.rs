@@ -198,6 +198,7 @@ impl Peaks<'_> {
             us_per_hidden: 2.0 * fit.hidden_passes * self.byte,
             us_per_intermediate: 2.0 * fit.intermediate_passes * self.byte,
             us_per_expert: fit.expert_us * 1e-3,
+            us_per_local_expert: fit.local_expert_us * 1e-3,
             us_per_remote_hidden: 2.0 * fit.remote_passes * self.byte,
             remote_us: fit.remote_us,
         }

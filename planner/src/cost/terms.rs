@@ -57,6 +57,7 @@ pub(super) struct MoeTerm {
     pub us_per_hidden: f64,
     pub us_per_intermediate: f64,
     pub us_per_expert: f64,
+    pub us_per_local_expert: f64,
     pub us_per_remote_hidden: f64,
     pub remote_us: f64,
 }

@@ -143,6 +143,8 @@ pub struct MoeFit {
     pub base_us: f64,
     /// Added for each expert with work, µs per 1000 experts.
     pub expert_us: f64,
+    /// Added for each expert on the rank, with or without work, µs per 1000 experts.
+    pub local_expert_us: f64,
     /// Fraction of the peak memory bandwidth at which expert weights are read.
     pub memory: f64,
     /// Fraction of the peak tensor rate.

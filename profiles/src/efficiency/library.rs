@@ -204,6 +204,7 @@ impl EfficiencyProfile {
                     moe.hidden_passes,
                     moe.intermediate_passes,
                     moe.expert_us,
+                    moe.local_expert_us,
                     moe.remote_passes,
                     moe.remote_us,
                 ],
