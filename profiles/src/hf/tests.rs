@@ -166,6 +166,28 @@ fn refusals_name_the_field() {
 }
 
 #[test]
+fn faults_of_the_quantization_file_name_it() {
+    let config = qwen().to_string();
+    let said = |beside: &str| {
+        let faults = read_text(&config, Some(beside), "m", "m").expect_err("refused");
+        faults.to_string()
+    };
+    assert_eq!(
+        said("[1]"),
+        "hf_quant_config.json: is an array, not a JSON object"
+    );
+    assert_eq!(
+        said("{}"),
+        "hf_quant_config.json: quantization is missing; it says what is quantised"
+    );
+    assert!(
+        said("{\"quantization\": {\"quant_algo\": \"FP2\"}}").starts_with(
+            "hf_quant_config.json: quantization.quant_algo is \"FP2\", which is not known"
+        )
+    );
+}
+
+#[test]
 fn files_that_are_no_configuration_give_one_line() {
     let folder = std::env::temp_dir().join(format!("parplan-hf-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");
