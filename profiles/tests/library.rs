@@ -129,6 +129,10 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
         "name = \"cut\"\naliases = [\"x\",\nvendor = ",
     );
     folder.write("gpus/empty.toml", "");
+    folder.write(
+        "gpus/syntax.toml",
+        "name = \nsms = 3\nvendor = \"nvidia\"\nlink = }\n",
+    );
     let model = embedded_text("models/qwen3-8b.toml")
         .replace("q_heads = 32, kv_heads = 8", "q_heads = 32, kv_heads = 7")
         .replace("total = \"8.2B\"", "total = \"9.2B\"");
@@ -161,8 +165,14 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
         has("gpus/wrong-values.toml:18:1: tensor.fp8 is -4.5e15 FLOP/s;"),
         "{said:#?}"
     );
-    assert!(has("gpus/cut.toml:3:8: unexpected"), "{said:#?}");
+    assert!(
+        has("gpus/cut.toml:3:1: string values must be quoted"),
+        "{said:#?}"
+    );
     assert!(has("gpus/empty.toml: is empty"), "{said:#?}");
+    for line in [1, 4] {
+        assert!(has(&format!("gpus/syntax.toml:{line}:")), "{said:#?}");
+    }
     assert!(
         has("efficiency/wrong.toml:1:10: invalid type: integer"),
         "{said:#?}"

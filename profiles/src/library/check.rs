@@ -73,7 +73,10 @@ impl Library {
     ) {
         let document = match Document::parse(file, text) {
             Ok(document) => document,
-            Err(fault) => return faults.push(fault),
+            Err(fault) => {
+                let all = Document::syntax_faults(file, text);
+                return faults.extend(if all.is_empty() { vec![fault] } else { all });
+            }
         };
         match P::parse(&document, self, 0) {
             Err(_) => faults.extend(

@@ -64,6 +64,19 @@ impl<'t> Document<'t> {
         Ok(Document { file, text, table })
     }
 
+    /// Every line where a text is no TOML; empty where it is. Of a line only the first complaint
+    /// counts, since the rest often follows from it.
+    pub(crate) fn syntax_faults(file: &str, text: &str) -> Vec<Fault> {
+        let (_, errors) = DeTable::parse_recoverable(text);
+        let mut faults: Vec<Fault> = errors
+            .iter()
+            .map(|error| placed(file, text, error))
+            .collect();
+        faults.sort_by_key(|fault| fault.position);
+        faults.dedup_by_key(|fault| fault.position.map(|(line, _)| line));
+        faults
+    }
+
     pub(crate) fn has_key(&self, key: &str) -> bool {
         self.table.get_ref().contains_key(key)
     }
