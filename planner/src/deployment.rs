@@ -1,6 +1,8 @@
 //! One configuration, resolved: shapes, memory, graphs, limits and step times, ready to be asked.
 
 use crate::cost::OpCosts;
+use crate::engine_comm::{self, AllReduceCall};
+use crate::sync::{self, SyncPath};
 use crate::graphs::{self, CaptureList, GraphContext};
 use crate::kv::{self, KvFootprint};
 use crate::layout::Layout;
@@ -16,7 +18,7 @@ use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{
-    self, AllReduceKind, Batching, DenseFfnSplit, GraphUnit, PaddingRule, SyncRule,
+    self, Batching, DenseFfnSplit, GraphUnit, PaddingRule,
 };
 use parplan_profiles::{Attention, GpuProfile, ModelProfile, Overheads};
 
@@ -135,27 +137,18 @@ impl<'a> Setup<'a> {
 
     /// Largest buffer that the engine's own all-reduce takes over `ranks` ranks of one domain, bytes.
     fn reduce_path(&self, ranks: u32, symmetric: bool) -> ReducePath {
-        let sm = sm(self.gpu);
         let reach = |graph: bool| {
-            self.rules
-                .all_reduce
-                .candidates
-                .iter()
-                .filter(|c| {
-                    c.worlds.contains(&ranks)
-                        && (c.sm.is_empty() || c.sm.contains(&sm))
-                        && c.graph.is_none_or(|g| g == graph)
-                        && (!c.multicast || self.gpu.link.multicast)
-                        && matches!(
-                            c.implementation,
-                            AllReduceKind::OneShot
-                                | AllReduceKind::TwoShot
-                                | AllReduceKind::Multicast
-                        )
-                })
-                .map(|c| c.up_to)
-                .max()
-                .unwrap_or(0) as f64
+            let call = AllReduceCall {
+                bytes: 0,
+                ranks,
+                sm: sm(self.gpu),
+                graph,
+                peer_access: true,
+                multicast: self.gpu.link.multicast,
+                symmetric: false,
+                custom_off: false,
+            };
+            engine_comm::largest_custom(&self.rules.all_reduce, &call) as f64
         };
         let local = ranks <= self.gpu.link_domain_gpus;
         let rule = self.rules.symmetric.as_ref();
@@ -168,14 +161,14 @@ impl<'a> Setup<'a> {
 
     /// Exchange of batch shapes before a step, microseconds.
     fn sync_us(&self, layout: &Layout) -> f64 {
-        if layout.attention_dp <= 1 {
-            return 0.0;
+        match sync::metadata_sync(&self.rules.sync, layout, None) {
+            None => 0.0,
+            Some(exchange) => match exchange.path {
+                SyncPath::Device => DEVICE_SYNC_US,
+                // A two-rank exchange is one hop; every further one adds as much.
+                SyncPath::Host => HOST_SYNC_US * f64::from(exchange.serial_hops.max(1)).sqrt(),
+            },
         }
-        let device = match &self.rules.sync {
-            SyncRule::AllGather { device, .. } | SyncRule::AllReduce { device, .. } => *device,
-            SyncRule::None => return 0.0,
-        };
-        if device { DEVICE_SYNC_US } else { HOST_SYNC_US }
     }
 }
 
@@ -467,13 +460,13 @@ impl<'a> Deployment<'a> {
         let layout = self.choice.layout;
         let symmetric = self.choice.symmetric_memory;
         let rule = setup.rules.symmetric.as_ref();
-        let (mla, gqa) = dcp_merge(setup.rules);
         let node = (layout.tp * layout.pp).div_ceil(layout.nodes.max(1));
         let domain = setup
             .gpu
             .link_domain_gpus
             .max(1)
             .min(node.max(setup.gpu.link_domain_gpus));
+        let (mla, gqa) = dcp_merge(setup, layout.dcp <= domain);
         let gathers_symmetric = symmetric
             && rule.is_some_and(|r| {
                 r.gathers && (!r.max_len_only || self.decode_exchange == Exchange::MaxLen)
@@ -563,29 +556,19 @@ impl<'a> Deployment<'a> {
 
 /// Merge of a DCP group's partial outputs, for MLA and for grouped-query layers, with the bytes of a
 /// merged value.
-fn dcp_merge(rules: &EngineRules) -> ((DcpMerge, f64), (DcpMerge, f64)) {
-    let Some(rule) = &rules.dcp else {
-        return (
-            (DcpMerge::ReduceScatter, 2.0),
-            (DcpMerge::ReduceScatter, 2.0),
-        );
+fn dcp_merge(setup: &Setup<'_>, one_domain: bool) -> ((DcpMerge, f64), (DcpMerge, f64)) {
+    let scatter = DcpMerge::ReduceScatter;
+    let Some(rule) = &setup.rules.dcp else {
+        return ((scatter, ACTIVATION_BYTES), (scatter, ACTIVATION_BYTES));
     };
-    match rule.default_merge {
-        rules::DcpMerge::AgRs => (
-            (DcpMerge::ReduceScatter, f64::from(rule.mla_merge_bytes)),
-            (
-                if rule.gqa_all_reduce {
-                    DcpMerge::AllReduce
-                } else {
-                    DcpMerge::ReduceScatter
-                },
-                f64::from(rule.gqa_merge_bytes),
-            ),
-        ),
-        rules::DcpMerge::A2a | rules::DcpMerge::FiA2a => (
-            (DcpMerge::AllToAll, ACTIVATION_BYTES),
-            (DcpMerge::AllToAll, ACTIVATION_BYTES),
-        ),
+    match engine_comm::dcp_merge(rule, None, sm(setup.gpu), one_domain) {
+        rules::DcpMerge::AgRs => {
+            let gqa = if rule.gqa_all_reduce { DcpMerge::AllReduce } else { scatter };
+            ((scatter, f64::from(rule.mla_merge_bytes)), (gqa, f64::from(rule.gqa_merge_bytes)))
+        }
+        rules::DcpMerge::A2a | rules::DcpMerge::FiA2a => {
+            ((DcpMerge::AllToAll, ACTIVATION_BYTES), (DcpMerge::AllToAll, ACTIVATION_BYTES))
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
 
+pub mod compare;
 pub mod cost;
 pub mod deployment;
 pub mod engine_comm;
@@ -14,6 +15,7 @@ pub mod padding;
 pub mod plan;
 pub mod question;
 pub mod reserve;
+pub mod search;
 pub mod serve;
 pub mod shard;
 pub mod simulate;

@@ -184,8 +184,8 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
 /// Solves the closed loop for one replica.
 ///
 /// Evaluates [`StepTimes`] a handful of times; the decoding batch is found by the secant method to
-/// half a percent of the clients.
-pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) -> Service {
+/// half a percent of the clients. Also returns how many batches were tried.
+pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) -> (Service, u64) {
     let admitted = load
         .clients
         .min(limits.running_per_rank * limits.dp_ranks)
@@ -197,6 +197,7 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     let mut best = trial(times, load, limits, high);
     let mut high_clients = best.clients;
     let tolerance = 0.005 * admitted;
+    let mut tried = 1;
     for _ in 0..12 {
         if (best.clients - admitted).abs() <= tolerance {
             break;
@@ -205,6 +206,7 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
         let share = (admitted - low_clients) / (high_clients - low_clients);
         let next = low + (high - low) * share.clamp(0.02, 0.98);
         best = trial(times, load, limits, next);
+        tried += 1;
         if best.clients > admitted {
             high = next;
             high_clients = best.clients;
@@ -227,5 +229,5 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     service.burst_us = (burst - 1.0) / 2.0 * whole.latency_us / burst / load.waves.max(1.0);
     service.queue_us += place_us;
     service.ttft_us += place_us + service.burst_us;
-    service
+    (service, tried)
 }

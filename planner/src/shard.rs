@@ -378,6 +378,24 @@ pub struct Split {
 }
 
 impl Shard {
+    /// Weight bytes that every decode step reads whatever its tokens: all but the embedding table
+    /// and the routed experts.
+    pub fn always_read_bytes(&self) -> f64 {
+        let routed: f64 = self
+            .groups
+            .iter()
+            .map(|group| match &group.block {
+                Block::Moe { dims, experts_local, intermediate, width, dtype, .. } => {
+                    let matrices = if dims.gated { 3.0 } else { 2.0 };
+                    group.layers * experts_local * matrices * intermediate * width * dtype.bytes()
+                }
+                _ => 0.0,
+            })
+            .sum();
+        // Biases of experts and rounding of formats stay on the safe side of a lower bound.
+        (0.95 * (self.weight_bytes - 2.0 * self.lm_head.bytes()) - routed).max(0.0)
+    }
+
     /// Resolves the shapes of `model` on one rank of `layout`.
     pub fn new(model: &ModelProfile, layout: &Layout, split: &Split) -> Shard {
         let hidden = f64::from(model.hidden_size);

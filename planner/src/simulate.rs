@@ -320,7 +320,7 @@ mod tests {
                     waves: 10.0,
                 };
                 let (ttft, tpot) = simulated(&times, clients, isl, osl, &limits);
-                let form = closed_loop(&times, &load, &limits);
+                let (form, _) = closed_loop(&times, &load, &limits);
                 println!(
                     "{style:?} c{clients} {isl}/{osl}: TPOT {:.0} sim {tpot:.0} ({:+.1} %), TTFT {:.0} sim {ttft:.0} ({:+.1} %)",
                     form.tpot_us,

@@ -1,0 +1,331 @@
+//! Which configuration to run: every legal one is priced, and the best are explained.
+//!
+//! The search is exhaustive over the space that is asked for, in parallel, with one kind of pruning:
+//! a configuration whose roofline alone loses against the places already taken is not priced
+//! further. [`Pruning::Off`] prices everything; the tests hold the two to the same answer.
+
+mod space;
+
+use crate::deployment::{Deployment, Setup, sm};
+use crate::estimate;
+use crate::layout::Layout;
+use crate::legality::{self, Ground, Machines, ModelShape, Options};
+use crate::plan::{Choice, Plan};
+use crate::question::{Goal, Objective, Space, Traffic};
+use crate::serve::Service;
+use serde::Serialize;
+
+/// Whether configurations may be skipped by their bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pruning {
+    /// Skip what cannot reach a place.
+    On,
+    /// Price everything.
+    Off,
+}
+
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Effort {
+    /// Places to fill.
+    pub top: usize,
+    /// Threads to use.
+    pub threads: usize,
+    /// Pruning.
+    pub pruning: Pruning,
+}
+
+/// A layout that is not in the ranking, and why.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rejected {
+    /// The layout.
+    pub layout: Layout,
+    /// What was wrong and what would be right.
+    pub reason: String,
+}
+
+/// By how much the best configuration misses its limits; nothing where it meets them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Miss {
+    /// TTFT above its limit, ms.
+    pub ttft_ms: f64,
+    /// TPOT above its limit, ms.
+    pub tpot_ms: f64,
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recommendation {
+    /// The best configurations, best first. Where nothing meets the limits, the nearest misses.
+    pub ranked: Vec<Plan>,
+    /// Layouts that cannot run, and why.
+    pub rejected: Vec<Rejected>,
+    /// Whether the first of `ranked` meets the limits.
+    pub met_goal: bool,
+    /// By how much it misses them.
+    pub miss: Option<Miss>,
+    /// Configurations that were priced.
+    pub configurations: u64,
+    /// Points that were priced: a configuration at one decoding batch.
+    pub points: u64,
+}
+
+/// A priced configuration.
+struct Scored {
+    choice: Choice,
+    /// Larger is better; those that meet the limits come first.
+    meets: bool,
+    score: f64,
+    throughput: f64,
+    latency: f64,
+    points: u64,
+}
+
+/// What one layout came to.
+enum Outcome {
+    Scored(Vec<Scored>),
+    Rejected(Rejected),
+}
+
+/// Ranks every configuration of `space`.
+pub fn recommend(
+    setup: &Setup<'_>,
+    traffic: &Traffic,
+    space: &Space,
+    goal: &Goal,
+    effort: &Effort,
+) -> Recommendation {
+    let shape = ModelShape::of(setup.model);
+    let layouts = space::layouts(setup, space);
+    let top = effort.top.max(1);
+    let mut best: Vec<Scored> = Vec::new();
+    let mut rejected = Vec::new();
+    let (mut configurations, mut points) = (0, 0);
+    // Batches of fixed size keep the answer the same whatever the threads do: what a batch prunes
+    // by is what the batches before it found.
+    for batch in layouts.chunks(32) {
+        let floor = match (effort.pruning, goal.objective) {
+            (Pruning::On, Objective::Throughput | Objective::Latency) => place_score(&best, top),
+            _ => None,
+        };
+        for outcome in price(setup, traffic, space, goal, &shape, batch, floor, effort.threads) {
+            match outcome {
+                Outcome::Rejected(reason) => rejected.push(reason),
+                Outcome::Scored(list) => {
+                    configurations += list.len() as u64;
+                    points += list.iter().map(|s| s.points).sum::<u64>();
+                    best.extend(list.into_iter().filter(|s| s.score.is_finite()));
+                }
+            }
+        }
+        if goal.objective == Objective::Pareto {
+            best = front(best);
+        } else {
+            best.sort_by(|a, b| order(a, b));
+            keep_layouts(&mut best, top);
+        }
+    }
+    best.sort_by(|a, b| order(a, b));
+    best.truncate(top.max(if goal.objective == Objective::Pareto { usize::MAX } else { 0 }));
+    let met_goal = best.first().is_some_and(|s| s.meets);
+    let ranked: Vec<Plan> =
+        best.iter().map(|s| estimate::plan(setup, traffic, &space.settings, s.choice)).collect();
+    let miss = ranked.first().filter(|_| !met_goal).map(|plan| Miss {
+        ttft_ms: over(plan.predicted.ttft_ms.value, goal.ttft_ms),
+        tpot_ms: over(plan.predicted.tpot_ms.value, goal.tpot_ms),
+    });
+    Recommendation { ranked, rejected, met_goal, miss, configurations, points }
+}
+
+/// How far `value` lies above `limit`; 0 without one.
+fn over(value: f64, limit: Option<f64>) -> f64 {
+    limit.map_or(0.0, |limit| (value - limit).max(0.0))
+}
+
+fn order(a: &Scored, b: &Scored) -> std::cmp::Ordering {
+    b.meets.cmp(&a.meets).then(b.score.total_cmp(&a.score)).then(a.choice.layout.cmp(&b.choice.layout))
+}
+
+/// The score that a newcomer has to beat; none while places are free.
+fn place_score(best: &[Scored], top: usize) -> Option<f64> {
+    best.get(top - 1).filter(|s| s.meets).map(|s| s.score)
+}
+
+/// Keeps the `top` best, and of each layout only its best choice, so that variants of one layout do
+/// not fill every place.
+fn keep_layouts(best: &mut Vec<Scored>, top: usize) {
+    let mut seen: Vec<Layout> = Vec::new();
+    best.retain(|s| {
+        let new = !seen.contains(&s.choice.layout);
+        if new {
+            seen.push(s.choice.layout);
+        }
+        new
+    });
+    best.truncate(top);
+}
+
+/// The configurations that no other beats in both throughput and latency.
+fn front(mut all: Vec<Scored>) -> Vec<Scored> {
+    all.sort_by(|a, b| {
+        b.throughput
+            .total_cmp(&a.throughput)
+            .then(a.latency.total_cmp(&b.latency))
+            .then(a.choice.layout.cmp(&b.choice.layout))
+    });
+    let mut fastest = f64::INFINITY;
+    all.retain(|s| {
+        let keep = s.latency < fastest;
+        if keep {
+            fastest = s.latency;
+        }
+        keep
+    });
+    all
+}
+
+#[allow(clippy::too_many_arguments)]
+fn price(
+    setup: &Setup<'_>,
+    traffic: &Traffic,
+    space: &Space,
+    goal: &Goal,
+    shape: &ModelShape,
+    layouts: &[Layout],
+    floor: Option<f64>,
+    threads: usize,
+) -> Vec<Outcome> {
+    let one = |layout: &Layout| layout_outcome(setup, traffic, space, goal, shape, *layout, floor);
+    let threads = threads.clamp(1, layouts.len().max(1));
+    if threads == 1 {
+        return layouts.iter().map(one).collect();
+    }
+    let share = layouts.len().div_ceil(threads);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = layouts
+            .chunks(share)
+            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
+            .collect();
+        // A thread that died takes its part of the answer with it; its panic goes on here.
+        handles
+            .into_iter()
+            .flat_map(|handle| match handle.join() {
+                Ok(part) => part,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
+
+fn layout_outcome(
+    setup: &Setup<'_>,
+    traffic: &Traffic,
+    space: &Space,
+    goal: &Goal,
+    shape: &ModelShape,
+    layout: Layout,
+    floor: Option<f64>,
+) -> Outcome {
+    let machines = Machines {
+        gpus: space.gpus,
+        gpus_per_node: space.gpus.div_ceil(space.nodes.max(1)),
+        link_domain: setup.gpu.link_domain_gpus,
+        sm: sm(setup.gpu),
+    };
+    let mut scored = Vec::new();
+    let mut reason = None;
+    for choice in space::choices(setup, traffic, space, layout) {
+        let ground = Ground {
+            rules: setup.rules,
+            model: shape,
+            machines,
+            options: Options {
+                expert_backend: choice.expert_all_to_all.then_some(space::all_to_all_backend(setup)).flatten(),
+                speculation: choice.speculative_steps > 0,
+                kv_dtype: choice.kv_dtype,
+                symmetric_memory: choice.symmetric_memory,
+                ..Options::default()
+            },
+        };
+        if !legality::is_legal(&layout, &ground) {
+            if reason.is_none() {
+                reason = legality::check(&layout, &ground)
+                    .err()
+                    .and_then(|refusals| refusals.into_iter().next())
+                    .map(|refusal| refusal.reason);
+            }
+            continue;
+        }
+        let deployment = Deployment::new(setup, traffic, &space.settings, choice);
+        if let Some(why) = deployment.does_not_fit(traffic) {
+            reason.get_or_insert(why);
+            continue;
+        }
+        if let Some(floor) = floor
+            && bound(&deployment, traffic, goal) < floor
+        {
+            continue;
+        }
+        let (service, points) = deployment.serve_counted(traffic);
+        scored.push(score(&deployment, traffic, goal, &service, points));
+    }
+    match (scored.is_empty(), reason) {
+        (true, Some(reason)) => Outcome::Rejected(Rejected { layout, reason }),
+        _ => Outcome::Scored(scored),
+    }
+}
+
+fn score(
+    deployment: &Deployment<'_>,
+    traffic: &Traffic,
+    goal: &Goal,
+    service: &Service,
+    points: u64,
+) -> Scored {
+    let layout = deployment.choice.layout;
+    let gpus = f64::from(layout.gpus());
+    let throughput = service.requests_per_s * f64::from(layout.replicas) * traffic.osl / gpus;
+    let tpot = service.tpot_us / 1e3;
+    let ttft = service.ttft_us / 1e3;
+    let misses = [(ttft, goal.ttft_ms), (tpot, goal.tpot_ms)];
+    let meets = misses.iter().all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));
+    let score = if meets {
+        match goal.objective {
+            Objective::Latency => -tpot,
+            Objective::Throughput | Objective::Pareto => throughput,
+        }
+    } else {
+        // The nearest miss: the worst ratio to a limit counts.
+        -misses
+            .iter()
+            .filter_map(|&(value, limit)| limit.map(|limit| value / limit))
+            .fold(0.0, f64::max)
+    };
+    Scored { choice: deployment.choice, meets, score, throughput, latency: tpot, points }
+}
+
+/// The best score that the roofline allows: a decode step reads at least the weights that every
+/// token meets, and the cache of its requests.
+fn bound(deployment: &Deployment<'_>, traffic: &Traffic, goal: &Goal) -> f64 {
+    let setup = deployment.setup;
+    let layout = deployment.choice.layout;
+    let limits = deployment.limits(traffic);
+    let load = deployment.load(traffic);
+    let clients = load.clients / limits.dp_ranks;
+    let most = clients.min(limits.running_per_rank);
+    let scale = setup.overheads.decode_scale.min(1.0);
+    let weights = deployment.shard.always_read_bytes();
+    // Stages take turns on a token: one stage's bytes, once for every stage.
+    let step_s = |requests: f64| {
+        let cache = deployment.footprint.request_bytes(traffic.isl) * requests;
+        scale * (weights + cache) / setup.gpu.memory_bytes_per_s
+    };
+    match goal.objective {
+        Objective::Latency => -(step_s(0.0) * 1e3 / load.tokens_per_step),
+        Objective::Throughput | Objective::Pareto => {
+            // Requests over step time grows with the requests, so the most is the bound.
+            let tokens_per_s = most * limits.dp_ranks * load.tokens_per_step / step_s(most);
+            tokens_per_s * f64::from(layout.replicas) / f64::from(layout.gpus())
+        }
+    }
+}

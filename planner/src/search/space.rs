@@ -1,0 +1,104 @@
+//! The space of configurations.
+
+use crate::deployment::Setup;
+use crate::layout::Layout;
+use crate::plan::Choice;
+use crate::question::{Space, Traffic};
+
+/// Divisors of `n`, ascending; those that are not powers of two times a common factor of usual
+/// cluster sizes stay in, legality sorts them out.
+fn divisors(n: u32) -> Vec<u32> {
+    (1..=n.min(4096)).filter(|d| n.is_multiple_of(*d)).collect()
+}
+
+fn fixed_or(value: Option<u32>, all: Vec<u32>) -> Vec<u32> {
+    match value {
+        Some(value) => vec![value],
+        None => all,
+    }
+}
+
+/// Every split of the space's GPUs that its fixed sizes allow, in a fixed order.
+///
+/// Sizes that a person fixed are taken as they are, legal or not, so that a refusal can say why.
+pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
+    let per_node = space.gpus.div_ceil(space.nodes.max(1)).max(1);
+    let moe = setup.model.is_moe();
+    let mut out = Vec::new();
+    for replicas in fixed_or(space.replicas, divisors(space.gpus)) {
+        let one = space.gpus / replicas.max(1);
+        // Stages beyond one a node do not pay: inside a node tensor parallelism does better, and
+        // deeper pipelines than 8 stages are not offered by any engine's recipe.
+        for pp in fixed_or(space.pp, divisors(one).into_iter().filter(|&pp| pp <= 8).collect()) {
+            for tp in fixed_or(space.tp, vec![one / pp.max(1)]) {
+                if space.tp.is_none() && tp * pp * replicas != space.gpus {
+                    continue;
+                }
+                for attention_dp in fixed_or(space.attention_dp, divisors(tp)) {
+                    let attention_tp = tp / attention_dp.max(1);
+                    for dcp in fixed_or(space.dcp, divisors(attention_tp.max(1))) {
+                        let widths = if moe { divisors(tp) } else { vec![1] };
+                        for ep in fixed_or(space.ep, widths) {
+                            out.push(Layout {
+                                replicas,
+                                tp,
+                                attention_dp,
+                                dcp,
+                                ep,
+                                pp,
+                                nodes: (tp.saturating_mul(pp)).div_ceil(per_node).max(1),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The all-to-all backend that a plan asks for: DeepEP where the engine has it, otherwise none.
+pub fn all_to_all_backend<'a>(setup: &'a Setup<'_>) -> Option<&'a str> {
+    setup
+        .rules
+        .experts
+        .backends
+        .iter()
+        .find(|name| name.starts_with("deepep"))
+        .map(String::as_str)
+}
+
+/// Every choice beside the layout, in a fixed order.
+pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layout) -> Vec<Choice> {
+    let drafts: &[u32] = &match traffic.speculation {
+        Some(s) => [0, s.steps],
+        None => [0, 0],
+    };
+    let drafts = if traffic.speculation.is_some() && setup.model.mtp_layer.is_some() { drafts } else { &drafts[..1] };
+    let mut out = Vec::new();
+    for &kv_dtype in &space.kv_dtypes {
+        for &cuda_graphs in &space.cuda_graphs {
+            for &symmetric_memory in &space.symmetric_memory {
+                if symmetric_memory && (setup.rules.symmetric.is_none() || layout.tp == 1) {
+                    continue;
+                }
+                for &expert_all_to_all in &space.expert_all_to_all {
+                    if expert_all_to_all && (layout.ep <= 1 || all_to_all_backend(setup).is_none()) {
+                        continue;
+                    }
+                    for &speculative_steps in drafts {
+                        out.push(Choice {
+                            layout,
+                            kv_dtype,
+                            cuda_graphs,
+                            symmetric_memory,
+                            speculative_steps,
+                            expert_all_to_all,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    out
+}
