@@ -1,9 +1,9 @@
 //! Two configurations on the same work: which wins, and where that turns.
 
 use crate::deployment::{Deployment, Setup};
+use crate::estimate;
 use crate::plan::{Choice, Plan};
 use crate::question::{Balance, Settings, Traffic};
-use crate::estimate;
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 
@@ -99,7 +99,8 @@ fn value(side: &Side<'_>, traffic: &Traffic, metric: Metric) -> f64 {
     // Larger is better for all of them, so that one rule decides.
     match metric {
         Metric::Throughput => {
-            service.requests_per_s * f64::from(layout.replicas) * traffic.osl / f64::from(layout.gpus())
+            service.requests_per_s * f64::from(layout.replicas) * traffic.osl
+                / f64::from(layout.gpus())
         }
         Metric::Tpot => 1e6 / service.tpot_us,
         Metric::Ttft => 1e6 / service.ttft_us,
@@ -120,8 +121,16 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>, traffic: &Traffic, metric: Metric) ->
     let at = lead(a, b, traffic, metric);
     let spread = OWN_SPREAD
         * match metric {
-            Metric::Ttft => a.setup.overheads.ttft_sigma.hypot(b.setup.overheads.ttft_sigma),
-            _ => a.setup.overheads.tpot_sigma.hypot(b.setup.overheads.tpot_sigma),
+            Metric::Ttft => a
+                .setup
+                .overheads
+                .ttft_sigma
+                .hypot(b.setup.overheads.ttft_sigma),
+            _ => a
+                .setup
+                .overheads
+                .tpot_sigma
+                .hypot(b.setup.overheads.tpot_sigma),
         };
     let mut crossovers = Vec::new();
     let mut steady = Vec::new();
@@ -161,15 +170,24 @@ fn grid(a: &Side<'_>, b: &Side<'_>, axis: Axis) -> Vec<f64> {
         Axis::Concurrency => (0..=12).map(|i| f64::from(1u32 << i)).collect(),
         Axis::PromptTokens => {
             let most = f64::from(a.setup.model.max_position.min(b.setup.model.max_position));
-            (7..=20).map(|i| f64::from(1u32 << i)).filter(|&tokens| tokens < most).collect()
+            (7..=20)
+                .map(|i| f64::from(1u32 << i))
+                .filter(|&tokens| tokens < most)
+                .collect()
         }
         Axis::Balance => {
-            let dp = a.choice.layout.attention_dp.max(b.choice.layout.attention_dp);
+            let dp = a
+                .choice
+                .layout
+                .attention_dp
+                .max(b.choice.layout.attention_dp);
             if dp <= 1 {
                 return Vec::new();
             }
             let least = 1.0 / f64::from(dp);
-            (0..=8).map(|i| least + (1.0 - least) * f64::from(i) / 8.0).collect()
+            (0..=8)
+                .map(|i| least + (1.0 - least) * f64::from(i) / 8.0)
+                .collect()
         }
     }
 }
@@ -186,7 +204,9 @@ fn crossings(
     let values: Vec<f64> = grid.iter().map(|&x| f(x)).collect();
     let mut out = Vec::new();
     for (xs, ys) in grid.windows(2).zip(values.windows(2)) {
-        let ([left, right], [first, last]) = (xs, ys) else { continue };
+        let ([left, right], [first, last]) = (xs, ys) else {
+            continue;
+        };
         // Within a hundredth either way the two are the same for every purpose.
         if first * last >= 0.0 || first.abs().max(last.abs()) < 0.01 {
             continue;
@@ -200,7 +220,12 @@ fn crossings(
                 high = middle;
             }
         }
-        out.push(Crossover { axis, at: (low * high).sqrt(), below: winner(*first), above: winner(*last) });
+        out.push(Crossover {
+            axis,
+            at: (low * high).sqrt(),
+            below: winner(*first),
+            above: winner(*last),
+        });
     }
     out
 }

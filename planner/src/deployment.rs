@@ -2,7 +2,6 @@
 
 use crate::cost::OpCosts;
 use crate::engine_comm::{self, AllReduceCall};
-use crate::sync::{self, SyncPath};
 use crate::graphs::{self, CaptureList, GraphContext};
 use crate::kv::{self, KvFootprint};
 use crate::layout::Layout;
@@ -15,11 +14,10 @@ use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
 use crate::shard::{Shard, Split};
 use crate::step::Steps;
 use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
+use crate::sync::{self, SyncPath};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::engine::rules::{
-    self, Batching, DenseFfnSplit, GraphUnit, PaddingRule,
-};
+use parplan_profiles::engine::rules::{self, Batching, DenseFfnSplit, GraphUnit, PaddingRule};
 use parplan_profiles::{Attention, GpuProfile, ModelProfile, Overheads};
 
 /// What stays fixed while configurations are compared.
@@ -165,8 +163,8 @@ impl<'a> Setup<'a> {
             None => 0.0,
             Some(exchange) => match exchange.path {
                 SyncPath::Device => DEVICE_SYNC_US,
-                // A two-rank exchange is one hop; every further one adds as much.
-                SyncPath::Host => HOST_SYNC_US * f64::from(exchange.serial_hops.max(1)).sqrt(),
+                // Measured over one hop; half of it is taken as fixed, half as the hop.
+                SyncPath::Host => HOST_SYNC_US * (1.0 + f64::from(exchange.serial_hops.max(1))) / 2.0,
             },
         }
     }
@@ -546,11 +544,43 @@ impl<'a> Deployment<'a> {
 
     /// Service of one replica.
     pub fn serve(&self, traffic: &Traffic) -> Service {
-        closed_loop(
-            &self.steps(traffic, false),
-            &self.load(traffic),
-            &self.limits(traffic),
-        )
+        self.serve_counted(traffic).0
+    }
+
+    /// Service of one replica, and how many points (this configuration at one decoding batch) were
+    /// priced to find it.
+    pub fn serve_counted(&self, traffic: &Traffic) -> (Service, u64) {
+        let steps = self.steps(traffic, false);
+        closed_loop(&steps, &self.load(traffic), &self.limits(traffic))
+    }
+
+    /// Why this configuration cannot serve the traffic at all; none when it can.
+    pub fn does_not_fit(&self, traffic: &Traffic) -> Option<String> {
+        let gib = 1024.0 * 1024.0 * 1024.0;
+        let map = &self.memory.map;
+        if self.memory.missing > 0.0 {
+            return Some(format!(
+                "weights of {:.1} GiB a GPU leave no room for KV cache: {:.1} GiB are missing; split them over more GPUs or use a smaller format",
+                map.weights / gib,
+                self.memory.missing / gib
+            ));
+        }
+        if self.memory.overcommitted > 0.0 {
+            return Some(format!(
+                "memory is overcommitted by {:.1} GiB a GPU: lower the memory fraction below {:.3}",
+                self.memory.overcommitted / gib,
+                self.fraction.value - self.memory.overcommitted / map.total
+            ));
+        }
+        let longest = self.footprint.longest_request(map.kv_cache);
+        let needed = traffic.isl + traffic.osl;
+        if longest < needed {
+            return Some(format!(
+                "a request of {needed:.0} tokens does not fit: {:.1} GiB of KV cache hold {longest:.0}",
+                map.kv_cache / gib
+            ));
+        }
+        None
     }
 }
 
@@ -563,12 +593,20 @@ fn dcp_merge(setup: &Setup<'_>, one_domain: bool) -> ((DcpMerge, f64), (DcpMerge
     };
     match engine_comm::dcp_merge(rule, None, sm(setup.gpu), one_domain) {
         rules::DcpMerge::AgRs => {
-            let gqa = if rule.gqa_all_reduce { DcpMerge::AllReduce } else { scatter };
-            ((scatter, f64::from(rule.mla_merge_bytes)), (gqa, f64::from(rule.gqa_merge_bytes)))
+            let gqa = if rule.gqa_all_reduce {
+                DcpMerge::AllReduce
+            } else {
+                scatter
+            };
+            (
+                (scatter, f64::from(rule.mla_merge_bytes)),
+                (gqa, f64::from(rule.gqa_merge_bytes)),
+            )
         }
-        rules::DcpMerge::A2a | rules::DcpMerge::FiA2a => {
-            ((DcpMerge::AllToAll, ACTIVATION_BYTES), (DcpMerge::AllToAll, ACTIVATION_BYTES))
-        }
+        rules::DcpMerge::A2a | rules::DcpMerge::FiA2a => (
+            (DcpMerge::AllToAll, ACTIVATION_BYTES),
+            (DcpMerge::AllToAll, ACTIVATION_BYTES),
+        ),
     }
 }
 

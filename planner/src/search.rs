@@ -108,7 +108,16 @@ pub fn recommend(
             (Pruning::On, Objective::Throughput | Objective::Latency) => place_score(&best, top),
             _ => None,
         };
-        for outcome in price(setup, traffic, space, goal, &shape, batch, floor, effort.threads) {
+        for outcome in price(
+            setup,
+            traffic,
+            space,
+            goal,
+            &shape,
+            batch,
+            floor,
+            effort.threads,
+        ) {
             match outcome {
                 Outcome::Rejected(reason) => rejected.push(reason),
                 Outcome::Scored(list) => {
@@ -126,15 +135,28 @@ pub fn recommend(
         }
     }
     best.sort_by(|a, b| order(a, b));
-    best.truncate(top.max(if goal.objective == Objective::Pareto { usize::MAX } else { 0 }));
+    best.truncate(top.max(if goal.objective == Objective::Pareto {
+        usize::MAX
+    } else {
+        0
+    }));
     let met_goal = best.first().is_some_and(|s| s.meets);
-    let ranked: Vec<Plan> =
-        best.iter().map(|s| estimate::plan(setup, traffic, &space.settings, s.choice)).collect();
+    let ranked: Vec<Plan> = best
+        .iter()
+        .map(|s| estimate::plan(setup, traffic, &space.settings, s.choice))
+        .collect();
     let miss = ranked.first().filter(|_| !met_goal).map(|plan| Miss {
         ttft_ms: over(plan.predicted.ttft_ms.value, goal.ttft_ms),
         tpot_ms: over(plan.predicted.tpot_ms.value, goal.tpot_ms),
     });
-    Recommendation { ranked, rejected, met_goal, miss, configurations, points }
+    Recommendation {
+        ranked,
+        rejected,
+        met_goal,
+        miss,
+        configurations,
+        points,
+    }
 }
 
 /// How far `value` lies above `limit`; 0 without one.
@@ -143,7 +165,10 @@ fn over(value: f64, limit: Option<f64>) -> f64 {
 }
 
 fn order(a: &Scored, b: &Scored) -> std::cmp::Ordering {
-    b.meets.cmp(&a.meets).then(b.score.total_cmp(&a.score)).then(a.choice.layout.cmp(&b.choice.layout))
+    b.meets
+        .cmp(&a.meets)
+        .then(b.score.total_cmp(&a.score))
+        .then(a.choice.layout.cmp(&b.choice.layout))
 }
 
 /// The score that a newcomer has to beat; none while places are free.
@@ -240,7 +265,10 @@ fn layout_outcome(
             model: shape,
             machines,
             options: Options {
-                expert_backend: choice.expert_all_to_all.then_some(space::all_to_all_backend(setup)).flatten(),
+                expert_backend: choice
+                    .expert_all_to_all
+                    .then_some(space::all_to_all_backend(setup))
+                    .flatten(),
                 speculation: choice.speculative_steps > 0,
                 kv_dtype: choice.kv_dtype,
                 symmetric_memory: choice.symmetric_memory,
@@ -288,7 +316,9 @@ fn score(
     let tpot = service.tpot_us / 1e3;
     let ttft = service.ttft_us / 1e3;
     let misses = [(ttft, goal.ttft_ms), (tpot, goal.tpot_ms)];
-    let meets = misses.iter().all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));
+    let meets = misses
+        .iter()
+        .all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));
     let score = if meets {
         match goal.objective {
             Objective::Latency => -tpot,
@@ -301,7 +331,14 @@ fn score(
             .filter_map(|&(value, limit)| limit.map(|limit| value / limit))
             .fold(0.0, f64::max)
     };
-    Scored { choice: deployment.choice, meets, score, throughput, latency: tpot, points }
+    Scored {
+        choice: deployment.choice,
+        meets,
+        score,
+        throughput,
+        latency: tpot,
+        points,
+    }
 }
 
 /// The best score that the roofline allows: a decode step reads at least the weights that every

@@ -385,7 +385,14 @@ impl Shard {
             .groups
             .iter()
             .map(|group| match &group.block {
-                Block::Moe { dims, experts_local, intermediate, width, dtype, .. } => {
+                Block::Moe {
+                    dims,
+                    experts_local,
+                    intermediate,
+                    width,
+                    dtype,
+                    ..
+                } => {
                     let matrices = if dims.gated { 3.0 } else { 2.0 };
                     group.layers * experts_local * matrices * intermediate * width * dtype.bytes()
                 }

@@ -29,7 +29,10 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
         let one = space.gpus / replicas.max(1);
         // Stages beyond one a node do not pay: inside a node tensor parallelism does better, and
         // deeper pipelines than 8 stages are not offered by any engine's recipe.
-        for pp in fixed_or(space.pp, divisors(one).into_iter().filter(|&pp| pp <= 8).collect()) {
+        for pp in fixed_or(
+            space.pp,
+            divisors(one).into_iter().filter(|&pp| pp <= 8).collect(),
+        ) {
             for tp in fixed_or(space.tp, vec![one / pp.max(1)]) {
                 if space.tp.is_none() && tp * pp * replicas != space.gpus {
                     continue;
@@ -74,7 +77,11 @@ pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layo
         Some(s) => [0, s.steps],
         None => [0, 0],
     };
-    let drafts = if traffic.speculation.is_some() && setup.model.mtp_layer.is_some() { drafts } else { &drafts[..1] };
+    let drafts = if traffic.speculation.is_some() && setup.model.mtp_layer.is_some() {
+        drafts
+    } else {
+        &drafts[..1]
+    };
     let mut out = Vec::new();
     for &kv_dtype in &space.kv_dtypes {
         for &cuda_graphs in &space.cuda_graphs {
@@ -83,7 +90,8 @@ pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layo
                     continue;
                 }
                 for &expert_all_to_all in &space.expert_all_to_all {
-                    if expert_all_to_all && (layout.ep <= 1 || all_to_all_backend(setup).is_none()) {
+                    if expert_all_to_all && (layout.ep <= 1 || all_to_all_backend(setup).is_none())
+                    {
                         continue;
                     }
                     for &speculative_steps in drafts {
