@@ -164,7 +164,9 @@ impl<'a> Setup<'a> {
             Some(exchange) => match exchange.path {
                 SyncPath::Device => DEVICE_SYNC_US,
                 // Measured over one hop; half of it is taken as fixed, half as the hop.
-                SyncPath::Host => HOST_SYNC_US * (1.0 + f64::from(exchange.serial_hops.max(1))) / 2.0,
+                SyncPath::Host => {
+                    HOST_SYNC_US * (1.0 + f64::from(exchange.serial_hops.max(1))) / 2.0
+                }
             },
         }
     }
@@ -524,6 +526,7 @@ impl<'a> Deployment<'a> {
             tokens_per_step: speculation(&self.choice, traffic)
                 .map_or(1.0, |s| s.tokens_per_step()),
             waves: traffic.waves,
+            length_ratio: traffic.length_ratio,
         }
     }
 

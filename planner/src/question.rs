@@ -10,6 +10,8 @@ pub struct Traffic {
     pub isl: f64,
     /// Mean generated tokens.
     pub osl: f64,
+    /// Shortest over longest length, of prompts and of outputs alike; 1 when all are equal.
+    pub length_ratio: f64,
     /// Clients with one request at a time each, over the whole deployment.
     pub concurrency: f64,
     /// Share of prompt tokens found in the prefix cache, 0 to 1.

@@ -16,8 +16,9 @@
 //! `ρ / (2 (1 − ρ))` prefills (Pollaczek–Khinchine). The population closes the loop:
 //! `concurrency = B + λ · TTFT`.
 //!
-//! Benchmarks send all clients' first requests at once. That burst is prefilled back to back; its
-//! mean extra wait is spread over the `waves` requests that each client sends.
+//! Benchmarks send all clients' first requests at once. That burst is prefilled back to back. Where
+//! prefill runs in passes of its own, the burst comes back as long as lengths are so equal that a
+//! wave of requests ends together.
 
 /// How an engine schedules prefill beside decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct ClosedLoop {
     pub tokens_per_step: f64,
     /// Requests each client sends.
     pub waves: f64,
+    /// Shortest over longest length of the traffic; 1 when all lengths are equal.
+    pub length_ratio: f64,
 }
 
 /// What limits one replica.
@@ -155,9 +158,16 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
     let one = prefill(times, load, limits, together, decoding, decode_us);
     let rate = batch / (steps * decode_us + batch * one.stall_us);
     let stall_load = rate * one.stall_us;
-    // Stalls met in the first and the last wave are half of the steady ones.
-    let tpot_us = decode_us * (1.0 + (1.0 - 1.0 / load.waves) * stall_load / (1.0 - stall_load))
-        / load.tokens_per_step;
+    // Stalls met in the first and the last wave are half of the steady ones. So are those among
+    // requests that start and end together: each waits for the prefills behind its own only.
+    let alike = match limits.style {
+        PrefillStyle::Separate => (self::together(load, batch) - 1.0) / batch.max(1.0),
+        PrefillStyle::Mixed => 0.0,
+    };
+    let alike = alike.clamp(0.0, 1.0);
+    let share = (1.0 - 1.0 / load.waves) * (1.0 - alike) + 0.5 * alike;
+    let tpot_us =
+        decode_us * (1.0 + share * stall_load / (1.0 - stall_load)) / load.tokens_per_step;
     // Mixed steps carry so much prefill each: the queue before them counts steps, not seconds,
     // because everybody's decoding, and so every new arrival, slows down with the steps.
     let busy = match limits.style {
@@ -224,10 +234,36 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     } else {
         0.0
     };
-    let burst = admitted.max(1.0);
-    let whole = prefill(times, load, limits, burst, 0.0, 0.0);
-    service.burst_us = (burst - 1.0) / 2.0 * whole.latency_us / burst / load.waves.max(1.0);
+    service.burst_us = burst_us(times, load, limits, admitted.max(1.0));
     service.queue_us += place_us;
     service.ttft_us += place_us + service.burst_us;
     (service, tried)
+}
+
+/// How many of `burst` requests that started decoding together end in the same step: lengths drawn
+/// evenly from [r, 1] of the longest end over `(1 − r) · longest` steps, equal ones all at once.
+fn together(load: &ClosedLoop, burst: f64) -> f64 {
+    let longest = load.output_tokens * 2.0 / (1.0 + load.length_ratio);
+    let span = (1.0 - load.length_ratio) * longest / load.tokens_per_step;
+    (burst / span.max(1.0)).max(1.0)
+}
+
+/// Mean extra wait of a request because `burst` clients start together, over all waves.
+fn burst_us<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: f64) -> f64 {
+    let alone = prefill(times, load, limits, 1.0, 0.0, 0.0).latency_us;
+    // Of P passes in a row, the requests of the p-th wait for p of them: (P + 1) / 2 on average.
+    let extra = |group: &Prefill| {
+        (group.latency_us * (group.passes + 1.0) / (2.0 * group.passes) - alone).max(0.0)
+    };
+    let whole = prefill(times, load, limits, burst, 0.0, 0.0);
+    let first = extra(&whole);
+    let mut group = together(load, burst);
+    if limits.style == PrefillStyle::Mixed {
+        // Chunks ride along, so only the requests of one chunk started together.
+        let fit = limits.chunk_tokens / load.prefill_tokens.max(1.0) * limits.dp_ranks;
+        group = group.min(fit.max(1.0));
+    }
+    let later = extra(&prefill(times, load, limits, group, 0.0, 0.0));
+    let waves = load.waves.max(1.0);
+    first / waves + later * (1.0 - 1.0 / waves)
 }
