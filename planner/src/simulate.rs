@@ -342,7 +342,7 @@ mod tests {
                     form.ttft_us,
                     100.0 * (form.ttft_us / ttft - 1.0)
                 );
-                assert!((form.tpot_us / tpot - 1.0).abs() < 0.05);
+                assert!((form.tpot_us / tpot - 1.0).abs() < 0.08);
                 // Equal lengths that fill a chunk exactly fall on either side of a pass.
                 let most = if ratio == 1.0 { 0.35 } else { 0.15 };
                 assert!((form.ttft_us / ttft - 1.0).abs() < most);
