@@ -147,6 +147,7 @@ fn moe(bencher: Bencher) {
         gated: true,
         weights: Dtype::Fp8Block,
         gathered: true,
+        spread: 1.0,
         imbalance: 1.0,
     };
     with_costs(bencher, shape, |c, s| c.moe(s));

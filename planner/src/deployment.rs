@@ -495,6 +495,7 @@ impl<'a> Deployment<'a> {
                 reduce_attention_tp: setup.reduce_path(layout.attention_tp(), symmetric),
                 symmetric_gathers: gathers_symmetric,
                 low_latency_experts: setup.rules.experts.deepep_auto,
+                expert_spread: setup.overheads.expert_spread,
                 explain,
             },
             overheads: setup.overheads,

@@ -25,6 +25,9 @@ pub struct Overheads {
     pub decode_scale: f64,
     /// Measured over modelled kernel time of prefill passes.
     pub prefill_scale: f64,
+    /// Share of the tokens that choose experts independently and uniformly; below 1 because real
+    /// routers have favourites, so that a batch reads fewer distinct experts.
+    pub expert_spread: f64,
     /// Standard deviation of ln(measured / predicted) TPOT, over the runs.
     pub tpot_sigma: f64,
     /// Standard deviation of ln(measured / predicted) TTFT, over the runs.

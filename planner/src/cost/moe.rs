@@ -29,6 +29,9 @@ pub struct Moe {
     /// Tokens are gathered to every rank (tensor or expert parallelism without dispatch), so that
     /// rows of other ranks' experts are walked too; false after an expert all-to-all.
     pub gathered: bool,
+    /// Share of the tokens that choose their experts as if alone and uniformly, as far as distinct
+    /// experts go: 1 for uniform routing, less where tokens share favourites and leave experts unread.
+    pub spread: f64,
     /// Rows of the busiest rank over the mean of the expert-parallel group; 1 is balanced.
     pub imbalance: f64,
 }
@@ -41,12 +44,12 @@ impl Moe {
         (mean * self.imbalance.max(1.0)).min(self.tokens * self.top_k.min(self.experts_local))
     }
 
-    /// Distinct experts on this rank that get at least one row, for independent uniform routing:
-    /// `E_local · (1 − (1 − k/E)^T)`.
+    /// Distinct experts on this rank that get at least one row, for independent uniform routing of
+    /// `spread` of the tokens: `E_local · (1 − (1 − k/E)^(spread · T))`.
     #[inline]
     pub fn touched(&self) -> f64 {
         let miss = 1.0 - (self.top_k / self.experts_total.max(1.0)).min(1.0);
-        self.experts_local * (1.0 - power(miss, self.tokens))
+        self.experts_local * (1.0 - power(miss, self.tokens * self.spread))
     }
 
     /// Matrices of an expert: 3 when gated, else 2.

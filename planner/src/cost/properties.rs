@@ -185,6 +185,7 @@ proptest! {
         gathered in any::<bool>(), imbalance in 1.0..4.0f64, grow in growth(),
     ) {
         let a = Moe {
+            spread: 1.0,
             tokens, experts_local: f64::from(256u32 >> local.min(8)), experts_total: 256.0,
             top_k: f64::from(top_k), hidden: 7168.0, intermediate: 2048.0, gated, weights: WEIGHTS[w], gathered,
             imbalance,

@@ -142,6 +142,7 @@ fn experts_meet_measured_rows() {
         gated: true,
         weights,
         gathered: true,
+        spread: 1.0,
         imbalance: 1.0,
     };
     let h200 = costs("sglang", "h200");

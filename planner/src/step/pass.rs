@@ -92,6 +92,8 @@ pub struct Fixed<'a> {
     pub symmetric_gathers: bool,
     /// Expert all-to-all uses its low-latency kernels in decode.
     pub low_latency_experts: bool,
+    /// Share of the tokens that choose experts independently ([`Moe::spread`]).
+    pub expert_spread: f64,
     /// Collects rooflines too.
     pub explain: bool,
 }
@@ -629,6 +631,7 @@ impl Meter<'_, '_> {
                     gated: dims.gated,
                     weights: *dtype,
                     gathered: exchange != Exchange::AllToAll,
+                    spread: self.fixed.expert_spread,
                     imbalance: random_imbalance(ep, per_rank),
                 };
                 self.add(Op::Experts, n, self.costs().moe(&moe), |c| {
