@@ -1,12 +1,19 @@
 //! What an engine adds around its kernels: host time, launch gaps, and the way of a request
 //! through its front end. Fitted from measured serving runs; each profile names them.
 
+use crate::efficiency::GpuArchitecture;
+use crate::gpu::GpuProfile;
 use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 
 /// Host and launch costs of one engine, and how far its kernels are from the fitted tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Overheads {
+    /// Engine that the figures describe.
+    pub engine: String,
+    /// GPUs that they were measured on.
+    pub architecture: GpuArchitecture,
     /// Host time of a step that the GPU waits for, microseconds.
     pub step_us: f64,
     /// Host time of a step for each running request, microseconds (sampling, detokenizing, scheduling).
@@ -36,4 +43,105 @@ pub struct Overheads {
     pub runs: u32,
     /// Which runs.
     pub source: String,
+}
+
+/// Why overheads cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OverheadsError {
+    /// The embedded file does not read.
+    #[error("embedded overheads: {0}")]
+    Fault(String),
+    /// No entry for the engine.
+    #[error("no overheads are known for engine '{engine}'; known: {known}")]
+    Unknown {
+        /// The engine asked for.
+        engine: String,
+        /// The engines that have some.
+        known: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    overheads: Vec<Overheads>,
+}
+
+static EMBEDDED: LazyLock<Result<Vec<Overheads>, String>> = LazyLock::new(|| {
+    let entries = toml::from_str::<File>(include_str!("../data/overheads.toml"))
+        .map_err(|error| error.to_string())?
+        .overheads;
+    // GPUs that no run covers get the first entry of the engine, its spread widened by as much as
+    // efficiency figures lose when they are carried over (docs/costs.md, column "cross").
+    let first: Vec<Overheads> = entries
+        .iter()
+        .enumerate()
+        .filter(|(at, entry)| {
+            entries[..*at]
+                .iter()
+                .all(|other| other.engine != entry.engine)
+        })
+        .map(|(_, entry)| Overheads {
+            architecture: GpuArchitecture::Generic,
+            tpot_sigma: entry.tpot_sigma.hypot(CARRIED_SIGMA),
+            ttft_sigma: entry.ttft_sigma.hypot(CARRIED_SIGMA),
+            source: format!("carried over from other GPUs: {}", entry.source),
+            ..entry.clone()
+        })
+        .collect();
+    Ok(entries.into_iter().chain(first).collect())
+});
+
+/// Added to the spread (in quadrature) of figures that no run on the GPU's architecture supports.
+const CARRIED_SIGMA: f64 = 0.25;
+
+impl Overheads {
+    /// The embedded overheads of an engine on a GPU.
+    ///
+    /// # Errors
+    /// An engine with no entry, with the known ones.
+    pub fn embedded(engine: &str, gpu: &GpuProfile) -> Result<&'static Overheads, OverheadsError> {
+        let entries = EMBEDDED
+            .as_ref()
+            .map_err(|error| OverheadsError::Fault(error.clone()))?;
+        let wanted = GpuArchitecture::of(gpu);
+        let of_engine = || entries.iter().filter(|entry| entry.engine == engine);
+        of_engine()
+            .find(|entry| entry.architecture == wanted)
+            .or_else(|| of_engine().find(|entry| entry.architecture == GpuArchitecture::Generic))
+            .ok_or_else(|| {
+                let mut known: Vec<&str> = entries.iter().map(|e| e.engine.as_str()).collect();
+                known.dedup();
+                OverheadsError::Unknown {
+                    engine: engine.to_owned(),
+                    known: known.join(", "),
+                }
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::library::Library;
+
+    #[test]
+    fn every_engine_has_overheads_on_every_gpu_and_carried_ones_are_less_sure() {
+        let library = Library::embedded();
+        for gpu in library.gpus().unwrap() {
+            let gpu = library.gpu(&gpu.name).unwrap();
+            for engine in ["sglang", "vllm", "trtllm", "builtin"] {
+                let found = Overheads::embedded(engine, &gpu).unwrap();
+                assert_eq!(found.engine, engine);
+                assert!(found.tpot_sigma > 0.0 && found.decode_scale > 0.5);
+            }
+        }
+        let h200 = Overheads::embedded("vllm", &library.gpu("h200").unwrap()).unwrap();
+        let mi300x = Overheads::embedded("vllm", &library.gpu("mi300x").unwrap()).unwrap();
+        assert!(mi300x.tpot_sigma > h200.tpot_sigma);
+        let unknown = Overheads::embedded("lmdeploy", &library.gpu("h200").unwrap());
+        assert!(unknown.unwrap_err().to_string().contains("known: sglang"));
+    }
 }
