@@ -111,6 +111,18 @@ pub enum DraftMethod {
     Ngram,
 }
 
+impl DraftMethod {
+    /// The name in profiles and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DraftMethod::Mtp => "mtp",
+            DraftMethod::Eagle => "eagle",
+            DraftMethod::Eagle3 => "eagle3",
+            DraftMethod::Ngram => "ngram",
+        }
+    }
+}
+
 impl LaunchSpec {
     /// A spec with an engine's defaults for everything but the model and the split.
     pub fn new(model: &str, layout: Layout, gpus_per_node: u32) -> Self {
@@ -470,6 +482,26 @@ fn kv_name(rules: &EngineRules, dtype: Dtype) -> Result<String, LaunchError> {
                     .collect::<Vec<_>>()
                     .join(", ")
             ),
+        })
+}
+
+/// The name of a way to draft on the command line, or why there is none.
+fn draft_name(rules: &EngineRules, method: DraftMethod) -> Result<&str, LaunchError> {
+    rules
+        .draft_names
+        .get(method.name())
+        .map(String::as_str)
+        .ok_or_else(|| LaunchError::NoOption {
+            engine: rules.name.clone(),
+            version: rules.version.to_string(),
+            what: format!("drafts by {}", method.name()),
+            instead: match rules.draft_names.len() {
+                0 => "plan without speculation".to_owned(),
+                _ => {
+                    let names: Vec<_> = rules.draft_names.keys().map(String::as_str).collect();
+                    format!("it drafts by {}", names.join(", "))
+                }
+            },
         })
 }
 

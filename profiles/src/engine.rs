@@ -6,6 +6,7 @@
 
 pub mod flags;
 pub mod rules;
+pub mod table;
 pub mod version;
 
 use crate::dtype::Dtype;
@@ -61,6 +62,8 @@ pub struct EngineProfile {
     pub experts: Vec<Since<ExpertExchange>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
+    /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
+    pub draft_names: Vec<Since<BTreeMap<String, String>>>,
     /// Spellings.
     #[serde(default)]
     pub flags: BTreeMap<Meaning, Vec<Flag>>,
@@ -131,6 +134,8 @@ pub struct EngineRules {
     pub experts: ExpertExchange,
     /// Spellings of KV cache formats; a format that is not here cannot be asked for.
     pub kv_names: BTreeMap<Dtype, String>,
+    /// Spellings of ways to draft; a way that is not here cannot be asked for.
+    pub draft_names: BTreeMap<String, String>,
     /// Spellings that hold.
     pub flags: BTreeMap<Meaning, Flag>,
     /// Where each rule is written, by kind of rule.
@@ -215,7 +220,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 12] = [
+        let kinds: [(&str, bool, Vec<Version>); 13] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -228,6 +233,7 @@ impl EngineProfile {
             ("symmetric", false, starts(&self.symmetric)),
             ("experts", true, starts(&self.experts)),
             ("kv_names", true, starts(&self.kv_names)),
+            ("draft_names", true, starts(&self.draft_names)),
         ];
         for (kind, required, starts) in kinds {
             if required && starts.first().is_none_or(|first| *first > self.oldest) {
@@ -348,6 +354,13 @@ impl EngineProfile {
             all_reduce: required(&self.all_reduce, version, "all_reduce", name, &mut sources)?,
             symmetric: latest(&self.symmetric, version, "symmetric", &mut sources),
             experts: required(&self.experts, version, "experts", name, &mut sources)?,
+            draft_names: required(
+                &self.draft_names,
+                version,
+                "draft_names",
+                name,
+                &mut sources,
+            )?,
             kv_names: required(&self.kv_names, version, "kv_names", name, &mut sources)?,
             flags,
             sources,
@@ -374,6 +387,7 @@ impl EngineProfile {
         versions.extend(starts(&self.symmetric));
         versions.extend(starts(&self.experts));
         versions.extend(starts(&self.kv_names));
+        versions.extend(starts(&self.draft_names));
         for flag in self.flags.values().flatten() {
             versions.push(flag.from);
             versions.extend(flag.until);

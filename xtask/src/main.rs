@@ -1,5 +1,6 @@
 //! Developer commands.
 
+mod engines;
 mod kernels;
 
 use clap::Parser;
@@ -7,12 +8,15 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Developer commands of parplan")]
 enum Command {
+    /// Regenerate the flag tables of the engines, or check them or commands.
+    Engines(engines::Arguments),
     /// Rebuild the PTX of the CUDA kernels, or check that it is current.
     Kernels(kernels::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
+        Command::Engines(arguments) => engines::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
     }
 }

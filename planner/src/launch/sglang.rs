@@ -1,7 +1,9 @@
 //! `python3 -m sglang.launch_server`.
 
 use super::words::Words;
-use super::{DraftMethod, LaunchError, LaunchSpec, NodeCommand, Place, kv_name, no_option};
+use super::{
+    DraftMethod, LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, no_option,
+};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::flags::Meaning;
 
@@ -75,12 +77,7 @@ pub(super) fn command(
     if let Some(draft) = &spec.speculation {
         words.say(
             Meaning::SpeculationAlgorithm,
-            match draft.method {
-                DraftMethod::Mtp => "NEXTN",
-                DraftMethod::Eagle => "EAGLE",
-                DraftMethod::Eagle3 => "EAGLE3",
-                DraftMethod::Ngram => "NGRAM",
-            },
+            draft_name(rules, draft.method)?,
         )?;
         if draft.method != DraftMethod::Ngram {
             words.number(Meaning::SpeculationSteps, draft.steps)?;

@@ -1,7 +1,7 @@
 //! `trtllm-serve`, printed only: nobody ran it through the engine's parser.
 
 use super::words::Words;
-use super::{DraftMethod, LaunchError, LaunchSpec, NodeCommand, Place, kv_name, no_option};
+use super::{LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, no_option};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::flags::Meaning;
 use serde_json::{Map, Value, json};
@@ -76,11 +76,8 @@ pub(super) fn command(
         }
     }
     if let Some(draft) = &spec.speculation {
-        if draft.method != DraftMethod::Mtp {
-            return Err(no_option(rules, Meaning::SpeculationAlgorithm));
-        }
         let config = json!({
-            "decoding_type": "MTP",
+            "decoding_type": draft_name(rules, draft.method)?,
             "num_nextn_predict_layers": draft.steps,
         });
         options.insert("speculative_config".to_owned(), config);

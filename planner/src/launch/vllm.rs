@@ -1,7 +1,7 @@
 //! `vllm serve`.
 
 use super::words::Words;
-use super::{DraftMethod, LaunchError, LaunchSpec, NodeCommand, Place, kv_name};
+use super::{LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::flags::Meaning;
 use serde_json::json;
@@ -58,12 +58,7 @@ pub(super) fn command(
     words.switch(Meaning::CustomAllReduceOff, spec.custom_all_reduce_off)?;
     words.maybe(Meaning::ExpertBackend, spec.expert_backend.as_ref())?;
     if let Some(draft) = &spec.speculation {
-        let method = match draft.method {
-            DraftMethod::Mtp => "mtp",
-            DraftMethod::Eagle => "eagle",
-            DraftMethod::Eagle3 => "eagle3",
-            DraftMethod::Ngram => "ngram",
-        };
+        let method = draft_name(rules, draft.method)?;
         let mut config = json!({ "method": method, "num_speculative_tokens": draft.steps });
         if let (Some(model), Some(map)) = (&draft.draft_model, config.as_object_mut()) {
             map.insert("model".to_owned(), json!(model));
