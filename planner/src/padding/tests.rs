@@ -139,6 +139,19 @@ fn exceptions_of_the_later_versions() {
 }
 
 #[test]
+fn a_prefill_graph_forces_max_len_from_0_5_16() {
+    let graph = GatherContext {
+        extend: true,
+        prefill_graph_rows: Some(64),
+        ..decode()
+    };
+    assert_eq!(pick("sglang@0.5.15", &[60, 1], graph), PaddingMode::SumLen);
+    assert_eq!(pick("sglang@0.5.16", &[60, 1], graph), PaddingMode::MaxLen);
+    let rows = RankTokens::of(&[60, 1], 1);
+    assert_eq!(padding(&rule("sglang"), &rows, &graph).buffer_rows, 128);
+}
+
+#[test]
 fn decode_that_fits_the_custom_all_reduce_is_sum_len_in_0_5_23() {
     // 16 MiB of 14,336 B rows is 1,170 rows (hidden 7168, bf16).
     let rows = |each: u32| vec![each; 8];
