@@ -1,3 +1,18 @@
 //! parplan: plan, check and start the parallel layout of an LLM server.
 
-fn main() {}
+use parplan::args::{self, Command};
+use parplan::commands;
+use parplan::output::{self, Style};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let style = Style::detect();
+    let answer = args::parse().and_then(|cli| match cli.command {
+        Command::Estimate(args) => commands::estimate::run(&args, style),
+        Command::Explain(args) => commands::explain::run(&args, style),
+        Command::Profiles(args) => commands::profiles::run(&args, style),
+        Command::Completions(args) => commands::shell::completions(args.shell),
+        Command::Man(args) => commands::shell::man(args.folder.as_deref()),
+    });
+    output::finish(answer)
+}

@@ -1,0 +1,110 @@
+//! What was typed. Every flag is defined here, once; help, man pages and completions follow.
+
+use crate::failure::Failure;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+mod library;
+mod question;
+mod split;
+mod values;
+
+pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
+pub use question::{
+    EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
+    TrafficArgs,
+};
+pub use split::LayoutArgs;
+pub use values::{Imbalance, KvFormat, MAX_GPUS, Speculative, Switch};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "parplan",
+    version,
+    about = "Plan how to split an LLM over GPUs for your traffic, and what it will cost",
+    after_help = "Start with `parplan profiles list`, then `parplan recommend`, then `parplan explain` on its\nbest layout. `parplan help COMMAND` shows every option with its unit.",
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What parplan can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Predict one fixed layout: latency, throughput, memory, KV capacity
+    Estimate(EstimateArgs),
+    /// Show where the time, bytes and memory of one layout go
+    Explain(EstimateArgs),
+    /// List, show, check or add models, GPUs and engines
+    Profiles(ProfilesArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the man page, or write one page a command into a folder
+    Man(ManArgs),
+}
+
+/// Arguments of `estimate` and `explain`.
+#[derive(Debug, clap::Args)]
+pub struct EstimateArgs {
+    /// What is asked.
+    #[command(flatten)]
+    pub question: QuestionArgs,
+    /// The layout.
+    #[command(flatten)]
+    pub layout: LayoutArgs,
+}
+
+/// Reads the process's arguments.
+///
+/// Help and version are printed here, and end the process with exit code 0.
+///
+/// # Errors
+/// Anything else that clap refuses, in one line.
+pub fn parse() -> Result<Cli, Failure> {
+    Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => Failure::unusable(one_line(&error.render().to_string())),
+    })
+}
+
+/// The command for man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Clap's message without its usage block, as one line.
+fn one_line(message: &str) -> String {
+    let parts: Vec<&str> = message
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let text = parts.join("; ").replace(":; ", ": ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn a_message_of_clap_becomes_one_line() {
+        let error = Cli::try_parse_from(["parplan", "estimate", "--modell", "x"]).unwrap_err();
+        let line = one_line(&error.render().to_string());
+        assert!(!line.contains('\n') && !line.starts_with("error"), "{line}");
+        assert!(line.contains("--modell") && line.contains("--model"), "{line}");
+    }
+}

@@ -1,0 +1,82 @@
+//! Arguments of the commands around planning: profiles, completions, man pages.
+
+use clap::{Args, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Arguments of `profiles`.
+#[derive(Debug, Args)]
+pub struct ProfilesArgs {
+    /// What to do with profiles.
+    #[command(subcommand)]
+    pub command: ProfilesCommand,
+    /// Folder of your own profiles, which come before the built-in ones
+    /// [default: parplan/profiles in your configuration folder]
+    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES", global = true)]
+    pub profiles: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What can be done with profiles.
+#[derive(Debug, Subcommand)]
+pub enum ProfilesCommand {
+    /// List every profile, or those of one kind
+    List {
+        /// Only these
+        kind: Option<ProfileKind>,
+    },
+    /// Show one profile as TOML, with what follows from it
+    Show {
+        /// A model, GPU or engine (as name or name@version), or a path to a config.json
+        name: String,
+        /// Where a name could mean several things
+        #[arg(long)]
+        kind: Option<ProfileKind>,
+    },
+    /// Check every profile of a folder, or one file or config.json, and name every fault
+    Check {
+        /// The folder or file [default: your own profiles]
+        path: Option<PathBuf>,
+    },
+    /// Check a profile (TOML) or a config.json and add it to your own profiles
+    Add {
+        /// The file
+        file: PathBuf,
+        /// Call it this instead of the name in the file
+        #[arg(long)]
+        name: Option<String>,
+        /// Replace one of yours that has the name
+        #[arg(long)]
+        replace: bool,
+    },
+}
+
+/// A kind of profile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProfileKind {
+    /// Models
+    #[value(alias = "model")]
+    Models,
+    /// GPUs
+    #[value(alias = "gpu")]
+    Gpus,
+    /// Engines
+    #[value(alias = "engine")]
+    Engines,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write parplan.1, parplan-estimate.1 and so on into this folder
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+}

@@ -1,0 +1,286 @@
+//! Values that options take, each read with a message that says what would be right.
+
+use parplan_profiles::Dtype;
+use std::str::FromStr;
+
+/// Largest count of GPUs, ranks or replicas that is planned.
+pub const MAX_GPUS: u32 = 16_384;
+/// Largest count of tokens in a sequence, a chunk or a list of sizes.
+pub const MAX_TOKENS: u32 = 16_777_216;
+/// Largest count of clients.
+pub const MAX_CLIENTS: f64 = 1e6;
+
+/// A whole number from 1 to `most`.
+fn count(text: &str, most: u32) -> Result<u32, String> {
+    match text.trim().parse::<u32>() {
+        Ok(value) if (1..=most).contains(&value) => Ok(value),
+        _ => Err(format!("must be a whole number from 1 to {most}")),
+    }
+}
+
+/// A finite number in `low..=high`.
+fn number(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && (low..=high).contains(&value) => Ok(value),
+        _ => Err(format!("must be a number from {low} to {high}")),
+    }
+}
+
+/// GPUs, ranks, replicas, nodes.
+pub fn gpus(text: &str) -> Result<u32, String> {
+    count(text, MAX_GPUS)
+}
+
+/// Tokens.
+pub fn tokens(text: &str) -> Result<u32, String> {
+    count(text, MAX_TOKENS)
+}
+
+/// Requests.
+pub fn requests(text: &str) -> Result<u32, String> {
+    count(text, 1_000_000)
+}
+
+/// How many ranked configurations to show.
+pub fn top(text: &str) -> Result<usize, String> {
+    count(text, 10_000).map(|n| n as usize)
+}
+
+/// Mean tokens; halves are fine.
+pub fn mean_tokens(text: &str) -> Result<f64, String> {
+    number(text, 1.0, f64::from(MAX_TOKENS))
+}
+
+/// Clients.
+pub fn clients(text: &str) -> Result<f64, String> {
+    number(text, 1.0, MAX_CLIENTS)
+}
+
+/// A share of something.
+pub fn share(text: &str) -> Result<f64, String> {
+    number(text, 0.0, 1.0)
+}
+
+/// A share that cannot be nothing.
+pub fn positive_share(text: &str) -> Result<f64, String> {
+    match number(text, 0.0, 1.0) {
+        Ok(value) if value > 0.0 => Ok(value),
+        _ => Err("must be a number above 0, at most 1".to_owned()),
+    }
+}
+
+/// Milliseconds.
+pub fn milliseconds(text: &str) -> Result<f64, String> {
+    match number(text, 0.0, 1e9) {
+        Ok(value) if value > 0.0 => Ok(value),
+        _ => Err("must be a number of milliseconds above 0, at most 1e9".to_owned()),
+    }
+}
+
+/// A list of sizes, ascending and distinct whatever order they were typed in.
+pub fn sizes(text: &str) -> Result<Sizes, String> {
+    let mut list = text
+        .split(',')
+        .map(|item| count(item, MAX_TOKENS))
+        .collect::<Result<Vec<u32>, String>>()
+        .map_err(|_| {
+            format!("must be sizes such as 1,2,4,8, each a whole number from 1 to {MAX_TOKENS}")
+        })?;
+    list.sort_unstable();
+    list.dedup();
+    if list.len() > 4096 {
+        return Err(format!("lists {} sizes; at most 4096 are planned", list.len()));
+    }
+    Ok(Sizes(list))
+}
+
+/// CUDA-graph sizes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sizes(pub Vec<u32>);
+
+/// A switch that may be left to the engine, or to the search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Switch {
+    /// On
+    On,
+    /// Off
+    Off,
+    /// What the engine does by itself; `recommend` tries both
+    #[default]
+    Auto,
+}
+
+impl Switch {
+    /// The typed value; none for auto.
+    pub fn fixed(self) -> Option<bool> {
+        match self {
+            Switch::On => Some(true),
+            Switch::Off => Some(false),
+            Switch::Auto => None,
+        }
+    }
+}
+
+/// How attention-DP ranks are loaded.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Imbalance {
+    /// Mean batch over the largest one.
+    MeanOverMax(f64),
+    /// Relative batch of each rank.
+    Ranks(Vec<f64>),
+    /// Requests dealt at random.
+    Seed(u64),
+}
+
+impl FromStr for Imbalance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const RIGHT: &str = "must be a mean/max ratio such as 0.75 (above 0, at most 1), \
+                             one batch a rank such as 8,8,2,0, or seed:42";
+        if let Some(seed) = text.strip_prefix("seed:") {
+            return seed.parse().map(Imbalance::Seed).map_err(|_| RIGHT.to_owned());
+        }
+        if !text.contains(',') {
+            return positive_share(text)
+                .map(Imbalance::MeanOverMax)
+                .map_err(|_| RIGHT.to_owned());
+        }
+        let list = text
+            .split(',')
+            .map(|item| number(item, 0.0, MAX_CLIENTS))
+            .collect::<Result<Vec<f64>, String>>()
+            .map_err(|_| RIGHT.to_owned())?;
+        if list.iter().all(|&batch| batch == 0.0) {
+            return Err("lists only empty ranks; at least one batch must be above 0".to_owned());
+        }
+        if list.len() > MAX_GPUS as usize {
+            return Err(format!("lists {} ranks; at most {MAX_GPUS} are planned", list.len()));
+        }
+        Ok(Imbalance::Ranks(list))
+    }
+}
+
+/// Speculative decoding as typed: drafted tokens and the rate at which they are accepted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speculative {
+    /// Drafted tokens a step.
+    pub steps: u32,
+    /// Probability that a drafted token is accepted, given the ones before it.
+    pub acceptance: f64,
+}
+
+impl FromStr for Speculative {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = || {
+            let (steps, acceptance) = text.split_once(',')?;
+            Some(Speculative {
+                steps: count(steps, 64).ok()?,
+                acceptance: share(acceptance).ok()?,
+            })
+        };
+        read().ok_or_else(|| {
+            "must be STEPS,ACCEPTANCE such as 3,0.7: 1 to 64 drafted tokens a step, and the \
+             probability from 0 to 1 that one is accepted"
+                .to_owned()
+        })
+    }
+}
+
+/// A KV cache format as typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvFormat {
+    /// The format that the model's profile names.
+    Auto,
+    /// This one.
+    Fixed(Dtype),
+}
+
+/// Formats that engines store a KV cache in.
+const KV_FORMATS: [Dtype; 5] = [
+    Dtype::Bf16,
+    Dtype::Fp8,
+    Dtype::Mxfp8,
+    Dtype::Nvfp4,
+    Dtype::Mxfp4,
+];
+
+impl FromStr for KvFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(KvFormat::Auto);
+        }
+        match text.parse::<Dtype>() {
+            Ok(dtype) if KV_FORMATS.contains(&dtype) => Ok(KvFormat::Fixed(dtype)),
+            _ => Err(format!(
+                "must be a format of the KV cache: auto, {}",
+                KV_FORMATS.map(Dtype::name).join(", ")
+            )),
+        }
+    }
+}
+
+/// A format of weights.
+pub fn weight_format(text: &str) -> Result<Dtype, String> {
+    text.parse::<Dtype>().map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused_with_the_range() {
+        for text in ["0", "-1", "1.5", "", "nan", "99999999999999999999", "16385"] {
+            let message = gpus(text).unwrap_err();
+            assert!(message.contains("1 to 16384"), "{text}: {message}");
+        }
+        for text in ["nan", "inf", "-1", "0", "1e300", ""] {
+            assert!(mean_tokens(text).is_err(), "{text}");
+            assert!(milliseconds(text).is_err(), "{text}");
+            assert!(positive_share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn imbalance_has_three_forms() {
+        assert_eq!("0.75".parse(), Ok(Imbalance::MeanOverMax(0.75)));
+        assert_eq!("8,8,2,0".parse(), Ok(Imbalance::Ranks(vec![8.0, 8.0, 2.0, 0.0])));
+        assert_eq!("seed:42".parse(), Ok(Imbalance::Seed(42)));
+        for text in ["0", "1.01", "seed:", "seed:-1", "0,0", "1,nan", "1,,2", ""] {
+            assert!(text.parse::<Imbalance>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_sorted_and_distinct() {
+        assert_eq!(sizes("8,1,4,4").unwrap().0, [1, 4, 8]);
+        assert!(sizes("1,,2").is_err());
+        assert!(sizes("0").is_err());
+    }
+
+    #[test]
+    fn speculation_is_a_pair() {
+        let three = Speculative {
+            steps: 3,
+            acceptance: 0.7,
+        };
+        assert_eq!("3,0.7".parse(), Ok(three));
+        for text in ["3", "0,0.5", "3,1.5", "3,nan", "65,0.5", ","] {
+            assert!(text.parse::<Speculative>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_kv_cache_is_not_stored_in_formats_of_weights_only() {
+        assert_eq!("fp8".parse(), Ok(KvFormat::Fixed(Dtype::Fp8)));
+        assert_eq!("auto".parse(), Ok(KvFormat::Auto));
+        for text in ["int4", "fp32", "FP8", ""] {
+            assert!(text.parse::<KvFormat>().is_err(), "{text}");
+        }
+    }
+}

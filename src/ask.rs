@@ -1,0 +1,113 @@
+//! What was typed, resolved once into a question that the planner can answer.
+
+use crate::args::QuestionArgs;
+use crate::failure::Failure;
+use parplan_planner::cost::OpCosts;
+use parplan_planner::deployment::Setup;
+use parplan_planner::question::{Settings, Traffic};
+use parplan_profiles::engine::EngineRules;
+use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads};
+
+pub mod assume;
+pub mod choice;
+mod names;
+mod traffic;
+
+pub use assume::Assumptions;
+pub use names::{engines, library};
+
+/// A resolved question: everything but the layouts to answer it for.
+#[derive(Debug)]
+pub struct Ask {
+    /// The model.
+    pub model: ModelProfile,
+    /// The GPU.
+    pub gpu: GpuProfile,
+    /// The engine's rules.
+    pub rules: EngineRules,
+    /// How close kernels come to the roofline.
+    pub efficiency: &'static EfficiencyProfile,
+    /// What the engine adds.
+    pub overheads: &'static Overheads,
+    /// The traffic.
+    pub traffic: Traffic,
+    /// Engine settings that were fixed.
+    pub settings: Settings,
+    /// What was not said and had to be assumed.
+    pub assumptions: Assumptions,
+}
+
+impl Ask {
+    /// Resolves the shared options.
+    ///
+    /// # Errors
+    /// The first thing that cannot be used, with the value and what would be right.
+    pub fn resolve(args: &QuestionArgs) -> Result<Ask, Failure> {
+        let mut assumptions = Assumptions::default();
+        let library = library(args.model.profiles.as_deref());
+        let model = names::model(&library, &args.model)?;
+        let gpu = library.gpu(&args.model.gpu)?;
+        let rules = names::rules(&library, &args.engine, &mut assumptions)?;
+        let efficiency = EfficiencyProfile::embedded(&rules.name, &gpu)?;
+        let overheads = Overheads::embedded(&rules.name, &gpu)?;
+        let settings = settings(args, &model, &mut assumptions)?;
+        let traffic = traffic::resolve(&args.traffic, &model, &settings, &mut assumptions)?;
+        assumptions.of_links(&gpu);
+        assumptions.of_efficiency(efficiency, &gpu);
+        Ok(Ask {
+            model,
+            gpu,
+            rules,
+            efficiency,
+            overheads,
+            traffic,
+            settings,
+            assumptions,
+        })
+    }
+
+    /// What the planner keeps fixed while it compares configurations.
+    ///
+    /// # Errors
+    /// A GPU profile without a figure that prices need.
+    pub fn setup(&self) -> Result<Setup<'_>, Failure> {
+        Ok(Setup {
+            model: &self.model,
+            gpu: &self.gpu,
+            rules: &self.rules,
+            costs: OpCosts::new(self.efficiency, &self.gpu)?,
+            overheads: self.overheads,
+        })
+    }
+}
+
+fn settings(
+    args: &QuestionArgs,
+    model: &ModelProfile,
+    assumptions: &mut Assumptions,
+) -> Result<Settings, Failure> {
+    let typed = &args.settings;
+    if let Some(length) = typed.context_length
+        && length > model.max_position
+    {
+        assumptions.warn(format!(
+            "--context-length {length} is beyond the {} tokens that {} was configured for; the \
+             engine needs its rope scaling set to serve it",
+            model.max_position, model.name
+        ));
+    }
+    if let Some(fraction) = typed.memory_fraction
+        && fraction >= 1.0
+    {
+        return Err(Failure::unusable(
+            "--memory-fraction 1 leaves nothing for CUDA itself; give a share below 1, such as 0.9",
+        ));
+    }
+    Ok(Settings {
+        memory_fraction: typed.memory_fraction,
+        max_running_requests: typed.max_running_requests,
+        chunk_tokens: typed.chunk_tokens,
+        graph_batch_sizes: typed.graph_sizes.as_ref().map(|sizes| sizes.0.clone()),
+        context_length: typed.context_length,
+    })
+}

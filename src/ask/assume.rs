@@ -1,0 +1,129 @@
+//! What was not said: every default that a plan rests on, in words.
+
+use crate::args::EngineArgs;
+use crate::render::number;
+use parplan_planner::plan::Plan;
+use parplan_planner::question::Settings;
+use parplan_profiles::efficiency::GpuArchitecture;
+use parplan_profiles::engine::EngineRules;
+use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind};
+
+/// Assumptions and warnings, in the order in which they were made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Assumptions {
+    notes: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl Assumptions {
+    /// Everything that was assumed.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What someone should know before trusting the answer.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Adds an assumption.
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Adds a warning.
+    pub fn warn(&mut self, text: impl Into<String>) {
+        self.warnings.push(text.into());
+    }
+
+    /// A number as typed, or the default, which is noted.
+    pub fn default_to(&mut self, typed: Option<f64>, default: f64, flag: &str, what: &str) -> f64 {
+        typed.unwrap_or_else(|| {
+            self.note(format!("{} {what} ({flag})", number::plain(default)));
+            default
+        })
+    }
+
+    /// The engine and its version, where they were not both named.
+    pub(super) fn of_engine(&mut self, args: &EngineArgs, rules: &EngineRules) {
+        let known = format!("{} {}", rules.name, rules.version);
+        match &args.engine {
+            None => self.note(format!("the engine is {known} (--engine)")),
+            Some(text) if !text.contains('@') => self.note(format!(
+                "the engine's version is {}, the newest known (--engine {}@VERSION)",
+                rules.version, rules.name
+            )),
+            Some(_) => {}
+        }
+        if let Some(asked) = &rules.assumed_for {
+            self.warn(format!(
+                "{} {asked} is not known: it is planned by the rules of {}",
+                rules.name, rules.version
+            ));
+        }
+        if !rules.verified {
+            self.note(format!(
+                "{}'s launch flags follow its sources and were not run through its own parser",
+                rules.name
+            ));
+        }
+    }
+
+    /// Nominal links.
+    pub(super) fn of_links(&mut self, gpu: &GpuProfile) {
+        let kind = match gpu.link.kind {
+            LinkKind::Nvlink => "NVLink",
+            LinkKind::Xgmi => "xGMI",
+            LinkKind::Pcie => "PCIe",
+        };
+        self.note(format!(
+            "links of the {} profile: {kind} {} GB/s and network {} GB/s a GPU, each direction",
+            gpu.name,
+            number::plain(gpu.link.bytes_per_s / 1e9),
+            number::plain(gpu.network_bytes_per_s / 1e9)
+        ));
+    }
+
+    /// Where no measured table covers the engine on the GPU.
+    pub(super) fn of_efficiency(&mut self, profile: &EfficiencyProfile, gpu: &GpuProfile) {
+        if profile.architecture == GpuArchitecture::Generic {
+            self.warn(format!(
+                "no measured operation table covers {}: fractions of the roofline are carried \
+                 over from other GPUs, and the intervals are wider",
+                gpu.name
+            ));
+        }
+    }
+
+    /// What the engine's own rules decided in a plan.
+    pub fn of_plan(&mut self, settings: &Settings, engine: &str, plan: &Plan) {
+        if settings.memory_fraction.is_none() {
+            self.note(format!(
+                "memory fraction {:.3}, {engine}'s own rule (--memory-fraction)",
+                plan.memory_fraction
+            ));
+        }
+        if settings.chunk_tokens.is_none() {
+            self.note(format!(
+                "prefill in chunks of {} tokens, {engine}'s own rule (--chunk-tokens)",
+                plan.chunk_tokens
+            ));
+        }
+        if settings.max_running_requests.is_none() {
+            self.note(format!(
+                "at most {} running requests: the planned clients and what the KV cache holds \
+                 (--max-running-requests)",
+                plan.max_running_requests
+            ));
+        }
+        if settings.graph_batch_sizes.is_none() && plan.choice.cuda_graphs {
+            self.note(
+                "CUDA graphs are captured for the planned batches rather than the engine's own \
+                 list (--graph-sizes)",
+            );
+        }
+        if settings.context_length.is_none() {
+            self.note("sequences up to the model's own length are served (--context-length)");
+        }
+    }
+}

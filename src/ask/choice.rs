@@ -1,0 +1,272 @@
+//! One fixed configuration: the layout as typed, checked, with its switches.
+
+use super::Ask;
+use crate::args::{EstimateArgs, KvFormat, LayoutArgs, MAX_GPUS, ModelArgs, SwitchArgs};
+use crate::failure::Failure;
+use parplan_planner::Layout;
+use parplan_planner::plan::Choice;
+use parplan_profiles::{Dtype, GpuProfile};
+
+/// The configuration that was typed.
+///
+/// # Errors
+/// A layout that does not divide, or does not fill the GPUs, with the nearest that would.
+pub fn resolve(ask: &mut Ask, args: &EstimateArgs) -> Result<Choice, Failure> {
+    let layout = layout(&args.layout, &args.question.model, &ask.gpu)?;
+    let switches = &args.question.switches;
+    Ok(Choice {
+        layout,
+        kv_dtype: kv_dtype(ask, switches)?,
+        cuda_graphs: cuda_graphs(ask, switches),
+        symmetric_memory: symmetric_memory(ask, switches)?,
+        speculative_steps: ask.traffic.speculation.map_or(0, |s| s.steps),
+        expert_all_to_all: expert_all_to_all(ask, switches, &layout)?,
+    })
+}
+
+/// Sizes that multiply to the GPUs that were asked for.
+fn layout(
+    typed: &LayoutArgs,
+    machine: &ModelArgs,
+    gpu: &GpuProfile,
+) -> Result<Layout, Failure> {
+    let pp = typed.pp.unwrap_or(1);
+    let replicas = typed.replicas.unwrap_or(1);
+    let copies = u64::from(pp) * u64::from(replicas);
+    let tp = match (typed.tp, machine.gpus) {
+        (Some(tp), _) => tp,
+        (None, Some(gpus)) => whole(gpus, copies)?,
+        (None, None) => {
+            return Err(Failure::unusable(
+                "neither --tp nor --gpus is given; say how many GPUs one stage has, such as --tp 8",
+            ));
+        }
+    };
+    let needed = u64::from(tp) * copies;
+    if let Some(gpus) = machine.gpus
+        && needed != u64::from(gpus)
+    {
+        return Err(Failure::unusable(format!(
+            "--gpus {gpus} is not what the layout takes: tp {tp} x pp {pp} x replicas {replicas} \
+             is {needed}; give --gpus {needed}{}",
+            nearest_tp(gpus, copies)
+        )));
+    }
+    if needed > u64::from(MAX_GPUS) {
+        return Err(Failure::unusable(format!(
+            "tp {tp} x pp {pp} x replicas {replicas} is {needed} GPUs; at most {MAX_GPUS} are planned"
+        )));
+    }
+    let attention_dp = divides(typed.attn_dp, "--attn-dp", tp, "--tp")?;
+    let ep = divides(typed.ep, "--ep", tp, "--tp")?;
+    let dcp = divides(typed.dcp, "--dcp", tp / attention_dp, "attention TP (tp / attn-dp)")?;
+    let layout = Layout {
+        replicas,
+        tp,
+        attention_dp,
+        dcp,
+        ep,
+        pp,
+        nodes: 1,
+    };
+    Ok(Layout {
+        nodes: nodes(&layout, needed, machine.nodes, gpu)?,
+        ..layout
+    })
+}
+
+/// GPUs over `copies` stages, when that is a whole number.
+fn whole(gpus: u32, copies: u64) -> Result<u32, Failure> {
+    let each = u64::from(gpus) / copies;
+    if each * copies == u64::from(gpus) {
+        return Ok(each as u32);
+    }
+    let near = each.max(1) * copies;
+    Err(Failure::unusable(format!(
+        "--gpus {gpus} cannot be shared evenly by pp x replicas = {copies} stages; \
+         give --gpus {near}"
+    )))
+}
+
+fn nearest_tp(gpus: u32, copies: u64) -> String {
+    match u64::from(gpus).checked_div(copies) {
+        Some(tp) if tp > 0 && tp * copies == u64::from(gpus) => format!(" or --tp {tp}"),
+        _ => String::new(),
+    }
+}
+
+/// A size that divides another one; 1 when not typed.
+fn divides(value: Option<u32>, flag: &str, whole: u32, of: &str) -> Result<u32, Failure> {
+    let value = value.unwrap_or(1);
+    if whole.is_multiple_of(value) {
+        return Ok(value);
+    }
+    let below = (1..=value.min(whole)).rev().find(|d| whole.is_multiple_of(*d));
+    let above = (value..=whole).find(|d| whole.is_multiple_of(*d));
+    let right = match (below, above) {
+        (Some(below), Some(above)) => format!("{below} or {above}"),
+        (Some(only), None) | (None, Some(only)) => only.to_string(),
+        (None, None) => "1".to_owned(),
+    };
+    Err(Failure::unusable(format!(
+        "{flag} {value} does not divide {of} {whole}; the nearest that does is {right}"
+    )))
+}
+
+/// Nodes that one replica spans.
+fn nodes(
+    layout: &Layout,
+    gpus: u64,
+    typed: Option<u32>,
+    gpu: &GpuProfile,
+) -> Result<u32, Failure> {
+    let per_node = u64::from(gpu.gpus_per_node.max(1));
+    let least = gpus.div_ceil(per_node);
+    let nodes = typed.map_or(least, u64::from);
+    if nodes < least {
+        return Err(Failure::unusable(format!(
+            "--nodes {nodes} cannot hold {gpus} GPUs: a node of {} has {per_node}; \
+             give --nodes {least} or more",
+            gpu.name
+        )));
+    }
+    if nodes > gpus || !gpus.is_multiple_of(nodes) {
+        let right = (least..=gpus).rev().filter(|n| gpus.is_multiple_of(*n)).min_by_key(|n| n.abs_diff(nodes));
+        return Err(Failure::unusable(format!(
+            "--nodes {nodes} cannot share {gpus} GPUs evenly; give --nodes {}",
+            right.unwrap_or(least)
+        )));
+    }
+    let a_node = gpus / nodes;
+    let replica = u64::from(layout.tp) * u64::from(layout.pp);
+    Ok(replica.div_ceil(a_node).min(u64::from(u32::MAX)) as u32)
+}
+
+/// One KV cache format.
+fn kv_dtype(ask: &mut Ask, switches: &SwitchArgs) -> Result<Dtype, Failure> {
+    match switches.kv_dtype.as_slice() {
+        [] | [KvFormat::Auto] => {
+            let dtype = ask.model.kv_dtype;
+            ask.assumptions.note(format!(
+                "the KV cache is {dtype}, as the profile of {} says (--kv-dtype)",
+                ask.model.name
+            ));
+            Ok(dtype)
+        }
+        [KvFormat::Fixed(dtype)] => Ok(*dtype),
+        several => Err(Failure::unusable(format!(
+            "--kv-dtype lists {} formats; one layout has one, and `parplan recommend` compares several",
+            several.len()
+        ))),
+    }
+}
+
+fn cuda_graphs(ask: &mut Ask, switches: &SwitchArgs) -> bool {
+    switches.cuda_graphs.fixed().unwrap_or_else(|| {
+        ask.assumptions.note("decode runs from CUDA graphs (--cuda-graphs)");
+        true
+    })
+}
+
+fn symmetric_memory(ask: &mut Ask, switches: &SwitchArgs) -> Result<bool, Failure> {
+    match switches.symmetric_memory.fixed() {
+        Some(true) if ask.rules.symmetric.is_none() => Err(Failure::unusable(format!(
+            "--symmetric-memory on: {} {} has no symmetric memory; give off",
+            ask.rules.name, ask.rules.version
+        ))),
+        Some(on) => Ok(on),
+        None => {
+            ask.assumptions.note("symmetric memory is off (--symmetric-memory)");
+            Ok(false)
+        }
+    }
+}
+
+fn expert_all_to_all(
+    ask: &mut Ask,
+    switches: &SwitchArgs,
+    layout: &Layout,
+) -> Result<bool, Failure> {
+    match switches.expert_all_to_all.fixed() {
+        Some(true) if layout.ep == 1 => Err(Failure::unusable(
+            "--expert-all-to-all on needs experts on several ranks; give --ep above 1, or off",
+        )),
+        Some(on) => Ok(on),
+        None => {
+            if layout.ep > 1 {
+                ask.assumptions
+                    .note("expert all-to-all is off (--expert-all-to-all)");
+            }
+            Ok(false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parplan_profiles::Library;
+
+    fn h200() -> GpuProfile {
+        Library::embedded().gpu("h200").unwrap()
+    }
+
+    fn machine(gpus: Option<u32>, nodes: Option<u32>) -> ModelArgs {
+        ModelArgs {
+            model: "qwen3-8b".to_owned(),
+            weights: None,
+            gpu: "h200".to_owned(),
+            gpus,
+            nodes,
+            profiles: None,
+        }
+    }
+
+    fn refused(typed: &LayoutArgs, machine: &ModelArgs) -> String {
+        layout(typed, machine, &h200()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn seven_gpus_do_not_hold_tp_8() {
+        let typed = LayoutArgs { tp: Some(8), ..LayoutArgs::default() };
+        let message = refused(&typed, &machine(Some(7), None));
+        assert!(message.contains("--gpus 7") && message.contains("--gpus 8"), "{message}");
+        assert!(message.contains("--tp 7"), "{message}");
+    }
+
+    #[test]
+    fn sizes_default_to_the_gpus() {
+        let typed = LayoutArgs { pp: Some(2), replicas: Some(2), ..LayoutArgs::default() };
+        let layout = layout(&typed, &machine(Some(32), None), &h200()).unwrap();
+        assert_eq!((layout.tp, layout.gpus(), layout.nodes), (8, 32, 2));
+    }
+
+    #[test]
+    fn a_size_that_does_not_divide_is_refused_with_its_neighbours() {
+        let typed = LayoutArgs { tp: Some(8), attn_dp: Some(3), ..LayoutArgs::default() };
+        assert!(refused(&typed, &machine(None, None)).contains("2 or 4"));
+        let typed = LayoutArgs { tp: Some(8), ep: Some(16), ..LayoutArgs::default() };
+        assert!(refused(&typed, &machine(None, None)).ends_with("is 8"));
+    }
+
+    #[test]
+    fn nodes_hold_what_the_gpu_profile_says() {
+        let typed = LayoutArgs { tp: Some(32), ..LayoutArgs::default() };
+        assert!(refused(&typed, &machine(None, Some(2))).contains("--nodes 4"));
+        assert!(refused(&typed, &machine(None, Some(5))).contains("--nodes 4"));
+        let wide = layout(&typed, &machine(None, Some(8)), &h200()).unwrap();
+        assert_eq!(wide.nodes, 8);
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused_not_wrapped() {
+        let typed = LayoutArgs {
+            tp: Some(16_384),
+            pp: Some(16_384),
+            replicas: Some(16_384),
+            ..LayoutArgs::default()
+        };
+        assert!(refused(&typed, &machine(Some(8), None)).contains("4398046511104"));
+        assert!(refused(&typed, &machine(None, None)).contains("at most 16384"));
+    }
+}

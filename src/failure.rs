@@ -1,0 +1,71 @@
+//! Why a command ends without its answer, and with which exit code.
+
+use parplan_planner::cost::CostError;
+use parplan_profiles::engine::EngineError;
+use parplan_profiles::{EfficiencyError, Fault, Faults, LibraryError};
+use std::fmt;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// What was asked cannot be used: exit code 2.
+    Unusable(String),
+    /// It was understood and could not be done: exit code 1.
+    Failed(String),
+}
+
+impl Failure {
+    /// Input that cannot be used.
+    pub fn unusable(message: impl Into<String>) -> Failure {
+        Failure::Unusable(message.into())
+    }
+
+    /// Work that could not be done.
+    pub fn failed(message: impl Into<String>) -> Failure {
+        Failure::Failed(message.into())
+    }
+
+    /// 1 for work that failed, 2 for input that cannot be used.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Failed(_) => 1,
+            Failure::Unusable(_) => 2,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Failure::Unusable(message) | Failure::Failed(message)) = self;
+        // A name or a file may hold anything; what reaches the terminal is text.
+        for c in message.trim_end().chars() {
+            match c {
+                '\n' => f.write_str("\n")?,
+                c if c.is_control() => f.write_str("\u{fffd}")?,
+                c => write!(f, "{c}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}
+
+macro_rules! unusable_from {
+    ($($error:ty),*) => {
+        $(impl From<$error> for Failure {
+            fn from(error: $error) -> Failure {
+                Failure::unusable(error.to_string())
+            }
+        })*
+    };
+}
+
+unusable_from!(
+    LibraryError,
+    Faults,
+    Fault,
+    EngineError,
+    EfficiencyError,
+    CostError
+);

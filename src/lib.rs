@@ -1,0 +1,14 @@
+//! The command line of parplan: parse, call, render.
+//!
+//! [`args`] is what was typed, [`ask`] what it means, [`commands`] one file a command, [`render`]
+//! the tables and [`json`] the documented JSON. Every figure comes from `parplan-planner`.
+
+pub mod args;
+pub mod ask;
+pub mod commands;
+pub mod failure;
+pub mod json;
+pub mod output;
+pub mod render;
+
+pub use failure::Failure;

@@ -1,0 +1,15 @@
+//! Text for people: tables of at most 80 columns, readable without colour.
+
+pub mod breakdown;
+pub mod memory;
+pub mod number;
+pub mod page;
+pub mod plan;
+pub mod table;
+pub mod volume;
+
+pub use page::Page;
+pub use table::Table;
+
+/// Columns that every page keeps to.
+pub const WIDTH: usize = 80;

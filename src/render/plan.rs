@@ -1,0 +1,189 @@
+//! One configuration: what it is, what it is predicted to do, what it keeps in memory.
+
+use super::{Page, Table, memory, number};
+use crate::ask::Ask;
+use parplan_planner::Layout;
+use parplan_planner::plan::{Plan, Predicted};
+use parplan_planner::question::Balance;
+use parplan_planner::volume::Exchange;
+
+/// The question in two lines.
+pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
+    page.heading(&format!(
+        "{} on {gpus} {}, {} {}",
+        ask.model.name, ask.gpu.name, ask.rules.name, ask.rules.version
+    ));
+    let traffic = &ask.traffic;
+    let mut parts = vec![
+        format!(
+            "{} tokens in, {} out",
+            number::plain(traffic.isl),
+            number::plain(traffic.osl)
+        ),
+        format!("{} clients", number::plain(traffic.concurrency)),
+    ];
+    if traffic.prefix_hit > 0.0 {
+        parts.push(format!("{} % prefix hits", number::percent(traffic.prefix_hit)));
+    }
+    parts.push(match &traffic.balance {
+        Balance::Even => "even ranks".to_owned(),
+        Balance::MeanOverMax(ratio) => format!("mean/max {}", number::plain(*ratio)),
+        Balance::Ranks(list) => format!("batches of {} ranks given", list.len()),
+        Balance::Random(seed) => format!("requests dealt with seed {seed}"),
+    });
+    if let Some(s) = traffic.speculation {
+        parts.push(format!(
+            "{} drafted tokens accepted with {}",
+            s.steps,
+            number::plain(s.acceptance)
+        ));
+    }
+    page.text(&parts.join("; "));
+}
+
+/// A layout in a few words, sizes of 1 left out.
+pub fn layout_words(layout: &Layout) -> String {
+    let mut words = vec![format!("tp {}", layout.tp)];
+    let mut add = |name: &str, value: u32| {
+        if value > 1 {
+            words.push(format!("{name} {value}"));
+        }
+    };
+    add("attn-dp", layout.attention_dp);
+    add("dcp", layout.dcp);
+    add("ep", layout.ep);
+    add("pp", layout.pp);
+    add("replicas", layout.replicas);
+    words.join(", ")
+}
+
+/// The layout as flags of the command line.
+pub fn layout_flags(layout: &Layout) -> String {
+    format!("--{}", layout_words(layout).replace(", ", " --"))
+}
+
+/// What was chosen, in words.
+pub fn configuration(page: &mut Page, plan: &Plan) {
+    let report = &plan.layout;
+    page.heading("Layout");
+    page.text(&format!(
+        "{}, on {} GPU{}",
+        layout_words(&plan.choice.layout),
+        report.gpus,
+        if report.gpus == 1 { "" } else { "s" }
+    ));
+    let mut facts = Table::new(&["", ""]);
+    facts.row([
+        "attention",
+        &format!(
+            "{} x {} ranks: requests x heads{}",
+            report.attention_dp,
+            report.attention_tp,
+            if report.dcp > 1 {
+                format!(", KV tokens over {} ranks", report.dcp)
+            } else {
+                String::new()
+            }
+        ),
+    ]);
+    facts.row(["feed-forward", &feed_forward(plan)]);
+    facts.row(["KV cache", &format!("{}", plan.choice.kv_dtype)]);
+    facts.row(["CUDA graphs", &graphs(plan)]);
+    facts.row([
+        "symmetric memory",
+        if plan.choice.symmetric_memory { "on" } else { "off" },
+    ]);
+    page.table(&facts);
+}
+
+fn feed_forward(plan: &Plan) -> String {
+    let report = &plan.layout;
+    let split = if report.ep > 1 {
+        format!("experts over {} ranks, each split {} ways", report.ep, report.moe_tp)
+    } else {
+        format!("split {} ways", report.moe_tp)
+    };
+    let exchange = match plan.exchange {
+        Exchange::AllReduce => "all-reduce",
+        Exchange::MaxLen => "rows padded to the longest rank (max_len)",
+        Exchange::SumLen => "rows in one buffer of the summed length (sum_len)",
+        Exchange::Exact => "rows gathered at their exact sizes",
+        Exchange::AllToAll => "expert all-to-all",
+    };
+    format!("{split}; {exchange}")
+}
+
+fn graphs(plan: &Plan) -> String {
+    match (&plan.graphs.eager_reason, plan.graphs.bucket) {
+        (Some(reason), _) => format!("decode runs eagerly: {reason}"),
+        (None, Some(bucket)) => format!(
+            "decode replays the graph of {bucket}, {} % of it padding",
+            number::percent(plan.graphs.waste)
+        ),
+        (None, None) => "decode runs eagerly".to_owned(),
+    }
+}
+
+/// The predicted figures with their intervals.
+pub fn predicted(page: &mut Page, plan: &Plan) {
+    page.heading("Predicted");
+    let p = &plan.predicted;
+    let mut table = Table::new(&["", ">value", ">90 % interval", "unit"]);
+    let mut add = |name: &str, value: &Predicted, unit: &str| {
+        table.row([
+            name.to_owned(),
+            number::short(value.value),
+            format!("{} to {}", number::short(value.low), number::short(value.high)),
+            unit.to_owned(),
+        ]);
+    };
+    add("time per output token (TPOT)", &p.tpot_ms, "ms");
+    add("time to first token (TTFT)", &p.ttft_ms, "ms");
+    add("output throughput per GPU", &p.output_tokens_per_s_per_gpu, "tokens/s");
+    add("output throughput, all GPUs", &p.output_tokens_per_s, "tokens/s");
+    add("finished requests", &p.requests_per_s, "requests/s");
+    add("decode step", &p.decode_step_ms, "ms");
+    add("prefill pass", &p.prefill_pass_ms, "ms");
+    page.table(&table);
+}
+
+/// Room for requests.
+pub fn capacity(page: &mut Page, plan: &Plan) {
+    page.heading("Capacity");
+    let mut table = Table::new(&["", ">value", "unit"]);
+    let mut add = |name: &str, value: String, unit: &str| {
+        table.row([name.to_owned(), value, unit.to_owned()]);
+    };
+    add(
+        "KV cache of a token on a rank",
+        number::whole(plan.kv_bytes_per_token_per_rank),
+        "bytes",
+    );
+    add(
+        "copies of a token's KV",
+        number::plain(plan.kv_redundancy),
+        "(1: none redundant)",
+    );
+    add("KV cache of an attention DP rank", number::whole(plan.max_kv_tokens), "tokens");
+    add("longest single request", number::whole(plan.max_request_tokens), "tokens");
+    add(
+        "requests that fit at these lengths",
+        number::whole(plan.kv_concurrency),
+        "requests",
+    );
+    add(
+        "running requests allowed",
+        number::whole(f64::from(plan.max_running_requests)),
+        "requests",
+    );
+    page.table(&table);
+}
+
+/// Everything about one configuration.
+pub fn whole(page: &mut Page, plan: &Plan) {
+    configuration(page, plan);
+    predicted(page, plan);
+    capacity(page, plan);
+    memory::map(page, &plan.memory_bytes);
+    page.alerts("Warnings", &plan.warnings);
+}
