@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod library;
 mod question;
+mod side;
 mod split;
 mod values;
 
@@ -14,6 +15,7 @@ pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
     TrafficArgs,
 };
+pub use side::Side;
 pub use split::LayoutArgs;
 pub use values::{Imbalance, KvFormat, MAX_GPUS, Speculative, Switch};
 
@@ -105,6 +107,9 @@ mod tests {
         let error = Cli::try_parse_from(["parplan", "estimate", "--modell", "x"]).unwrap_err();
         let line = one_line(&error.render().to_string());
         assert!(!line.contains('\n') && !line.starts_with("error"), "{line}");
-        assert!(line.contains("--modell") && line.contains("--model"), "{line}");
+        assert!(
+            line.contains("--modell") && line.contains("--model"),
+            "{line}"
+        );
     }
 }

@@ -14,7 +14,7 @@ mod names;
 mod traffic;
 
 pub use assume::Assumptions;
-pub use names::{engines, library};
+pub use names::{as_path, library, user_folder};
 
 /// A resolved question: everything but the layouts to answer it for.
 #[derive(Debug)]

@@ -7,8 +7,11 @@ pub mod args;
 pub mod ask;
 pub mod commands;
 pub mod failure;
+pub mod files;
 pub mod json;
+pub mod launching;
 pub mod output;
 pub mod render;
+pub mod stats;
 
 pub use failure::Failure;

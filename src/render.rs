@@ -1,6 +1,8 @@
 //! Text for people: tables of at most 80 columns, readable without colour.
 
 pub mod breakdown;
+pub mod graphs;
+pub mod launch;
 pub mod memory;
 pub mod number;
 pub mod page;

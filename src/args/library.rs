@@ -28,7 +28,7 @@ pub enum ProfilesCommand {
     },
     /// Show one profile as TOML, with what follows from it
     Show {
-        /// A model, GPU or engine (as name or name@version), or a path to a config.json
+        /// A model, GPU, workload or engine (name or name@version), or a path to a config.json
         name: String,
         /// Where a name could mean several things
         #[arg(long)]
@@ -64,6 +64,21 @@ pub enum ProfileKind {
     /// Engines
     #[value(alias = "engine")]
     Engines,
+    /// Workloads
+    #[value(alias = "workload")]
+    Workloads,
+}
+
+impl ProfileKind {
+    /// Its name, as typed and in JSON.
+    pub fn plural(self) -> &'static str {
+        match self {
+            ProfileKind::Models => "models",
+            ProfileKind::Gpus => "gpus",
+            ProfileKind::Engines => "engines",
+            ProfileKind::Workloads => "workloads",
+        }
+    }
 }
 
 /// Arguments of `completions`.

@@ -125,14 +125,32 @@ pub struct SwitchArgs {
     #[arg(long, value_name = "FORMAT", value_delimiter = ',')]
     pub kv_dtype: Vec<KvFormat>,
     /// Replay decode from CUDA graphs
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
     pub cuda_graphs: Switch,
     /// Keep collective buffers in symmetric memory: on, off or auto
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
     pub symmetric_memory: Switch,
     /// Send tokens to the ranks of their experts (DeepEP and its kind) instead of gathering all:
     /// on, off or auto
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t, hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
     pub expert_all_to_all: Switch,
 }
 

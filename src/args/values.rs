@@ -89,7 +89,10 @@ pub fn sizes(text: &str) -> Result<Sizes, String> {
     list.sort_unstable();
     list.dedup();
     if list.len() > 4096 {
-        return Err(format!("lists {} sizes; at most 4096 are planned", list.len()));
+        return Err(format!(
+            "lists {} sizes; at most 4096 are planned",
+            list.len()
+        ));
     }
     Ok(Sizes(list))
 }
@@ -139,7 +142,10 @@ impl FromStr for Imbalance {
         const RIGHT: &str = "must be a mean/max ratio such as 0.75 (above 0, at most 1), \
                              one batch a rank such as 8,8,2,0, or seed:42";
         if let Some(seed) = text.strip_prefix("seed:") {
-            return seed.parse().map(Imbalance::Seed).map_err(|_| RIGHT.to_owned());
+            return seed
+                .parse()
+                .map(Imbalance::Seed)
+                .map_err(|_| RIGHT.to_owned());
         }
         if !text.contains(',') {
             return positive_share(text)
@@ -155,7 +161,10 @@ impl FromStr for Imbalance {
             return Err("lists only empty ranks; at least one batch must be above 0".to_owned());
         }
         if list.len() > MAX_GPUS as usize {
-            return Err(format!("lists {} ranks; at most {MAX_GPUS} are planned", list.len()));
+            return Err(format!(
+                "lists {} ranks; at most {MAX_GPUS} are planned",
+                list.len()
+            ));
         }
         Ok(Imbalance::Ranks(list))
     }
@@ -249,7 +258,10 @@ mod tests {
     #[test]
     fn imbalance_has_three_forms() {
         assert_eq!("0.75".parse(), Ok(Imbalance::MeanOverMax(0.75)));
-        assert_eq!("8,8,2,0".parse(), Ok(Imbalance::Ranks(vec![8.0, 8.0, 2.0, 0.0])));
+        assert_eq!(
+            "8,8,2,0".parse(),
+            Ok(Imbalance::Ranks(vec![8.0, 8.0, 2.0, 0.0]))
+        );
         assert_eq!("seed:42".parse(), Ok(Imbalance::Seed(42)));
         for text in ["0", "1.01", "seed:", "seed:-1", "0,0", "1,nan", "1,,2", ""] {
             assert!(text.parse::<Imbalance>().is_err(), "{text}");

@@ -4,7 +4,10 @@ use super::Ask;
 use crate::args::{EstimateArgs, KvFormat, LayoutArgs, MAX_GPUS, ModelArgs, SwitchArgs};
 use crate::failure::Failure;
 use parplan_planner::Layout;
+use parplan_planner::deployment::sm;
+use parplan_planner::legality::{self, Ground, Machines, ModelShape, Options};
 use parplan_planner::plan::Choice;
+use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{Dtype, GpuProfile};
 
 /// The configuration that was typed.
@@ -14,22 +17,20 @@ use parplan_profiles::{Dtype, GpuProfile};
 pub fn resolve(ask: &mut Ask, args: &EstimateArgs) -> Result<Choice, Failure> {
     let layout = layout(&args.layout, &args.question.model, &ask.gpu)?;
     let switches = &args.question.switches;
-    Ok(Choice {
+    let choice = Choice {
         layout,
         kv_dtype: kv_dtype(ask, switches)?,
         cuda_graphs: cuda_graphs(ask, switches),
-        symmetric_memory: symmetric_memory(ask, switches)?,
+        symmetric_memory: symmetric_memory(ask, switches),
         speculative_steps: ask.traffic.speculation.map_or(0, |s| s.steps),
-        expert_all_to_all: expert_all_to_all(ask, switches, &layout)?,
-    })
+        expert_all_to_all: expert_all_to_all(ask, switches, &layout),
+    };
+    legal(ask, &choice)?;
+    Ok(choice)
 }
 
 /// Sizes that multiply to the GPUs that were asked for.
-fn layout(
-    typed: &LayoutArgs,
-    machine: &ModelArgs,
-    gpu: &GpuProfile,
-) -> Result<Layout, Failure> {
+fn layout(typed: &LayoutArgs, machine: &ModelArgs, gpu: &GpuProfile) -> Result<Layout, Failure> {
     let pp = typed.pp.unwrap_or(1);
     let replicas = typed.replicas.unwrap_or(1);
     let copies = u64::from(pp) * u64::from(replicas);
@@ -57,15 +58,12 @@ fn layout(
             "tp {tp} x pp {pp} x replicas {replicas} is {needed} GPUs; at most {MAX_GPUS} are planned"
         )));
     }
-    let attention_dp = divides(typed.attn_dp, "--attn-dp", tp, "--tp")?;
-    let ep = divides(typed.ep, "--ep", tp, "--tp")?;
-    let dcp = divides(typed.dcp, "--dcp", tp / attention_dp, "attention TP (tp / attn-dp)")?;
     let layout = Layout {
         replicas,
         tp,
-        attention_dp,
-        dcp,
-        ep,
+        attention_dp: typed.attn_dp.unwrap_or(1),
+        dcp: typed.dcp.unwrap_or(1),
+        ep: typed.ep.unwrap_or(1),
         pp,
         nodes: 1,
     };
@@ -95,31 +93,8 @@ fn nearest_tp(gpus: u32, copies: u64) -> String {
     }
 }
 
-/// A size that divides another one; 1 when not typed.
-fn divides(value: Option<u32>, flag: &str, whole: u32, of: &str) -> Result<u32, Failure> {
-    let value = value.unwrap_or(1);
-    if whole.is_multiple_of(value) {
-        return Ok(value);
-    }
-    let below = (1..=value.min(whole)).rev().find(|d| whole.is_multiple_of(*d));
-    let above = (value..=whole).find(|d| whole.is_multiple_of(*d));
-    let right = match (below, above) {
-        (Some(below), Some(above)) => format!("{below} or {above}"),
-        (Some(only), None) | (None, Some(only)) => only.to_string(),
-        (None, None) => "1".to_owned(),
-    };
-    Err(Failure::unusable(format!(
-        "{flag} {value} does not divide {of} {whole}; the nearest that does is {right}"
-    )))
-}
-
 /// Nodes that one replica spans.
-fn nodes(
-    layout: &Layout,
-    gpus: u64,
-    typed: Option<u32>,
-    gpu: &GpuProfile,
-) -> Result<u32, Failure> {
+fn nodes(layout: &Layout, gpus: u64, typed: Option<u32>, gpu: &GpuProfile) -> Result<u32, Failure> {
     let per_node = u64::from(gpu.gpus_per_node.max(1));
     let least = gpus.div_ceil(per_node);
     let nodes = typed.map_or(least, u64::from);
@@ -131,7 +106,10 @@ fn nodes(
         )));
     }
     if nodes > gpus || !gpus.is_multiple_of(nodes) {
-        let right = (least..=gpus).rev().filter(|n| gpus.is_multiple_of(*n)).min_by_key(|n| n.abs_diff(nodes));
+        let right = (least..=gpus)
+            .rev()
+            .filter(|n| gpus.is_multiple_of(*n))
+            .min_by_key(|n| n.abs_diff(nodes));
         return Err(Failure::unusable(format!(
             "--nodes {nodes} cannot share {gpus} GPUs evenly; give --nodes {}",
             right.unwrap_or(least)
@@ -163,43 +141,77 @@ fn kv_dtype(ask: &mut Ask, switches: &SwitchArgs) -> Result<Dtype, Failure> {
 
 fn cuda_graphs(ask: &mut Ask, switches: &SwitchArgs) -> bool {
     switches.cuda_graphs.fixed().unwrap_or_else(|| {
-        ask.assumptions.note("decode runs from CUDA graphs (--cuda-graphs)");
+        ask.assumptions
+            .note("decode runs from CUDA graphs (--cuda-graphs)");
         true
     })
 }
 
-fn symmetric_memory(ask: &mut Ask, switches: &SwitchArgs) -> Result<bool, Failure> {
-    match switches.symmetric_memory.fixed() {
-        Some(true) if ask.rules.symmetric.is_none() => Err(Failure::unusable(format!(
-            "--symmetric-memory on: {} {} has no symmetric memory; give off",
-            ask.rules.name, ask.rules.version
-        ))),
-        Some(on) => Ok(on),
-        None => {
-            ask.assumptions.note("symmetric memory is off (--symmetric-memory)");
-            Ok(false)
-        }
-    }
+fn symmetric_memory(ask: &mut Ask, switches: &SwitchArgs) -> bool {
+    switches.symmetric_memory.fixed().unwrap_or_else(|| {
+        ask.assumptions
+            .note("symmetric memory is off (--symmetric-memory)");
+        false
+    })
 }
 
-fn expert_all_to_all(
-    ask: &mut Ask,
-    switches: &SwitchArgs,
-    layout: &Layout,
-) -> Result<bool, Failure> {
-    match switches.expert_all_to_all.fixed() {
-        Some(true) if layout.ep == 1 => Err(Failure::unusable(
-            "--expert-all-to-all on needs experts on several ranks; give --ep above 1, or off",
-        )),
-        Some(on) => Ok(on),
-        None => {
-            if layout.ep > 1 {
-                ask.assumptions
-                    .note("expert all-to-all is off (--expert-all-to-all)");
-            }
-            Ok(false)
+fn expert_all_to_all(ask: &mut Ask, switches: &SwitchArgs, layout: &Layout) -> bool {
+    switches.expert_all_to_all.fixed().unwrap_or_else(|| {
+        if layout.ep > 1 {
+            ask.assumptions
+                .note("expert all-to-all is off (--expert-all-to-all)");
         }
+        false
+    })
+}
+
+/// The backend that an expert all-to-all runs on: DeepEP where the version has it.
+pub fn all_to_all_backend(rules: &EngineRules) -> Option<&str> {
+    let backends = &rules.experts.backends;
+    let found = backends.iter().find(|name| name.starts_with("deepep"));
+    found.map(String::as_str)
+}
+
+/// Refuses what the engine cannot run, with every reason.
+fn legal(ask: &Ask, choice: &Choice) -> Result<(), Failure> {
+    let layout = &choice.layout;
+    if choice.expert_all_to_all && layout.ep == 1 {
+        return Err(Failure::unusable(
+            "--expert-all-to-all on needs experts on several ranks; give --ep above 1, or off",
+        ));
     }
+    let backend = match (choice.expert_all_to_all, all_to_all_backend(&ask.rules)) {
+        (false, _) => None,
+        (true, Some(backend)) => Some(backend),
+        (true, None) => {
+            return Err(Failure::unusable(format!(
+                "--expert-all-to-all on: {} {} has no all-to-all backend that is planned; give off",
+                ask.rules.name, ask.rules.version
+            )));
+        }
+    };
+    let model = ModelShape::of(&ask.model);
+    let ground = Ground {
+        rules: &ask.rules,
+        model: &model,
+        machines: Machines {
+            gpus: layout.gpus(),
+            gpus_per_node: ask.gpu.gpus_per_node,
+            link_domain: ask.gpu.link_domain_gpus,
+            sm: sm(&ask.gpu),
+        },
+        options: Options {
+            expert_backend: backend,
+            speculation: choice.speculative_steps > 0,
+            kv_dtype: choice.kv_dtype,
+            symmetric_memory: choice.symmetric_memory,
+            ..Options::default()
+        },
+    };
+    legality::check(layout, &ground).map_err(|refusals| {
+        let reasons: Vec<&str> = refusals.iter().map(|r| r.reason.as_str()).collect();
+        Failure::unusable(format!("the layout cannot run: {}", reasons.join("; ")))
+    })
 }
 
 #[cfg(test)]
@@ -228,30 +240,35 @@ mod tests {
 
     #[test]
     fn seven_gpus_do_not_hold_tp_8() {
-        let typed = LayoutArgs { tp: Some(8), ..LayoutArgs::default() };
+        let typed = LayoutArgs {
+            tp: Some(8),
+            ..LayoutArgs::default()
+        };
         let message = refused(&typed, &machine(Some(7), None));
-        assert!(message.contains("--gpus 7") && message.contains("--gpus 8"), "{message}");
+        assert!(
+            message.contains("--gpus 7") && message.contains("--gpus 8"),
+            "{message}"
+        );
         assert!(message.contains("--tp 7"), "{message}");
     }
 
     #[test]
     fn sizes_default_to_the_gpus() {
-        let typed = LayoutArgs { pp: Some(2), replicas: Some(2), ..LayoutArgs::default() };
+        let typed = LayoutArgs {
+            pp: Some(2),
+            replicas: Some(2),
+            ..LayoutArgs::default()
+        };
         let layout = layout(&typed, &machine(Some(32), None), &h200()).unwrap();
         assert_eq!((layout.tp, layout.gpus(), layout.nodes), (8, 32, 2));
     }
 
     #[test]
-    fn a_size_that_does_not_divide_is_refused_with_its_neighbours() {
-        let typed = LayoutArgs { tp: Some(8), attn_dp: Some(3), ..LayoutArgs::default() };
-        assert!(refused(&typed, &machine(None, None)).contains("2 or 4"));
-        let typed = LayoutArgs { tp: Some(8), ep: Some(16), ..LayoutArgs::default() };
-        assert!(refused(&typed, &machine(None, None)).ends_with("is 8"));
-    }
-
-    #[test]
     fn nodes_hold_what_the_gpu_profile_says() {
-        let typed = LayoutArgs { tp: Some(32), ..LayoutArgs::default() };
+        let typed = LayoutArgs {
+            tp: Some(32),
+            ..LayoutArgs::default()
+        };
         assert!(refused(&typed, &machine(None, Some(2))).contains("--nodes 4"));
         assert!(refused(&typed, &machine(None, Some(5))).contains("--nodes 4"));
         let wide = layout(&typed, &machine(None, Some(8)), &h200()).unwrap();

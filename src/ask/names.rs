@@ -3,8 +3,8 @@
 use super::Assumptions;
 use crate::args::{EngineArgs, ModelArgs};
 use crate::failure::Failure;
-use parplan_profiles::engine::{self, EngineProfile, EngineRules};
-use parplan_profiles::library::{MAX_PROFILE_BYTES, read_limited};
+use parplan_profiles::engine::version::VersionError;
+use parplan_profiles::engine::{EngineError, EngineRules};
 use parplan_profiles::{Library, ModelProfile, WeightFormats, hf};
 use std::path::{Path, PathBuf};
 
@@ -58,51 +58,28 @@ pub(super) fn rules(
     assumptions: &mut Assumptions,
 ) -> Result<EngineRules, Failure> {
     let text = args.engine.as_deref().unwrap_or(DEFAULT_ENGINE);
-    let profiles = engines(library)?;
-    let rules = engine::select(&profiles, text, args.engine_assume)?;
+    let (name, version) = match text.split_once('@') {
+        Some((name, version)) => (name, Some(version)),
+        None => (text, None),
+    };
+    let rules = library
+        .engine(name)?
+        .resolve(version, args.engine_assume)
+        .map_err(assume_hint)?;
     assumptions.of_engine(args, &rules);
     Ok(rules)
 }
 
-/// Every engine profile: those of `engines/*.toml` in the user's folder, then the built-in ones.
-///
-/// # Errors
-/// A file of the user's folder that cannot be read.
-pub fn engines(library: &Library) -> Result<Vec<EngineProfile>, Failure> {
-    let mut profiles = Vec::new();
-    if let Some(folder) = library.folder().map(|folder| folder.join("engines")) {
-        for file in toml_files(&folder)? {
-            let text = read_limited(&file, MAX_PROFILE_BYTES)?;
-            profiles.push(EngineProfile::from_toml(&text, &file.display().to_string())?);
-        }
+/// Names the flag that plans an unknown version by the nearest known one.
+fn assume_hint(error: EngineError) -> Failure {
+    match error {
+        EngineError::OutOfRange { .. }
+        | EngineError::Version {
+            source: VersionError::Nightly(_),
+            ..
+        } => Failure::unusable(format!("{error} (--engine-assume)")),
+        other => other.into(),
     }
-    for built_in in engine::embedded()? {
-        if !profiles.iter().any(|mine| mine.name == built_in.name) {
-            profiles.push(built_in);
-        }
-    }
-    Ok(profiles)
-}
-
-/// The `.toml` files of a folder in order of name; none where there is no folder.
-fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let cannot = |error: std::io::Error| {
-        Failure::unusable(format!("{}: cannot be listed: {error}", folder.display()))
-    };
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(cannot(error)),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(cannot)?.path();
-        if path.extension().is_some_and(|ending| ending == "toml") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 #[cfg(test)]
@@ -114,7 +91,14 @@ mod tests {
         for name in ["deepseek-v3", "Qwen/Qwen3-8B", "meta-llama/Llama-3.1-70B"] {
             assert_eq!(as_path(name), None, "{name}");
         }
-        for path in ["./config.json", "/models/x", "some/config.json", "folder/", "../x", "."] {
+        for path in [
+            "./config.json",
+            "/models/x",
+            "some/config.json",
+            "folder/",
+            "../x",
+            ".",
+        ] {
             assert!(as_path(path).is_some(), "{path}");
         }
     }

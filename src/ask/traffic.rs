@@ -67,7 +67,10 @@ fn uniform_mean(longest: f64, ratio: f64) -> f64 {
 fn fits_the_model(tokens: f64, model: &ModelProfile, settings: &Settings) -> Result<(), Failure> {
     let (limit, whose) = match settings.context_length {
         Some(length) => (length, "--context-length allows".to_owned()),
-        None => (model.max_position, format!("{} was configured for", model.name)),
+        None => (
+            model.max_position,
+            format!("{} was configured for", model.name),
+        ),
     };
     if tokens <= f64::from(limit) {
         return Ok(());

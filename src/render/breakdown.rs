@@ -11,7 +11,14 @@ pub fn table(page: &mut Page, breakdown: &Breakdown) {
     terms.sort_by(|a, b| b.us.total_cmp(&a.us));
     let mut sources: Vec<(&str, &str)> = Vec::new();
     let mut numbered: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    let mut table = Table::new(&["term", ">us", ">90 % interval", ">% of step", ">% of roofline", ">source"]);
+    let mut table = Table::new(&[
+        "term",
+        ">us",
+        ">90 % interval",
+        ">% step",
+        ">% roofline",
+        ">source",
+    ]);
     for term in terms {
         let key = (term.implementation.as_str(), term.source.as_str());
         let at = *numbered.entry(key).or_insert_with(|| {
@@ -21,10 +28,16 @@ pub fn table(page: &mut Page, breakdown: &Breakdown) {
         table.row([
             term.name.clone(),
             number::short(term.us),
-            format!("{} to {}", number::short(term.low_us), number::short(term.high_us)),
+            format!(
+                "{} to {}",
+                number::short(term.low_us),
+                number::short(term.high_us)
+            ),
             number::percent(part(term.us, breakdown.total_us)),
-            term.roofline_us
-                .map_or_else(|| "-".to_owned(), |best| number::percent(part(best, term.us))),
+            term.roofline_us.map_or_else(
+                || "-".to_owned(),
+                |best| number::percent(part(best, term.us)),
+            ),
             format!("[{at}]"),
         ]);
     }
@@ -38,7 +51,10 @@ pub fn table(page: &mut Page, breakdown: &Breakdown) {
     page.table(&table);
     let mut notes = Table::new(&["", ""]);
     for (i, (implementation, source)) in sources.iter().enumerate() {
-        notes.row([format!("[{}]", i + 1), format!("{implementation}: {source}")]);
+        notes.row([
+            format!("[{}]", i + 1),
+            format!("{implementation}: {source}"),
+        ]);
     }
     page.table(&notes);
 }

@@ -10,7 +10,13 @@ const BAR: f64 = 32.0;
 pub fn map(page: &mut Page, map: &MemoryMap) {
     page.heading("Memory of a rank");
     let mut table = Table::new(&["", ">GiB", ">%", "of the card"]);
-    let share = |bytes: f64| if map.total > 0.0 { bytes / map.total } else { 0.0 };
+    let share = |bytes: f64| {
+        if map.total > 0.0 {
+            bytes / map.total
+        } else {
+            0.0
+        }
+    };
     for (name, bytes) in map.parts() {
         if bytes == 0.0 {
             continue;

@@ -1,7 +1,9 @@
 //! One configuration: what it is, what it is predicted to do, what it keeps in memory.
 
 use super::{Page, Table, memory, number};
+use crate::args::LimitArgs;
 use crate::ask::Ask;
+use crate::stats::Stats;
 use parplan_planner::Layout;
 use parplan_planner::plan::{Plan, Predicted};
 use parplan_planner::question::Balance;
@@ -23,7 +25,10 @@ pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
         format!("{} clients", number::plain(traffic.concurrency)),
     ];
     if traffic.prefix_hit > 0.0 {
-        parts.push(format!("{} % prefix hits", number::percent(traffic.prefix_hit)));
+        parts.push(format!(
+            "{} % prefix hits",
+            number::percent(traffic.prefix_hit)
+        ));
     }
     parts.push(match &traffic.balance {
         Balance::Even => "even ranks".to_owned(),
@@ -91,17 +96,22 @@ pub fn configuration(page: &mut Page, plan: &Plan) {
     facts.row(["CUDA graphs", &graphs(plan)]);
     facts.row([
         "symmetric memory",
-        if plan.choice.symmetric_memory { "on" } else { "off" },
+        if plan.choice.symmetric_memory {
+            "on"
+        } else {
+            "off"
+        },
     ]);
     page.table(&facts);
 }
 
 fn feed_forward(plan: &Plan) -> String {
     let report = &plan.layout;
-    let split = if report.ep > 1 {
-        format!("experts over {} ranks, each split {} ways", report.ep, report.moe_tp)
-    } else {
-        format!("split {} ways", report.moe_tp)
+    let split = match (report.ep, report.moe_tp) {
+        (1, 1) => "on one GPU".to_owned(),
+        (1, ways) => format!("split {ways} ways"),
+        (ranks, 1) => format!("experts over {ranks} ranks, each one whole"),
+        (ranks, ways) => format!("experts over {ranks} ranks, each one split {ways} ways"),
     };
     let exchange = match plan.exchange {
         Exchange::AllReduce => "all-reduce",
@@ -133,14 +143,26 @@ pub fn predicted(page: &mut Page, plan: &Plan) {
         table.row([
             name.to_owned(),
             number::short(value.value),
-            format!("{} to {}", number::short(value.low), number::short(value.high)),
+            format!(
+                "{} to {}",
+                number::short(value.low),
+                number::short(value.high)
+            ),
             unit.to_owned(),
         ]);
     };
     add("time per output token (TPOT)", &p.tpot_ms, "ms");
     add("time to first token (TTFT)", &p.ttft_ms, "ms");
-    add("output throughput per GPU", &p.output_tokens_per_s_per_gpu, "tokens/s");
-    add("output throughput, all GPUs", &p.output_tokens_per_s, "tokens/s");
+    add(
+        "output throughput per GPU",
+        &p.output_tokens_per_s_per_gpu,
+        "tokens/s",
+    );
+    add(
+        "output throughput, all GPUs",
+        &p.output_tokens_per_s,
+        "tokens/s",
+    );
     add("finished requests", &p.requests_per_s, "requests/s");
     add("decode step", &p.decode_step_ms, "ms");
     add("prefill pass", &p.prefill_pass_ms, "ms");
@@ -164,8 +186,16 @@ pub fn capacity(page: &mut Page, plan: &Plan) {
         number::plain(plan.kv_redundancy),
         "(1: none redundant)",
     );
-    add("KV cache of an attention DP rank", number::whole(plan.max_kv_tokens), "tokens");
-    add("longest single request", number::whole(plan.max_request_tokens), "tokens");
+    add(
+        "KV cache of an attention DP rank",
+        number::whole(plan.max_kv_tokens),
+        "tokens",
+    );
+    add(
+        "longest single request",
+        number::whole(plan.max_request_tokens),
+        "tokens",
+    );
     add(
         "requests that fit at these lengths",
         number::whole(plan.kv_concurrency),
@@ -186,4 +216,47 @@ pub fn whole(page: &mut Page, plan: &Plan) {
     capacity(page, plan);
     memory::map(page, &plan.memory_bytes);
     page.alerts("Warnings", &plan.warnings);
+}
+
+/// Whether the limits are kept.
+pub fn limits(page: &mut Page, limits: &LimitArgs, plan: &Plan) {
+    let predicted = &plan.predicted;
+    let checks = [
+        ("TTFT", limits.ttft, &predicted.ttft_ms),
+        ("TPOT", limits.tpot, &predicted.tpot_ms),
+    ];
+    if checks.iter().all(|(_, limit, _)| limit.is_none()) {
+        return;
+    }
+    page.heading("Limits");
+    for (name, limit, value) in checks {
+        let Some(limit) = limit else { continue };
+        let verdict = if value.value > limit {
+            "missed"
+        } else if value.high > limit {
+            "kept on average, not at the high end of the interval"
+        } else {
+            "kept"
+        };
+        page.text(&format!(
+            "{name} under {} ms: {verdict} ({} ms, up to {})",
+            number::plain(limit),
+            number::short(value.value),
+            number::short(value.high)
+        ));
+    }
+}
+
+/// What was computed and how long it took.
+pub fn stats(page: &mut Page, stats: &Stats) {
+    page.heading("Stats");
+    let mut table = Table::new(&["", ">value", "unit"]);
+    table.row([
+        "points",
+        &number::whole(stats.points as f64),
+        "configurations",
+    ]);
+    table.row(["wall time", &number::short(stats.seconds * 1e3), "ms"]);
+    table.row(["CPU time", &number::short(stats.cpu_seconds * 1e3), "ms"]);
+    page.table(&table);
 }

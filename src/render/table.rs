@@ -78,7 +78,9 @@ impl Table {
         if over > 0 {
             let words = |i: usize| self.header[i].1 == Align::Left;
             let last = widths.len() - 1;
-            let widest = (0..widths.len()).filter(|&i| words(i)).max_by_key(|&i| widths[i]);
+            let widest = (0..widths.len())
+                .filter(|&i| words(i))
+                .max_by_key(|&i| widths[i]);
             let give = if words(last) && widths[last] > over + 12 {
                 Some(last)
             } else {
@@ -94,7 +96,8 @@ impl Table {
     /// The table as lines.
     pub fn render(&self, style: Style) -> String {
         let widths = self.widths();
-        let total: usize = widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
+        let total: usize =
+            widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
         let mut out = String::new();
         if self.header.iter().any(|(name, _)| !name.is_empty()) {
             let names: Vec<String> = self.header.iter().map(|(name, _)| name.clone()).collect();
@@ -162,7 +165,10 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
             lines.push(std::mem::take(&mut line));
         }
         while length(rest) > width {
-            let cut = rest.char_indices().nth(width).map_or(rest.len(), |(at, _)| at);
+            let cut = rest
+                .char_indices()
+                .nth(width)
+                .map_or(rest.len(), |(at, _)| at);
             lines.push(rest[..cut].to_owned());
             rest = &rest[cut..];
         }
@@ -200,7 +206,14 @@ mod tests {
         table.row(["tp 8", &"words that go on ".repeat(10)]);
         let text = table.render(Style::PLAIN);
         assert!(text.lines().count() > 3);
-        assert!(text.lines().skip(2).all(|line| line.starts_with("          w") || line.trim().is_empty() || line.starts_with("          ")), "{text}");
+        assert!(
+            text.lines()
+                .skip(2)
+                .all(|line| line.starts_with("          w")
+                    || line.trim().is_empty()
+                    || line.starts_with("          ")),
+            "{text}"
+        );
     }
 
     proptest! {

@@ -11,7 +11,15 @@ pub fn table(page: &mut Page, volumes: &[LayerVolume]) {
         page.text("none: no group has more than one rank");
         return;
     }
-    let mut table = Table::new(&["layers", "for", "collective", "group", ">ranks", ">bytes", ">ring bytes"]);
+    let mut table = Table::new(&[
+        "layers",
+        "for",
+        "collective",
+        "group",
+        ">ranks",
+        ">bytes",
+        ">ring bytes",
+    ]);
     for volume in volumes {
         let mut layers = format!("{} x {}", number::plain(volume.layers), volume.layer);
         if volume.calls.is_empty() {

@@ -1,0 +1,132 @@
+//! A side of a comparison, typed as one word: `tp=8,attn-dp=8,ep=8,symm=on`.
+
+use super::{EstimateArgs, KvFormat, LayoutArgs, QuestionArgs, Switch, values};
+use clap::ValueEnum;
+use std::str::FromStr;
+
+/// What a side fixes; the shared options decide the rest.
+#[derive(Debug, Clone, Default)]
+pub struct Side {
+    layout: LayoutArgs,
+    kv: Option<KvFormat>,
+    graphs: Option<Switch>,
+    symmetric: Option<Switch>,
+    all_to_all: Option<Switch>,
+    engine: Option<String>,
+}
+
+/// The keys, for help and for messages.
+const KEYS: &str = "tp, attn-dp, dcp, ep, pp, replicas, kv, graphs, symm, a2a, engine";
+
+impl Side {
+    /// The whole of one side: what it fixes, over the shared options.
+    pub fn over(&self, shared: &QuestionArgs) -> EstimateArgs {
+        let mut question = shared.clone();
+        if let Some(kv) = self.kv {
+            question.switches.kv_dtype = vec![kv];
+        }
+        for (typed, option) in [
+            (self.graphs, &mut question.switches.cuda_graphs),
+            (self.symmetric, &mut question.switches.symmetric_memory),
+            (self.all_to_all, &mut question.switches.expert_all_to_all),
+        ] {
+            if let Some(typed) = typed {
+                *option = typed;
+            }
+        }
+        if let Some(engine) = &self.engine {
+            question.engine.engine = Some(engine.clone());
+        }
+        EstimateArgs {
+            question,
+            layout: self.layout.clone(),
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let layout = &mut self.layout;
+        let size = |slot: &mut Option<u32>| {
+            *slot = Some(values::gpus(value)?);
+            Ok(())
+        };
+        let switch = |slot: &mut Option<Switch>| {
+            *slot = Some(Switch::from_str(value, false).map_err(|_| "must be on, off or auto")?);
+            Ok(())
+        };
+        let set: Result<(), String> = match key {
+            "tp" => size(&mut layout.tp),
+            "attn-dp" => size(&mut layout.attn_dp),
+            "dcp" => size(&mut layout.dcp),
+            "ep" => size(&mut layout.ep),
+            "pp" => size(&mut layout.pp),
+            "replicas" => size(&mut layout.replicas),
+            "graphs" => switch(&mut self.graphs),
+            "symm" => switch(&mut self.symmetric),
+            "a2a" => switch(&mut self.all_to_all),
+            "kv" => value.parse().map(|kv| self.kv = Some(kv)),
+            "engine" if value.is_empty() => Err("must be NAME or NAME@VERSION".to_owned()),
+            "engine" => {
+                self.engine = Some(value.to_owned());
+                Ok(())
+            }
+            _ => return Err(format!("has no key `{key}`; the keys are {KEYS}")),
+        };
+        set.map_err(|why| format!("{key}={value}: {why}"))
+    }
+}
+
+impl FromStr for Side {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Side, String> {
+        let mut side = Side::default();
+        let mut seen: Vec<&str> = Vec::new();
+        for pair in text.split(',') {
+            let (key, value) = pair.split_once('=').ok_or_else(|| {
+                format!("needs key=value pairs such as tp=8,attn-dp=8; the keys are {KEYS}")
+            })?;
+            let key = key.trim();
+            if seen.contains(&key) {
+                return Err(format!("gives {key} twice"));
+            }
+            seen.push(key);
+            side.set(key, value.trim())?;
+        }
+        Ok(side)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_fixes_what_it_names() {
+        let side: Side = "tp=8,attn-dp=8,ep=8,symm=on,kv=fp8,engine=vllm@0.33.0"
+            .parse()
+            .unwrap();
+        assert_eq!(
+            (side.layout.tp, side.layout.attn_dp, side.layout.pp),
+            (Some(8), Some(8), None)
+        );
+        assert_eq!(side.symmetric, Some(Switch::On));
+        assert_eq!(side.engine.as_deref(), Some("vllm@0.33.0"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, part) in [
+            ("", "key=value"),
+            ("tp", "key=value"),
+            ("tp=8,tp=4", "tp twice"),
+            ("tpp=8", "keys are tp"),
+            ("tp=0", "tp=0: must be a whole number"),
+            ("symm=yes", "on, off or auto"),
+            ("kv=int4", "kv=int4"),
+            ("engine=", "NAME"),
+        ] {
+            let message = text.parse::<Side>().unwrap_err();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+}

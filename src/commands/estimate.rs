@@ -1,0 +1,40 @@
+//! `estimate`: one fixed configuration.
+
+use crate::args::EstimateArgs;
+use crate::ask::{Ask, choice};
+use crate::failure::Failure;
+use crate::json;
+use crate::launching;
+use crate::output::Style;
+use crate::render::{Page, launch, plan as pages};
+use crate::stats::Stopwatch;
+use parplan_planner::estimate;
+
+/// Predicts the configuration that was typed.
+///
+/// # Errors
+/// What cannot be used, with what would be right.
+pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
+    let watch = Stopwatch::start();
+    let mut ask = Ask::resolve(&args.question)?;
+    let choice = choice::resolve(&mut ask, args)?;
+    let plan = estimate::plan(&ask.setup()?, &ask.traffic, &ask.settings, choice);
+    ask.assumptions
+        .of_plan(&ask.settings, &ask.rules.name, &plan);
+    let stats = watch.stop(1);
+    let output = &args.question.output;
+    if output.json {
+        return json::print(&json::Answer::of_plan(&ask, &plan, &stats));
+    }
+    let mut page = Page::new(style);
+    pages::question(&mut page, &ask, plan.layout.gpus);
+    pages::whole(&mut page, &plan);
+    launch::commands(&mut page, &launching::commands(&ask, &plan));
+    pages::limits(&mut page, &args.question.limits, &plan);
+    page.alerts("Warnings", ask.assumptions.warnings());
+    page.list("Assumed", ask.assumptions.notes());
+    if output.stats {
+        pages::stats(&mut page, &stats);
+    }
+    Ok(page.finish())
+}

@@ -1,0 +1,54 @@
+//! `explain`: where the memory, the bytes and the time of one configuration go.
+
+use crate::args::EstimateArgs;
+use crate::ask::{Ask, choice};
+use crate::failure::Failure;
+use crate::json;
+use crate::output::Style;
+use crate::render::{Page, breakdown, graphs, plan as pages, volume};
+use crate::stats::Stopwatch;
+use parplan_planner::deployment::Deployment;
+use parplan_planner::estimate;
+
+/// Explains the configuration that was typed.
+///
+/// # Errors
+/// What cannot be used, with what would be right.
+pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
+    let watch = Stopwatch::start();
+    let mut ask = Ask::resolve(&args.question)?;
+    let choice = choice::resolve(&mut ask, args)?;
+    let setup = ask.setup()?;
+    let deployment = Deployment::new(&setup, &ask.traffic, &ask.settings, choice);
+    let service = deployment.serve(&ask.traffic);
+    let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
+    let volumes = estimate::volumes(&deployment, &ask.traffic, &service);
+    let steps = estimate::breakdowns(&deployment, &ask.traffic, &service);
+    let mut assumptions = ask.assumptions.clone();
+    assumptions.of_plan(&ask.settings, &ask.rules.name, &plan);
+    let stats = watch.stop(1);
+    let output = &args.question.output;
+    if output.json {
+        let mut answer = json::Answer::of_plan(&ask, &plan, &stats);
+        answer.assumptions = assumptions.notes();
+        answer.explained = Some(json::Explained {
+            volumes: &volumes,
+            steps: &steps,
+        });
+        return json::print(&answer);
+    }
+    let mut page = Page::new(style);
+    pages::question(&mut page, &ask, plan.layout.gpus);
+    pages::whole(&mut page, &plan);
+    graphs::table(&mut page, &plan.graphs);
+    volume::table(&mut page, &volumes);
+    for step in &steps {
+        breakdown::table(&mut page, step);
+    }
+    page.alerts("Warnings", assumptions.warnings());
+    page.list("Assumed", assumptions.notes());
+    if output.stats {
+        pages::stats(&mut page, &stats);
+    }
+    Ok(page.finish())
+}

@@ -1,0 +1,29 @@
+//! `profiles`: what parplan knows, and what you add to it.
+
+use crate::args::{ProfilesArgs, ProfilesCommand};
+use crate::ask;
+use crate::failure::Failure;
+use crate::output::Style;
+
+mod add;
+mod check;
+mod list;
+mod show;
+
+/// Runs one of the profile commands.
+///
+/// # Errors
+/// A name that is not known, a file that cannot be used, a folder that cannot be written to.
+pub fn run(args: &ProfilesArgs, style: Style) -> Result<String, Failure> {
+    let library = ask::library(args.profiles.as_deref());
+    match &args.command {
+        ProfilesCommand::List { kind } => list::run(&library, *kind, args.json, style),
+        ProfilesCommand::Show { name, kind } => show::run(&library, name, *kind, args.json),
+        ProfilesCommand::Check { path } => check::run(&library, path.as_deref()),
+        ProfilesCommand::Add {
+            file,
+            name,
+            replace,
+        } => add::run(&library, file, name.as_deref(), *replace),
+    }
+}

@@ -1,0 +1,66 @@
+//! Files written whole or not at all.
+
+use crate::failure::Failure;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use tempfile::NamedTempFile;
+
+/// Writes a file beside its place, then moves it there, so that nobody ever reads half of it.
+///
+/// # Errors
+/// A folder that cannot be written to, or a file that exists already unless it may be replaced.
+pub fn write_whole(path: &Path, text: &str, replace: bool) -> Result<(), Failure> {
+    let cannot = |error: std::io::Error| {
+        Failure::failed(format!("{}: cannot be written: {error}", path.display()))
+    };
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    let mut file = NamedTempFile::new_in(folder).map_err(cannot)?;
+    file.write_all(text.as_bytes()).map_err(cannot)?;
+    file.as_file().sync_all().map_err(cannot)?;
+    let moved = if replace {
+        file.persist(path)
+    } else {
+        file.persist_noclobber(path)
+    };
+    match moved {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Err(Failure::unusable(
+            format!("{}: exists already; nothing was written", path.display()),
+        )),
+        Err(error) => Err(cannot(error.error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_only_when_asked_and_nothing_is_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep").join("plan.toml");
+        write_whole(&path, "one", false).unwrap();
+        let refused = write_whole(&path, "two", false).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one");
+        write_whole(&path, "two", true).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(
+            std::fs::read_dir(folder.path().join("deep"))
+                .unwrap()
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_folder_that_is_a_file_is_a_failure() {
+        let file = NamedTempFile::new().unwrap();
+        let failure = write_whole(&file.path().join("x.toml"), "", false).unwrap_err();
+        assert_eq!(failure.exit_code(), 1);
+    }
+}

@@ -1,0 +1,176 @@
+//! The JSON of parplan's answers: documented in docs/json.md, and stable.
+
+use crate::ask::Ask;
+use crate::failure::Failure;
+use crate::launching;
+use crate::stats::Stats;
+use parplan_planner::launch::LaunchPlan;
+use parplan_planner::plan::{
+    Breakdown, GraphPlan, LayerVolume, LayoutReport, MemoryMap, Performance, Plan,
+};
+use parplan_planner::question::Traffic;
+use parplan_planner::volume::Exchange;
+use parplan_profiles::Dtype;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Raised when a field is removed or changes its meaning; new fields do not raise it.
+pub const FORMAT: u32 = 1;
+
+/// An answer.
+#[derive(Debug, Serialize)]
+pub struct Answer<'a> {
+    /// See [`FORMAT`].
+    pub format: u32,
+    /// What was asked, with its defaults.
+    pub question: Question<'a>,
+    /// The configuration.
+    pub best: Option<Configuration<'a>>,
+    /// All ranked configurations, best first.
+    pub ranked: Vec<Configuration<'a>>,
+    /// Layouts that cannot run, with the reason.
+    pub rejected: Vec<Rejected>,
+    /// Everything that was not said and had to be assumed.
+    pub assumptions: &'a [String],
+    /// What someone should know before trusting the answer.
+    pub warnings: &'a [String],
+    /// What was computed and how long it took.
+    pub stats: &'a Stats,
+    /// Volume and steps, from `explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explained: Option<Explained<'a>>,
+}
+
+/// What was asked.
+#[derive(Debug, Serialize)]
+pub struct Question<'a> {
+    model: &'a str,
+    gpu: &'a str,
+    engine: &'a str,
+    engine_version: String,
+    traffic: &'a Traffic,
+}
+
+/// A layout that cannot run.
+#[derive(Debug, Serialize)]
+pub struct Rejected {
+    /// The layout.
+    pub layout: LayoutReport,
+    /// The rule that it breaks and what would pass.
+    pub reason: String,
+}
+
+/// Where bytes and time go.
+#[derive(Debug, Serialize)]
+pub struct Explained<'a> {
+    /// Collectives of each kind of layer.
+    pub volumes: &'a [LayerVolume],
+    /// A decode step and a prefill pass.
+    pub steps: &'a [Breakdown],
+}
+
+/// One configuration.
+#[derive(Debug, Serialize)]
+pub struct Configuration<'a> {
+    layout: LayoutReport,
+    kv_dtype: Dtype,
+    cuda_graphs: bool,
+    symmetric_memory: bool,
+    speculative_steps: u32,
+    expert_all_to_all: bool,
+    predicted: &'a Performance,
+    memory_bytes: MemoryMap,
+    memory_fraction: f64,
+    kv_bytes_per_token_per_rank: f64,
+    kv_redundancy: f64,
+    max_kv_tokens: f64,
+    max_request_tokens: Option<f64>,
+    kv_concurrency: Option<f64>,
+    max_running_requests: u32,
+    chunk_tokens: u32,
+    padding_mode: &'a str,
+    exchange: Exchange,
+    graph_batch_sizes: &'a [u32],
+    graphs: &'a GraphPlan,
+    warnings: &'a [String],
+    /// By engine; empty where the engine has no option for something, which `launch_error` says.
+    launch: BTreeMap<&'a str, LaunchPlan>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch_error: Option<String>,
+}
+
+impl<'a> Configuration<'a> {
+    /// A configuration with its launch command.
+    pub fn of(ask: &'a Ask, plan: &'a Plan) -> Self {
+        let (launch, launch_error) = match launching::commands(ask, plan) {
+            Ok(commands) => (BTreeMap::from([(ask.rules.name.as_str(), commands)]), None),
+            Err(error) => (BTreeMap::new(), Some(error.to_string())),
+        };
+        let finite = |value: f64| value.is_finite().then_some(value);
+        Configuration {
+            layout: plan.layout,
+            kv_dtype: plan.choice.kv_dtype,
+            cuda_graphs: plan.choice.cuda_graphs,
+            symmetric_memory: plan.choice.symmetric_memory,
+            speculative_steps: plan.choice.speculative_steps,
+            expert_all_to_all: plan.choice.expert_all_to_all,
+            predicted: &plan.predicted,
+            memory_bytes: plan.memory_bytes,
+            memory_fraction: plan.memory_fraction,
+            kv_bytes_per_token_per_rank: plan.kv_bytes_per_token_per_rank,
+            kv_redundancy: plan.kv_redundancy,
+            max_kv_tokens: plan.max_kv_tokens,
+            max_request_tokens: finite(plan.max_request_tokens),
+            kv_concurrency: finite(plan.kv_concurrency),
+            max_running_requests: plan.max_running_requests,
+            chunk_tokens: plan.chunk_tokens,
+            padding_mode: plan.padding_mode,
+            exchange: plan.exchange,
+            graph_batch_sizes: &plan.graph_batch_sizes,
+            graphs: &plan.graphs,
+            warnings: &plan.warnings,
+            launch,
+            launch_error,
+        }
+    }
+}
+
+impl<'a> Question<'a> {
+    /// What was asked.
+    pub fn of(ask: &'a Ask) -> Question<'a> {
+        Question {
+            model: &ask.model.name,
+            gpu: &ask.gpu.name,
+            engine: &ask.rules.name,
+            engine_version: ask.rules.version.to_string(),
+            traffic: &ask.traffic,
+        }
+    }
+}
+
+impl<'a> Answer<'a> {
+    /// The answer for one fixed configuration.
+    pub fn of_plan(ask: &'a Ask, plan: &'a Plan, stats: &'a Stats) -> Answer<'a> {
+        Answer {
+            format: FORMAT,
+            question: Question::of(ask),
+            best: Some(Configuration::of(ask, plan)),
+            ranked: vec![Configuration::of(ask, plan)],
+            rejected: Vec::new(),
+            assumptions: ask.assumptions.notes(),
+            warnings: ask.assumptions.warnings(),
+            stats,
+            explained: None,
+        }
+    }
+}
+
+/// A value as indented JSON with a newline at its end.
+///
+/// # Errors
+/// A value that JSON cannot hold.
+pub fn print(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::failed(format!("the answer cannot be written as JSON: {error}")))
+}

@@ -1,0 +1,49 @@
+//! The command that starts a plan, from the plan that was priced.
+
+use crate::ask::Ask;
+use crate::ask::choice::all_to_all_backend;
+use parplan_planner::launch::{
+    DraftMethod, LaunchError, LaunchPlan, LaunchSpec, Speculation, launch,
+};
+use parplan_planner::plan::Plan;
+
+/// Commands for every node of every replica.
+///
+/// # Errors
+/// What the engine's version has no option for.
+pub fn commands(ask: &Ask, plan: &Plan) -> Result<LaunchPlan, LaunchError> {
+    let choice = &plan.choice;
+    let layout = choice.layout;
+    let ranks = layout.attention_dp.saturating_mul(layout.replicas).max(1);
+    let spec = LaunchSpec {
+        running_per_rank: Some((plan.max_running_requests / ranks).max(1)),
+        graph_sizes: Some(if choice.cuda_graphs {
+            plan.graph_batch_sizes.clone()
+        } else {
+            Vec::new()
+        }),
+        memory_fraction: Some(plan.memory_fraction),
+        kv_dtype: Some(choice.kv_dtype),
+        context_length: ask.settings.context_length,
+        chunk_tokens: Some(plan.chunk_tokens),
+        speculation: (choice.speculative_steps > 0).then(|| Speculation {
+            method: if ask.model.mtp_layers > 0 {
+                DraftMethod::Mtp
+            } else {
+                DraftMethod::Eagle
+            },
+            draft_model: None,
+            steps: choice.speculative_steps,
+            top_k: 1,
+            draft_tokens: choice.speculative_steps.saturating_add(1),
+        }),
+        symmetric_memory: choice.symmetric_memory,
+        expert_backend: choice
+            .expert_all_to_all
+            .then(|| all_to_all_backend(&ask.rules))
+            .flatten()
+            .map(str::to_owned),
+        ..LaunchSpec::new(&ask.model.repository, layout, ask.gpu.gpus_per_node)
+    };
+    launch(&ask.rules, &spec)
+}

@@ -1,0 +1,137 @@
+//! Launch commands, in a form that a shell can run.
+
+use super::Page;
+use parplan_planner::launch::{LaunchError, LaunchPlan, NodeCommand};
+
+/// Replicas and nodes whose commands are printed; JSON has all.
+const SHOWN: usize = 2;
+
+/// The commands, or why there are none.
+pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
+    page.heading("Launch");
+    let plan = match launch {
+        Ok(plan) => plan,
+        Err(error) => return page.text(&format!("no command: {error}")),
+    };
+    for node in plan.nodes.iter().take(SHOWN) {
+        page.aside(&format!(
+            "replica {} node {}, on {}:",
+            node.replica, node.node, node.machine
+        ));
+        for line in shell(node) {
+            page.verbatim(&line);
+        }
+    }
+    if plan.nodes.len() > SHOWN {
+        page.aside(&format!(
+            "and {} more like these, which --json lists",
+            plan.nodes.len() - SHOWN
+        ));
+    }
+    for note in &plan.notes {
+        page.text(&format!("note: {note}"));
+    }
+}
+
+/// One command over as many lines as it takes, options kept with their values.
+fn shell(node: &NodeCommand) -> Vec<String> {
+    const ROOM: usize = super::WIDTH - 6;
+    let mut words: Vec<String> = node
+        .env
+        .iter()
+        .map(|(name, value)| format!("{name}={}", quoted(value)))
+        .collect();
+    for (at, argument) in node.argv.iter().enumerate() {
+        let word = quoted(argument);
+        let value = at > 0 && !argument.starts_with('-');
+        match words.last_mut() {
+            Some(last) if value && last.starts_with("--") => {
+                last.push(' ');
+                last.push_str(&word);
+            }
+            _ => words.push(word),
+        }
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= ROOM => {
+                line.push(' ');
+                line.push_str(&word);
+            }
+            _ => lines.push(word),
+        }
+    }
+    let last = lines.len().saturating_sub(1);
+    lines
+        .into_iter()
+        .enumerate()
+        .map(|(i, line)| {
+            let indent = if i == 0 { "  " } else { "    " };
+            let more = if i == last { "" } else { " \\" };
+            format!("{indent}{line}{more}")
+        })
+        .collect()
+}
+
+/// A word as a POSIX shell reads it back.
+fn quoted(word: &str) -> String {
+    let safe = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(safe) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_word_comes_back_through_a_shell() {
+        for word in [
+            "plain-word/1.5",
+            "with space",
+            "it's",
+            "",
+            "$HOME `x`",
+            "{\"a\": 1}",
+        ] {
+            let out = std::process::Command::new("sh")
+                .args(["-c", &format!("printf %s {}", quoted(word))])
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8(out.stdout).unwrap(), word);
+        }
+    }
+
+    #[test]
+    fn options_stay_with_their_values() {
+        let node = NodeCommand {
+            replica: 0,
+            node: 0,
+            machine: "node0".to_owned(),
+            gpus: 8,
+            port: Some(30_000),
+            argv: [
+                "python3",
+                "-m",
+                "sglang.launch_server",
+                "--model-path",
+                "a/b",
+                "--sizes",
+                "1",
+                "2",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            env: BTreeMap::from([("A".to_owned(), "1 2".to_owned())]),
+            files: Vec::new(),
+        };
+        assert_eq!(
+            shell(&node).join("\n"),
+            "  A='1 2' python3 -m sglang.launch_server --model-path a/b --sizes 1 2"
+        );
+    }
+}
