@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 mod library;
 mod question;
+mod recommend;
 mod side;
 mod split;
 mod values;
@@ -15,6 +16,7 @@ pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
     TrafficArgs,
 };
+pub use recommend::{By, CompareArgs, Ranking, RankingArgs, RecommendArgs};
 pub use side::Side;
 pub use split::LayoutArgs;
 pub use values::{Imbalance, KvFormat, MAX_GPUS, Speculative, Switch};
@@ -38,10 +40,14 @@ pub struct Cli {
 /// What parplan can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Find the best layouts for your model, GPUs and traffic, with the launch command
+    Recommend(RecommendArgs),
     /// Predict one fixed layout: latency, throughput, memory, KV capacity
     Estimate(EstimateArgs),
     /// Show where the time, bytes and memory of one layout go
     Explain(EstimateArgs),
+    /// Compare two layouts, and find where the winner changes
+    Compare(CompareArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
     /// Print completions for a shell

@@ -11,6 +11,7 @@ use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads};
 pub mod assume;
 pub mod choice;
 mod names;
+pub mod space;
 mod traffic;
 
 pub use assume::Assumptions;

@@ -1,6 +1,8 @@
 //! One file a command: resolve, ask the planner, render.
 
+pub mod compare;
 pub mod estimate;
 pub mod explain;
 pub mod profiles;
+pub mod recommend;
 pub mod shell;

@@ -25,6 +25,14 @@ impl Failure {
         Failure::Failed(message.into())
     }
 
+    /// The same, said to be about one of several things.
+    pub fn about(self, what: &str) -> Failure {
+        match self {
+            Failure::Unusable(message) => Failure::Unusable(format!("{what}: {message}")),
+            Failure::Failed(message) => Failure::Failed(format!("{what}: {message}")),
+        }
+    }
+
     /// 1 for work that failed, 2 for input that cannot be used.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -1,14 +1,16 @@
 //! The JSON of parplan's answers: documented in docs/json.md, and stable.
 
-use crate::ask::Ask;
+use crate::ask::{Ask, Assumptions};
 use crate::failure::Failure;
 use crate::launching;
 use crate::stats::Stats;
+use parplan_planner::compare::{Axis, Comparison, Crossover, Metric, Winner};
 use parplan_planner::launch::LaunchPlan;
 use parplan_planner::plan::{
     Breakdown, GraphPlan, LayerVolume, LayoutReport, MemoryMap, Performance, Plan,
 };
 use parplan_planner::question::Traffic;
+use parplan_planner::search::{Miss, Recommendation};
 use parplan_planner::volume::Exchange;
 use parplan_profiles::Dtype;
 use serde::Serialize;
@@ -29,11 +31,17 @@ pub struct Answer<'a> {
     /// All ranked configurations, best first.
     pub ranked: Vec<Configuration<'a>>,
     /// Layouts that cannot run, with the reason.
-    pub rejected: Vec<Rejected>,
+    pub rejected: Vec<Rejected<'a>>,
     /// Everything that was not said and had to be assumed.
     pub assumptions: &'a [String],
     /// What someone should know before trusting the answer.
     pub warnings: &'a [String],
+    /// Whether the best keeps the limits; none where no limit was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub met_goal: Option<bool>,
+    /// By how much the best misses the limits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub miss: Option<Miss>,
     /// What was computed and how long it took.
     pub stats: &'a Stats,
     /// Volume and steps, from `explain`.
@@ -53,11 +61,11 @@ pub struct Question<'a> {
 
 /// A layout that cannot run.
 #[derive(Debug, Serialize)]
-pub struct Rejected {
+pub struct Rejected<'a> {
     /// The layout.
     pub layout: LayoutReport,
     /// The rule that it breaks and what would pass.
-    pub reason: String,
+    pub reason: &'a str,
 }
 
 /// Where bytes and time go.
@@ -159,8 +167,86 @@ impl<'a> Answer<'a> {
             rejected: Vec::new(),
             assumptions: ask.assumptions.notes(),
             warnings: ask.assumptions.warnings(),
+            met_goal: None,
+            miss: None,
             stats,
             explained: None,
+        }
+    }
+
+    /// The answer of a search.
+    pub fn of_recommendation(
+        ask: &'a Ask,
+        answer: &'a Recommendation,
+        stats: &'a Stats,
+    ) -> Answer<'a> {
+        let rejected = answer.rejected.iter().map(|refused| Rejected {
+            layout: refused.layout.into(),
+            reason: &refused.reason,
+        });
+        Answer {
+            format: FORMAT,
+            question: Question::of(ask),
+            best: answer
+                .ranked
+                .first()
+                .map(|plan| Configuration::of(ask, plan)),
+            ranked: answer
+                .ranked
+                .iter()
+                .map(|plan| Configuration::of(ask, plan))
+                .collect(),
+            rejected: rejected.collect(),
+            assumptions: ask.assumptions.notes(),
+            warnings: ask.assumptions.warnings(),
+            met_goal: Some(answer.met_goal),
+            miss: answer.miss,
+            stats,
+            explained: None,
+        }
+    }
+}
+
+/// The answer of a comparison.
+#[derive(Debug, Serialize)]
+pub struct Compared<'a> {
+    format: u32,
+    question: Question<'a>,
+    a: Configuration<'a>,
+    b: Configuration<'a>,
+    metric: Metric,
+    winner: Winner,
+    by: f64,
+    confidence: f64,
+    crossovers: &'a [Crossover],
+    steady: &'a [Axis],
+    assumptions: &'a [String],
+    warnings: &'a [String],
+    stats: &'a Stats,
+}
+
+impl<'a> Compared<'a> {
+    /// The answer of a comparison; the question is that of the first side.
+    pub fn new(
+        (a, b): (&'a Ask, &'a Ask),
+        comparison: &'a Comparison,
+        assumptions: &'a Assumptions,
+        stats: &'a Stats,
+    ) -> Compared<'a> {
+        Compared {
+            format: FORMAT,
+            question: Question::of(a),
+            a: Configuration::of(a, &comparison.a),
+            b: Configuration::of(b, &comparison.b),
+            metric: comparison.metric,
+            winner: comparison.winner,
+            by: comparison.by,
+            confidence: comparison.confidence,
+            crossovers: &comparison.crossovers,
+            steady: &comparison.steady,
+            assumptions: assumptions.notes(),
+            warnings: assumptions.warnings(),
+            stats,
         }
     }
 }

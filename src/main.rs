@@ -8,8 +8,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let style = Style::detect();
     let answer = args::parse().and_then(|cli| match cli.command {
+        Command::Recommend(args) => commands::recommend::run(&args, style),
         Command::Estimate(args) => commands::estimate::run(&args, style),
         Command::Explain(args) => commands::explain::run(&args, style),
+        Command::Compare(args) => commands::compare::run(&args, style),
         Command::Profiles(args) => commands::profiles::run(&args, style),
         Command::Completions(args) => commands::shell::completions(args.shell),
         Command::Man(args) => commands::shell::man(args.folder.as_deref()),

@@ -26,6 +26,26 @@ impl Assumptions {
         &self.warnings
     }
 
+    /// Those of two sides: what both share once, and the rest under the side's name.
+    pub fn of_sides(a: &Assumptions, b: &Assumptions) -> Assumptions {
+        let only = |name: &str, mine: &[String], other: &[String]| -> Vec<String> {
+            mine.iter()
+                .filter(|text| !other.contains(text))
+                .map(|text| format!("{name}: {text}"))
+                .collect()
+        };
+        let join = |a: &[String], b: &[String]| {
+            let mut all: Vec<String> = a.iter().filter(|text| b.contains(text)).cloned().collect();
+            all.extend(only("A", a, b));
+            all.extend(only("B", b, a));
+            all
+        };
+        Assumptions {
+            notes: join(&a.notes, &b.notes),
+            warnings: join(&a.warnings, &b.warnings),
+        }
+    }
+
     /// Adds an assumption.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
@@ -125,5 +145,32 @@ impl Assumptions {
         if settings.context_length.is_none() {
             self.note("sequences up to the model's own length are served (--context-length)");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_sides_share_is_said_once() {
+        let mut a = Assumptions::default();
+        a.note("both");
+        a.note("mine");
+        let mut b = Assumptions::default();
+        b.note("theirs");
+        b.note("both");
+        let sides = Assumptions::of_sides(&a, &b);
+        assert_eq!(sides.notes(), ["both", "A: mine", "B: theirs"]);
+    }
+
+    #[test]
+    fn a_typed_value_is_no_assumption() {
+        let mut assumptions = Assumptions::default();
+        let typed = assumptions.default_to(Some(7.0), 1024.0, "--isl", "tokens");
+        assert_eq!((typed, assumptions.notes().len()), (7.0, 0));
+        let left_out = assumptions.default_to(None, 1024.0, "--isl", "tokens");
+        assert_eq!(left_out, 1024.0);
+        assert_eq!(assumptions.notes(), ["1,024 tokens (--isl)"]);
     }
 }

@@ -68,7 +68,7 @@ fn layout(typed: &LayoutArgs, machine: &ModelArgs, gpu: &GpuProfile) -> Result<L
         nodes: 1,
     };
     Ok(Layout {
-        nodes: nodes(&layout, needed, machine.nodes, gpu)?,
+        nodes: replica_nodes(&layout, needed, machine.nodes, gpu)?,
         ..layout
     })
 }
@@ -93,8 +93,8 @@ fn nearest_tp(gpus: u32, copies: u64) -> String {
     }
 }
 
-/// Nodes that one replica spans.
-fn nodes(layout: &Layout, gpus: u64, typed: Option<u32>, gpu: &GpuProfile) -> Result<u32, Failure> {
+/// Nodes that hold all GPUs, in equal parts.
+pub(super) fn whole_nodes(gpus: u64, typed: Option<u32>, gpu: &GpuProfile) -> Result<u32, Failure> {
     let per_node = u64::from(gpu.gpus_per_node.max(1));
     let least = gpus.div_ceil(per_node);
     let nodes = typed.map_or(least, u64::from);
@@ -105,19 +105,32 @@ fn nodes(layout: &Layout, gpus: u64, typed: Option<u32>, gpu: &GpuProfile) -> Re
             gpu.name
         )));
     }
-    if nodes > gpus || !gpus.is_multiple_of(nodes) {
+    if typed.is_some() && !gpus.is_multiple_of(nodes) {
         let right = (least..=gpus)
-            .rev()
-            .filter(|n| gpus.is_multiple_of(*n))
-            .min_by_key(|n| n.abs_diff(nodes));
+            .filter(|count| gpus.is_multiple_of(*count))
+            .min_by_key(|count| count.abs_diff(nodes));
         return Err(Failure::unusable(format!(
             "--nodes {nodes} cannot share {gpus} GPUs evenly; give --nodes {}",
-            right.unwrap_or(least)
+            right.unwrap_or(gpus)
         )));
     }
-    let a_node = gpus / nodes;
+    Ok(u32::try_from(nodes).unwrap_or(u32::MAX))
+}
+
+/// Nodes that one replica spans.
+fn replica_nodes(
+    layout: &Layout,
+    gpus: u64,
+    typed: Option<u32>,
+    gpu: &GpuProfile,
+) -> Result<u32, Failure> {
+    let nodes = u64::from(whole_nodes(gpus, typed, gpu)?);
+    let per_node = match typed {
+        Some(_) => gpus / nodes,
+        None => u64::from(gpu.gpus_per_node.max(1)),
+    };
     let replica = u64::from(layout.tp) * u64::from(layout.pp);
-    Ok(replica.div_ceil(a_node).min(u64::from(u32::MAX)) as u32)
+    Ok(u32::try_from(replica.div_ceil(per_node)).unwrap_or(u32::MAX))
 }
 
 /// One KV cache format.

@@ -51,6 +51,7 @@ pub(super) fn resolve(
     Ok(Traffic {
         isl: uniform_mean(longest_isl, ratio),
         osl: uniform_mean(longest_osl, ratio),
+        length_ratio: ratio,
         concurrency,
         prefix_hit,
         balance: balance(args.imbalance.as_ref(), assumptions),

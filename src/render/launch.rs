@@ -33,33 +33,40 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
     }
 }
 
-/// One command over as many lines as it takes, options kept with their values.
+/// One command over as many lines as it takes; the values of an option that fit no line break
+/// over several.
 fn shell(node: &NodeCommand) -> Vec<String> {
     const ROOM: usize = super::WIDTH - 6;
-    let mut words: Vec<String> = node
+    let mut groups: Vec<Vec<String>> = node
         .env
         .iter()
-        .map(|(name, value)| format!("{name}={}", quoted(value)))
+        .map(|(name, value)| vec![format!("{name}={}", quoted(value))])
         .collect();
-    for (at, argument) in node.argv.iter().enumerate() {
+    for argument in &node.argv {
         let word = quoted(argument);
-        let value = at > 0 && !argument.starts_with('-');
-        match words.last_mut() {
-            Some(last) if value && last.starts_with("--") => {
-                last.push(' ');
-                last.push_str(&word);
+        match groups.last_mut() {
+            Some(group) if !argument.starts_with('-') && group[0].starts_with("--") => {
+                group.push(word);
             }
-            _ => words.push(word),
+            _ => groups.push(vec![word]),
         }
     }
     let mut lines: Vec<String> = Vec::new();
-    for word in words {
-        match lines.last_mut() {
-            Some(line) if line.len() + 1 + word.len() <= ROOM => {
-                line.push(' ');
-                line.push_str(&word);
+    for group in groups {
+        let whole = group.join(" ");
+        let pieces = if whole.len() <= ROOM {
+            vec![whole]
+        } else {
+            group
+        };
+        for piece in pieces {
+            match lines.last_mut() {
+                Some(line) if line.len() + 1 + piece.len() <= ROOM => {
+                    line.push(' ');
+                    line.push_str(&piece);
+                }
+                _ => lines.push(piece),
             }
-            _ => lines.push(word),
         }
     }
     let last = lines.len().saturating_sub(1);
@@ -106,29 +113,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn options_stay_with_their_values() {
-        let node = NodeCommand {
+    fn node(argv: &[&str]) -> NodeCommand {
+        NodeCommand {
             replica: 0,
             node: 0,
             machine: "node0".to_owned(),
             gpus: 8,
             port: Some(30_000),
-            argv: [
-                "python3",
-                "-m",
-                "sglang.launch_server",
-                "--model-path",
-                "a/b",
-                "--sizes",
-                "1",
-                "2",
-            ]
-            .map(str::to_owned)
-            .to_vec(),
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
             env: BTreeMap::from([("A".to_owned(), "1 2".to_owned())]),
             files: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn many_values_break_over_lines_of_the_page() {
+        let sizes: Vec<String> = (1..60).map(|n| (n * 1000).to_string()).collect();
+        let mut argv = vec!["serve", "--sizes"];
+        argv.extend(sizes.iter().map(String::as_str));
+        let lines = shell(&node(&argv));
+        assert!(lines.len() > 3);
+        let fits = |line: &String| line.len() <= crate::render::WIDTH;
+        assert!(lines.iter().all(fits), "{lines:?}");
+        assert!(lines.iter().rev().skip(1).all(|line| line.ends_with(" \\")));
+    }
+
+    #[test]
+    fn options_stay_with_their_values() {
+        let node = node(&[
+            "python3",
+            "-m",
+            "sglang.launch_server",
+            "--model-path",
+            "a/b",
+            "--sizes",
+            "1",
+            "2",
+        ]);
         assert_eq!(
             shell(&node).join("\n"),
             "  A='1 2' python3 -m sglang.launch_server --model-path a/b --sizes 1 2"

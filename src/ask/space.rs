@@ -1,0 +1,111 @@
+//! The space of configurations that `recommend` searches.
+
+use super::Ask;
+use crate::args::{KvFormat, LimitArgs, Ranking, RankingArgs, RecommendArgs, Switch};
+use crate::failure::Failure;
+use parplan_planner::question::{Goal, Objective, Space};
+use parplan_profiles::Dtype;
+
+/// The space, with what was left open noted.
+///
+/// # Errors
+/// No GPUs, or nodes that cannot hold them.
+pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
+    let machine = &args.question.model;
+    let Some(gpus) = machine.gpus else {
+        return Err(Failure::unusable(
+            "--gpus is not given; say how many GPUs there are, such as --gpus 8",
+        ));
+    };
+    let nodes = super::choice::whole_nodes(u64::from(gpus), machine.nodes, &ask.gpu)?;
+    let layout = &args.layout;
+    for (flag, size) in [
+        ("--tp", layout.tp),
+        ("--attn-dp", layout.attn_dp),
+        ("--dcp", layout.dcp),
+        ("--ep", layout.ep),
+        ("--pp", layout.pp),
+        ("--replicas", layout.replicas),
+    ] {
+        if let Some(size) = size
+            && size > gpus
+        {
+            return Err(Failure::unusable(format!(
+                "{flag} {size} is more than --gpus {gpus}; give {gpus} or less, or more GPUs"
+            )));
+        }
+    }
+    let switches = &args.question.switches;
+    let open: Vec<&str> = [
+        ("CUDA graphs", switches.cuda_graphs),
+        ("symmetric memory", switches.symmetric_memory),
+        ("expert all-to-all", switches.expert_all_to_all),
+    ]
+    .into_iter()
+    .filter(|(_, switch)| switch.fixed().is_none())
+    .map(|(name, _)| name)
+    .collect();
+    if !open.is_empty() {
+        ask.assumptions.note(format!(
+            "{} may each be on or off, whichever is predicted to be better",
+            open.join(", ")
+        ));
+    }
+    Ok(Space {
+        gpus,
+        nodes,
+        tp: layout.tp,
+        attention_dp: layout.attn_dp,
+        dcp: layout.dcp,
+        ep: layout.ep,
+        pp: layout.pp,
+        replicas: layout.replicas,
+        kv_dtypes: kv_dtypes(ask, &switches.kv_dtype),
+        cuda_graphs: both(switches.cuda_graphs),
+        symmetric_memory: both(switches.symmetric_memory),
+        expert_all_to_all: both(switches.expert_all_to_all),
+        settings: ask.settings.clone(),
+    })
+}
+
+/// What counts as good.
+pub fn goal(limits: &LimitArgs, ranking: &RankingArgs) -> Goal {
+    Goal {
+        ttft_ms: limits.ttft,
+        tpot_ms: limits.tpot,
+        objective: match ranking.objective {
+            Ranking::Throughput => Objective::Throughput,
+            Ranking::Latency => Objective::Latency,
+            Ranking::Pareto => Objective::Pareto,
+        },
+    }
+}
+
+/// A switch left open is tried both ways, the engine's default first.
+fn both(switch: Switch) -> Vec<bool> {
+    switch
+        .fixed()
+        .map_or_else(|| vec![true, false], |on| vec![on])
+}
+
+fn kv_dtypes(ask: &mut Ask, typed: &[KvFormat]) -> Vec<Dtype> {
+    let own = ask.model.kv_dtype;
+    if typed.is_empty() {
+        ask.assumptions.note(format!(
+            "the KV cache is {own}, as the profile of {} says (--kv-dtype bf16,fp8 tries both)",
+            ask.model.name
+        ));
+        return vec![own];
+    }
+    let mut list = Vec::new();
+    for format in typed {
+        let dtype = match format {
+            KvFormat::Auto => own,
+            KvFormat::Fixed(dtype) => *dtype,
+        };
+        if !list.contains(&dtype) {
+            list.push(dtype);
+        }
+    }
+    list
+}

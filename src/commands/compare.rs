@@ -1,0 +1,77 @@
+//! `compare`: two configurations on the same work.
+
+use crate::args::{By, CompareArgs, EstimateArgs};
+use crate::ask::{Ask, Assumptions, choice};
+use crate::failure::Failure;
+use crate::json;
+use crate::output::Style;
+use crate::render::{Page, comparison, plan as pages};
+use crate::stats::Stopwatch;
+use parplan_planner::compare::{Metric, Side, compare};
+use parplan_planner::plan::Choice;
+
+/// Compares the two layouts that were typed.
+///
+/// # Errors
+/// What cannot be used, with the side that it is about.
+pub fn run(args: &CompareArgs, style: Style) -> Result<String, Failure> {
+    let watch = Stopwatch::start();
+    let (mut ask_a, choice_a) = side("A", &args.a.over(&args.question))?;
+    let (mut ask_b, choice_b) = side("B", &args.b.over(&args.question))?;
+    let metric = match args.by {
+        By::Throughput => Metric::Throughput,
+        By::Tpot => Metric::Tpot,
+        By::Ttft => Metric::Ttft,
+    };
+    let comparison = {
+        let (setup_a, setup_b) = (ask_a.setup()?, ask_b.setup()?);
+        let a = Side {
+            setup: &setup_a,
+            choice: choice_a,
+            settings: &ask_a.settings,
+        };
+        let b = Side {
+            setup: &setup_b,
+            choice: choice_b,
+            settings: &ask_b.settings,
+        };
+        compare(&a, &b, &ask_a.traffic, metric)
+    };
+    for (ask, plan) in [(&mut ask_a, &comparison.a), (&mut ask_b, &comparison.b)] {
+        ask.assumptions
+            .of_plan(&ask.settings, &ask.rules.name, plan);
+    }
+    let assumptions = Assumptions::of_sides(&ask_a.assumptions, &ask_b.assumptions);
+    let stats = watch.stop(2);
+    let output = &args.question.output;
+    if output.json {
+        return json::print(&json::Compared::new(
+            (&ask_a, &ask_b),
+            &comparison,
+            &assumptions,
+            &stats,
+        ));
+    }
+    let mut page = Page::new(style);
+    pages::question(&mut page, &ask_a, comparison.a.layout.gpus);
+    comparison::verdict(&mut page, &comparison);
+    comparison::table(&mut page, (&ask_a, &ask_b), &comparison);
+    comparison::crossovers(&mut page, &comparison);
+    comparison::warnings(&mut page, &comparison);
+    page.alerts("Warnings about the question", assumptions.warnings());
+    page.list("Assumed", assumptions.notes());
+    if output.stats {
+        pages::stats(&mut page, &stats);
+    }
+    Ok(page.finish())
+}
+
+/// One side, resolved; what is wrong with it names the side.
+fn side(name: &str, args: &EstimateArgs) -> Result<(Ask, Choice), Failure> {
+    let resolve = || {
+        let mut ask = Ask::resolve(&args.question)?;
+        let choice = choice::resolve(&mut ask, args)?;
+        Ok((ask, choice))
+    };
+    resolve().map_err(|failure: Failure| failure.about(name))
+}

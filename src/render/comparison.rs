@@ -1,0 +1,116 @@
+//! Two configurations side by side, and where the winner changes.
+
+use super::{Page, Table, number, ranking};
+use crate::ask::Ask;
+use parplan_planner::compare::{Axis, Comparison, Metric, Winner};
+use parplan_planner::plan::{Plan, Predicted};
+
+/// Who wins, by how much, and how sure that is.
+pub fn verdict(page: &mut Page, comparison: &Comparison) {
+    let metric = match comparison.metric {
+        Metric::Throughput => "output tokens a second and GPU",
+        Metric::Tpot => "time per output token",
+        Metric::Ttft => "time to first token",
+    };
+    page.heading("Verdict");
+    page.text(&format!(
+        "{} is better by {} % in {metric}, and {} % likely to be the better one, given the \
+         spread of the predictions",
+        name(comparison.winner),
+        number::percent(comparison.by - 1.0),
+        number::fixed(comparison.confidence * 100.0, 0)
+    ));
+}
+
+/// The two sides in columns.
+pub fn table(page: &mut Page, asks: (&Ask, &Ask), comparison: &Comparison) {
+    let (a, b) = (&comparison.a, &comparison.b);
+    page.heading("Sides");
+    let engine = |ask: &Ask| format!("{} {}", ask.rules.name, ask.rules.version);
+    let mut words = Table::new(&["", ""]);
+    for (side, ask, plan) in [("A", asks.0, a), ("B", asks.1, b)] {
+        words.row([
+            side.to_owned(),
+            format!(
+                "{}, {} GPUs, {}",
+                ranking::choice_words(&plan.choice),
+                plan.layout.gpus,
+                engine(ask)
+            ),
+        ]);
+    }
+    page.table(&words);
+    page.heading("Predicted");
+    let mut table = Table::new(&["", ">A", ">90 % interval", ">B", ">90 % interval"]);
+    let mut predicted = |name: &str, of: fn(&Plan) -> &Predicted| {
+        let (a, b) = (of(a), of(b));
+        let range =
+            |p: &Predicted| format!("{} to {}", number::short(p.low), number::short(p.high));
+        table.row([
+            name.to_owned(),
+            number::short(a.value),
+            range(a),
+            number::short(b.value),
+            range(b),
+        ]);
+    };
+    predicted("tokens/s/GPU", |p| &p.predicted.output_tokens_per_s_per_gpu);
+    predicted("TPOT, ms", |p| &p.predicted.tpot_ms);
+    predicted("TTFT, ms", |p| &p.predicted.ttft_ms);
+    predicted("decode step, ms", |p| &p.predicted.decode_step_ms);
+    let mut plain = |name: &str, of: &dyn Fn(&Plan) -> String| {
+        table.row([name.to_owned(), of(a), String::new(), of(b)]);
+    };
+    plain("KV tokens of a rank", &|p| number::whole(p.max_kv_tokens));
+    plain("KV copies", &|p| number::plain(p.kv_redundancy));
+    plain("requests that fit", &|p| number::whole(p.kv_concurrency));
+    plain("weights of a rank, GiB", &|p| {
+        number::gib(p.memory_bytes.weights)
+    });
+    plain("padding", &|p| p.padding_mode.to_owned());
+    page.table(&table);
+}
+
+/// Where the winner changes.
+pub fn crossovers(page: &mut Page, comparison: &Comparison) {
+    page.heading("Where the winner changes");
+    let mut table = Table::new(&["", ">at", "below", "above"]);
+    for crossover in &comparison.crossovers {
+        let at = match crossover.axis {
+            Axis::Balance => number::fixed(crossover.at, 2),
+            Axis::Concurrency | Axis::PromptTokens => number::whole(crossover.at),
+        };
+        table.row([
+            axis(crossover.axis).to_owned(),
+            at,
+            format!("{} wins", name(crossover.below)),
+            format!("{} wins", name(crossover.above)),
+        ]);
+    }
+    page.table(&table);
+    if !comparison.steady.is_empty() {
+        let axes: Vec<&str> = comparison.steady.iter().map(|a| axis(*a)).collect();
+        page.text(&format!("not along: {}", axes.join(", ")));
+    }
+}
+
+/// What each side should be known for.
+pub fn warnings(page: &mut Page, comparison: &Comparison) {
+    page.alerts("Warnings about A", &comparison.a.warnings);
+    page.alerts("Warnings about B", &comparison.b.warnings);
+}
+
+fn name(winner: Winner) -> &'static str {
+    match winner {
+        Winner::A => "A",
+        Winner::B => "B",
+    }
+}
+
+fn axis(axis: Axis) -> &'static str {
+    match axis {
+        Axis::Concurrency => "clients",
+        Axis::PromptTokens => "prompt tokens",
+        Axis::Balance => "mean/max of the attention DP ranks",
+    }
+}

@@ -1,0 +1,156 @@
+//! A recommendation: the verdict, the ranked configurations, what was refused.
+
+use super::{Page, Table, number, plan};
+use crate::ask::Ask;
+use crate::failure::Failure;
+use parplan_planner::plan::{Choice, Plan};
+use parplan_planner::question::{Goal, Objective, Space};
+use parplan_planner::search::{Recommendation, Rejected};
+
+/// Refusals that are printed; JSON has all.
+const SHOWN: usize = 5;
+
+/// Whether the limits are kept, and by how much they are missed.
+pub fn verdict(page: &mut Page, goal: &Goal, answer: &Recommendation) {
+    let limits = limits(goal);
+    if limits.is_empty() {
+        return;
+    }
+    page.heading("Limits");
+    let Some(miss) = answer.miss else {
+        return page.text(&format!("{limits}: kept by the best configuration"));
+    };
+    let mut misses = Vec::new();
+    for (name, over) in [("TTFT", miss.ttft_ms), ("TPOT", miss.tpot_ms)] {
+        if over > 0.0 {
+            misses.push(format!("{name} by {} ms", number::short(over)));
+        }
+    }
+    let alert = page
+        .style()
+        .alert(&format!("{limits}: NOT met by any configuration"));
+    page.verbatim(&format!("  {alert}"));
+    page.text(&format!(
+        "what follows are the nearest misses; the first misses {}",
+        misses.join(" and ")
+    ));
+}
+
+fn limits(goal: &Goal) -> String {
+    let mut parts = Vec::new();
+    for (name, limit) in [("TTFT", goal.ttft_ms), ("TPOT", goal.tpot_ms)] {
+        if let Some(limit) = limit {
+            parts.push(format!("{name} under {} ms", number::plain(limit)));
+        }
+    }
+    parts.join(", ")
+}
+
+/// The ranked configurations, best first.
+pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
+    page.heading(match goal.objective {
+        Objective::Throughput => "Ranked by output tokens a second and GPU",
+        Objective::Latency => "Ranked by time per output token",
+        Objective::Pareto => "No other configuration beats these in throughput and TPOT",
+    });
+    let mut table = Table::new(&[
+        "",
+        ">tokens/s/GPU",
+        ">TPOT ms",
+        ">TTFT ms",
+        ">fits",
+        "layout",
+    ]);
+    for (i, plan) in ranked.iter().enumerate() {
+        let p = &plan.predicted;
+        table.row([
+            (i + 1).to_string(),
+            number::short(p.output_tokens_per_s_per_gpu.value),
+            number::short(p.tpot_ms.value),
+            number::short(p.ttft_ms.value),
+            number::whole(plan.kv_concurrency),
+            choice_words(&plan.choice),
+        ]);
+    }
+    page.table(&table);
+    page.aside(
+        "fits: requests that the KV cache holds. Differences well inside the intervals below do \
+         not decide; `parplan compare` says how likely one layout beats another.",
+    );
+}
+
+/// A layout and its switches in a few words.
+pub fn choice_words(choice: &Choice) -> String {
+    let mut words = plan::layout_words(&choice.layout);
+    for (on, name) in [
+        (choice.expert_all_to_all, "expert all-to-all"),
+        (choice.symmetric_memory, "symmetric memory"),
+        (!choice.cuda_graphs, "no CUDA graphs"),
+    ] {
+        if on {
+            words.push_str(", ");
+            words.push_str(name);
+        }
+    }
+    if choice.speculative_steps > 0 {
+        words.push_str(&format!(", {} drafted", choice.speculative_steps));
+    }
+    format!("{words}, kv {}", choice.kv_dtype)
+}
+
+/// A few layouts that cannot run, with their reasons.
+pub fn rejected(page: &mut Page, rejected: &[Rejected]) {
+    if rejected.is_empty() {
+        return;
+    }
+    page.heading(&format!(
+        "{} layouts cannot run",
+        number::whole(rejected.len() as f64)
+    ));
+    let mut table = Table::new(&["layout", "reason"]);
+    for refused in distinct(rejected) {
+        table.row([plan::layout_words(&refused.layout), refused.reason.clone()]);
+    }
+    page.table(&table);
+    if rejected.len() > SHOWN {
+        page.aside("one of each kind; --json lists all of them");
+    }
+}
+
+/// One refusal of each kind; reasons that differ only in numbers are of one kind.
+fn distinct(rejected: &[Rejected]) -> Vec<&Rejected> {
+    let mut kinds: Vec<String> = Vec::new();
+    let mut out = Vec::new();
+    for refused in rejected {
+        let kind: String = refused
+            .reason
+            .chars()
+            .filter(|c| !c.is_ascii_digit() && *c != '.')
+            .collect();
+        if out.len() < SHOWN && !kinds.contains(&kind) {
+            kinds.push(kind);
+            out.push(refused);
+        }
+    }
+    out
+}
+
+/// Why no layout can run at all.
+pub fn nothing_runs(ask: &Ask, space: &Space, rejected: &[Rejected]) -> Failure {
+    let head = format!(
+        "no layout of {} runs on {} {}",
+        ask.model.name, space.gpus, ask.gpu.name
+    );
+    // The last layouts that were tried split the model over the most GPUs.
+    match rejected.first() {
+        Some(refused) => Failure::failed(format!(
+            "{head}: with {}, {}",
+            plan::layout_words(&refused.layout),
+            refused.reason
+        )),
+        None => Failure::failed(format!(
+            "{head}: the sizes that were fixed make no layout of {} GPUs",
+            space.gpus
+        )),
+    }
+}
