@@ -1,0 +1,397 @@
+//! `estimate` and `explain`: published figures, tables that fit, JSON that adds up.
+
+mod cli_support;
+
+use cli_support::{command, json, run, text};
+use serde_json::Value;
+
+fn number(value: &Value) -> f64 {
+    value
+        .as_f64()
+        .unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn best(arguments: &[&str]) -> Value {
+    json(arguments)["best"].clone()
+}
+
+/// KV bytes of a token and copies of it, as published (ISSUE 2, "Must show").
+#[test]
+fn kv_figures_are_the_published_ones() {
+    for (arguments, bytes, copies) in [
+        (vec!["--model", "deepseek-r1", "--tp", "8"], 70_272.0, 8.0),
+        (
+            vec!["--model", "deepseek-r1", "--tp", "8", "--kv-dtype", "fp8"],
+            35_136.0,
+            8.0,
+        ),
+        (
+            vec!["--model", "qwen3-235b-a22b", "--tp", "8"],
+            48_128.0,
+            2.0,
+        ),
+        (vec!["--model", "llama-3.1-70b", "--tp", "8"], 40_960.0, 1.0),
+    ] {
+        let mut all = vec!["estimate", "--gpu", "h200"];
+        all.extend(arguments);
+        let best = best(&all);
+        assert_eq!(
+            number(&best["kv_bytes_per_token_per_rank"]),
+            bytes,
+            "{all:?}"
+        );
+        assert_eq!(number(&best["kv_redundancy"]), copies, "{all:?}");
+    }
+}
+
+/// DeepSeek-R1, TP8 DCP8, 64 tokens: 8.26 MB of queries and 7.37 MB of outputs around a ring.
+#[test]
+fn explain_shows_the_published_volume_of_dcp() {
+    let page = text(&[
+        "explain",
+        "--model",
+        "deepseek-r1",
+        "--gpu",
+        "h200",
+        "--tp",
+        "8",
+        "--dcp",
+        "8",
+        "--concurrency",
+        "64",
+        "--graph-sizes",
+        "64",
+    ]);
+    let row = |part: &str| {
+        page.lines()
+            .find(|line| line.contains(part))
+            .unwrap_or_else(|| panic!("no {part} in {page}"))
+    };
+    assert!(row("DCP queries").ends_with("8.26 MB"), "{page}");
+    assert!(row("DCP merge").ends_with("7.37 MB"), "{page}");
+}
+
+#[test]
+fn the_memory_map_sums_to_the_card() {
+    for arguments in [
+        vec![
+            "--model",
+            "deepseek-v3",
+            "--gpu",
+            "h200",
+            "--tp",
+            "8",
+            "--attn-dp",
+            "8",
+            "--ep",
+            "8",
+        ],
+        vec![
+            "--model", "qwen3-8b", "--gpu", "h100-sxm", "--tp", "1", "--engine", "vllm",
+        ],
+        vec![
+            "--model",
+            "gpt-oss-120b",
+            "--gpu",
+            "b200",
+            "--tp",
+            "2",
+            "--engine",
+            "trtllm",
+        ],
+        vec![
+            "--model",
+            "qwen3-32b",
+            "--gpu",
+            "mi300x",
+            "--tp",
+            "4",
+            "--cuda-graphs",
+            "off",
+        ],
+    ] {
+        let mut all = vec!["estimate"];
+        all.extend(arguments);
+        let best = best(&all);
+        let map = best["memory_bytes"].as_object().unwrap();
+        let parts: f64 = map
+            .iter()
+            .filter(|(name, _)| *name != "total")
+            .map(|(_, bytes)| number(bytes))
+            .sum();
+        let total = number(&map["total"]);
+        assert!((parts - total).abs() < 1.0, "{all:?}: {parts} of {total}");
+        assert!(
+            map.values().all(|bytes| number(bytes) >= 0.0),
+            "{all:?}: {map:?}"
+        );
+    }
+}
+
+#[test]
+fn intervals_hold_their_values_and_rates_agree() {
+    let answer = json(&[
+        "estimate",
+        "--model",
+        "deepseek-v3",
+        "--gpu",
+        "h200",
+        "--tp",
+        "8",
+        "--attn-dp",
+        "8",
+        "--ep",
+        "8",
+        "--replicas",
+        "4",
+        "--concurrency",
+        "512",
+        "--osl",
+        "512",
+    ]);
+    let predicted = &answer["best"]["predicted"];
+    for name in [
+        "tpot_ms",
+        "ttft_ms",
+        "output_tokens_per_s_per_gpu",
+        "decode_step_ms",
+    ] {
+        let range = &predicted[name];
+        assert!(number(&range["low"]) < number(&range["value"]), "{name}");
+        assert!(number(&range["value"]) < number(&range["high"]), "{name}");
+    }
+    let all = number(&predicted["output_tokens_per_s"]["value"]);
+    let each = number(&predicted["output_tokens_per_s_per_gpu"]["value"]);
+    assert!((all / 32.0 - each).abs() < 1e-6 * each);
+    let requests = number(&predicted["requests_per_s"]["value"]);
+    assert!((requests * 512.0 - all).abs() < 1e-6 * all);
+    assert_eq!(answer["best"], answer["ranked"][0]);
+}
+
+#[test]
+fn more_dcp_never_takes_more_cache() {
+    let mut last = f64::INFINITY;
+    for dcp in ["1", "2", "4", "8"] {
+        let best = best(&[
+            "estimate",
+            "--model",
+            "deepseek-r1",
+            "--gpu",
+            "h200",
+            "--tp",
+            "8",
+            "--dcp",
+            dcp,
+        ]);
+        let bytes = number(&best["kv_bytes_per_token_per_rank"]);
+        assert!(bytes < last, "dcp {dcp}: {bytes} after {last}");
+        last = bytes;
+    }
+}
+
+/// Commands that a person copies may be longer; everything else is read.
+fn too_wide(page: &str) -> Option<&str> {
+    page.lines().find(|line| line.chars().count() > 80)
+}
+
+#[test]
+fn pages_fit_80_columns_without_escapes() {
+    for arguments in [
+        vec![
+            "estimate",
+            "--model",
+            "deepseek-v3",
+            "--gpu",
+            "h200",
+            "--tp",
+            "8",
+            "--attn-dp",
+            "8",
+            "--ep",
+            "8",
+            "--replicas",
+            "4",
+            "--concurrency",
+            "2048",
+            "--stats",
+            "--tpot",
+            "20",
+            "--ttft",
+            "100",
+        ],
+        vec![
+            "explain",
+            "--model",
+            "deepseek-v3.2",
+            "--gpu",
+            "b200",
+            "--tp",
+            "8",
+            "--dcp",
+            "2",
+            "--engine",
+            "vllm",
+        ],
+        vec![
+            "explain",
+            "--model",
+            "qwen3.5-397b-a17b-fp8",
+            "--gpu",
+            "h200",
+            "--tp",
+            "8",
+            "--ep",
+            "8",
+        ],
+        vec![
+            "explain",
+            "--model",
+            "gpt-oss-120b",
+            "--gpu",
+            "h100-sxm",
+            "--tp",
+            "8",
+            "--attn-dp",
+            "4",
+            "--imbalance",
+            "8,8,2,0",
+        ],
+        vec!["profiles", "list"],
+    ] {
+        let page = text(&arguments);
+        assert_eq!(too_wide(&page), None, "{arguments:?}");
+        assert!(!page.contains('\u{1b}'), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_is_typed_is_no_assumption_and_what_is_not_is_listed() {
+    let base = [
+        "estimate", "--model", "qwen3-8b", "--gpu", "h200", "--tp", "1",
+    ];
+    let notes = |more: &[&str]| {
+        let mut all = base.to_vec();
+        all.extend(more);
+        json(&all)["assumptions"].to_string()
+    };
+    let defaults = notes(&[]);
+    for (flag, value) in [
+        ("--engine", "sglang@0.5.23"),
+        ("--isl", "1000"),
+        ("--osl", "1000"),
+        ("--concurrency", "8"),
+        ("--waves", "3"),
+        ("--prefix-hit", "0.5"),
+        ("--range-ratio", "0.8"),
+        ("--imbalance", "0.9"),
+        ("--kv-dtype", "fp8"),
+        ("--cuda-graphs", "on"),
+        ("--symmetric-memory", "off"),
+        ("--memory-fraction", "0.8"),
+        ("--max-running-requests", "64"),
+        ("--chunk-tokens", "4096"),
+        ("--graph-sizes", "1,2,4,8"),
+        ("--context-length", "8192"),
+    ] {
+        assert!(defaults.contains(flag), "{flag} is not in {defaults}");
+        let typed = notes(&[flag, value]);
+        assert!(!typed.contains(flag), "{flag} {value} is still in {typed}");
+    }
+}
+
+#[test]
+fn settings_reach_the_plan_and_its_command() {
+    let best = best(&[
+        "estimate",
+        "--model",
+        "qwen3-8b",
+        "--gpu",
+        "h200",
+        "--tp",
+        "1",
+        "--memory-fraction",
+        "0.5",
+        "--chunk-tokens",
+        "2048",
+        "--graph-sizes",
+        "4,1,2",
+        "--kv-dtype",
+        "fp8",
+        "--context-length",
+        "4096",
+        "--concurrency",
+        "4",
+    ]);
+    assert_eq!(number(&best["memory_fraction"]), 0.5);
+    assert_eq!(best["graph_batch_sizes"].to_string(), "[1,2,4]");
+    let argv = best["launch"]["sglang"]["nodes"][0]["argv"].to_string();
+    for part in [
+        "\"--mem-fraction-static\",\"0.5\"",
+        "\"--chunked-prefill-size\",\"2048\"",
+        "\"--kv-cache-dtype\",\"fp8_e4m3\"",
+        "\"--context-length\",\"4096\"",
+        "\"1\",\"2\",\"4\"",
+        "Qwen/Qwen3-8B",
+    ] {
+        assert!(argv.contains(part), "{part} is not in {argv}");
+    }
+}
+
+#[test]
+fn an_unknown_version_is_planned_only_when_asked_and_said() {
+    let arguments = [
+        "estimate",
+        "--model",
+        "qwen3-8b",
+        "--gpu",
+        "h200",
+        "--tp",
+        "1",
+        "--engine",
+        "sglang@9.9.9",
+        "--engine-assume",
+    ];
+    let answer = json(&arguments);
+    assert!(answer["warnings"].to_string().contains("9.9.9"), "{answer}");
+    let refused = cli_support::refusal(&arguments[..9], 2);
+    assert!(
+        refused.contains("9.9.9") && refused.contains("--engine-assume"),
+        "{refused}"
+    );
+}
+
+/// A reader that stops early (`| head -1`) is not an error.
+#[test]
+fn a_closed_pipe_is_quiet() {
+    use std::process::Stdio;
+    let mut child = command(&[
+        "explain", "--model", "qwen3-8b", "--gpu", "h200", "--tp", "1",
+    ])
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn help_is_complete_and_needs_no_input() {
+    let output = run(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let page = String::from_utf8(output.stdout).unwrap();
+    for name in [
+        "recommend",
+        "estimate",
+        "explain",
+        "compare",
+        "profiles",
+        "completions",
+        "man",
+    ] {
+        assert!(page.contains(&format!("  {name}")), "{page}");
+        assert_eq!(run(&[name, "--help"]).status.code(), Some(0), "{name}");
+    }
+}
