@@ -55,6 +55,7 @@ impl Ask {
         let traffic = traffic::resolve(&args.traffic, &model, &settings, &mut assumptions)?;
         assumptions.of_links(&gpu);
         assumptions.of_efficiency(efficiency, &gpu);
+        assumptions.of_overheads(overheads);
         Ok(Ask {
             model,
             gpu,

@@ -2,6 +2,7 @@
 
 use parplan_planner::cost::CostError;
 use parplan_profiles::engine::EngineError;
+use parplan_profiles::overheads::OverheadsError;
 use parplan_profiles::{EfficiencyError, Fault, Faults, LibraryError};
 use std::fmt;
 
@@ -75,5 +76,6 @@ unusable_from!(
     Fault,
     EngineError,
     EfficiencyError,
+    OverheadsError,
     CostError
 );

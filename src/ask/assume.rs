@@ -6,7 +6,7 @@ use parplan_planner::plan::Plan;
 use parplan_planner::question::Settings;
 use parplan_profiles::efficiency::GpuArchitecture;
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind};
+use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind, Overheads};
 
 /// Assumptions and warnings, in the order in which they were made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,6 +113,18 @@ impl Assumptions {
                 gpu.name
             ));
         }
+    }
+
+    /// What host time and launch gaps rest on.
+    pub(super) fn of_overheads(&mut self, overheads: &Overheads) {
+        let rest = match overheads.runs {
+            0 => String::new(),
+            runs => format!("as fitted to {runs} runs, "),
+        };
+        self.note(format!(
+            "host time and launch gaps: {rest}{}",
+            overheads.source
+        ));
     }
 
     /// What the engine's own rules decided in a plan.

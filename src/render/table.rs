@@ -29,6 +29,10 @@ enum Row {
 const GAP: &str = "  ";
 /// Before a table.
 const INDENT: &str = "  ";
+/// Width down to which the last column gives way first.
+const READABLE: usize = 28;
+/// No column of words gets narrower.
+const LEAST: usize = 8;
 
 impl Table {
     /// A table with these columns; a name that starts with `>` lines up on the right.
@@ -72,22 +76,24 @@ impl Table {
                 }
             }
         }
-        // The last column gives way; where that is not enough, the widest one of words does.
         let room = WIDTH.saturating_sub(INDENT.len() + GAP.len() * widths.len().saturating_sub(1));
-        let over = widths.iter().sum::<usize>().saturating_sub(room);
-        if over > 0 {
-            let words = |i: usize| self.header[i].1 == Align::Left;
-            let last = widths.len() - 1;
-            let widest = (0..widths.len())
-                .filter(|&i| words(i))
-                .max_by_key(|&i| widths[i]);
-            let give = if words(last) && widths[last] > over + 12 {
-                Some(last)
-            } else {
-                widest
-            };
-            if let Some(give) = give {
-                widths[give] = widths[give].saturating_sub(over).max(8);
+        let mut over = widths.iter().sum::<usize>().saturating_sub(room);
+        // Words give way: the last column down to a readable width, then the widest ones.
+        let words = |i: &usize| self.header[*i].1 == Align::Left;
+        let last = widths.len().checked_sub(1).filter(words);
+        if let Some(last) = last {
+            let give = over.min(widths[last].saturating_sub(READABLE));
+            widths[last] -= give;
+            over -= give;
+        }
+        while over > 0 {
+            let widest = (0..widths.len()).filter(words).max_by_key(|&i| widths[i]);
+            match widest.filter(|&i| widths[i] > LEAST) {
+                Some(i) => {
+                    widths[i] -= 1;
+                    over -= 1;
+                }
+                None => break,
             }
         }
         widths

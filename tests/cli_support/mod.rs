@@ -1,5 +1,7 @@
 //! Running the binary, for the tests of the command line.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use serde_json::Value;
 use std::process::{Command, Output};
 
