@@ -6,7 +6,8 @@
 //! all-reduce, or moves exact sizes. The rule is data of the engine's profile; this file is the one
 //! function for each kind of rule.
 
-use parplan_profiles::engine::rules::{GatherCost, PaddingRule};
+use crate::layout::Layout;
+use parplan_profiles::engine::rules::{ExpertExchange, GatherCost, PaddingRule};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -254,6 +255,41 @@ impl fmt::Display for PaddingReason {
             PaddingReason::Eager => "no graph runs, so exact sizes move",
             PaddingReason::Planned => "as planned",
         })
+    }
+}
+
+/// What a layout brings together around feed-forward blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Gathering {
+    /// Rows of all data-parallel ranks meet in one buffer, and all ranks replay the same graph.
+    pub over_stage: bool,
+    /// Rows of an attention-TP group are split over its ranks and gathered again.
+    pub over_attention_tp: bool,
+}
+
+impl Gathering {
+    /// Either kind: graphs then align to attention TP.
+    pub fn any(&self) -> bool {
+        self.over_stage || self.over_attention_tp
+    }
+}
+
+/// What a layout gathers (SGLang `utils/common.py` `require_mlp_tp_gather`,
+/// `require_attn_tp_gather`): with an expert all-to-all, unsplit dense layers and an output
+/// projection of each data-parallel rank, nothing crosses data-parallel ranks any more, and each
+/// picks its graph by its own batch.
+pub fn gathering(
+    experts: &ExpertExchange,
+    layout: &Layout,
+    backend: Option<&str>,
+    dense_unsplit: bool,
+) -> Gathering {
+    let backend = backend.unwrap_or(&experts.default);
+    let exchanges = backend != experts.default;
+    let same_graph = experts.same_graph.iter().any(|name| name == backend);
+    Gathering {
+        over_stage: layout.attention_dp > 1 && !(dense_unsplit && exchanges && !same_graph),
+        over_attention_tp: (exchanges || dense_unsplit) && layout.attention_tp() > 1,
     }
 }
 

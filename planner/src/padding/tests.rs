@@ -275,3 +275,28 @@ fn spreads_keep_every_token() {
     assert_eq!(RankTokens::of(&[], 8).sum, 0);
     assert!(RankTokens::drawn(u32::MAX, u32::MAX, 3, 1, 1).tokens > 0);
 }
+
+#[test]
+fn the_pure_ep_recipe_gathers_nothing() {
+    let rules = select(&embedded().unwrap(), "sglang", false).unwrap();
+    let layout = |attention_dp| Layout {
+        replicas: 1,
+        tp: 8,
+        attention_dp,
+        dcp: 1,
+        ep: 8,
+        pp: 1,
+        nodes: 1,
+    };
+    let of = |dp, backend, unsplit| gathering(&rules.experts, &layout(dp), backend, unsplit);
+    assert!(of(8, None, false).over_stage);
+    assert!(of(8, None, true).over_stage);
+    assert!(of(8, Some("deepep"), false).over_stage);
+    assert!(!of(8, Some("deepep"), true).any());
+    assert!(of(8, Some("flashinfer"), true).over_stage);
+    // Attention TP ranks still split and gather their own rows.
+    let mixed = of(2, Some("deepep"), true);
+    assert!(!mixed.over_stage && mixed.over_attention_tp);
+    assert!(!of(1, None, false).any());
+    assert!(of(1, Some("deepep"), false).over_attention_tp);
+}

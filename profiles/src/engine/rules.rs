@@ -574,4 +574,7 @@ pub struct ExpertExchange {
     pub deepep_auto: bool,
     /// Tokens a rank may dispatch in the low-latency kernels.
     pub low_latency_tokens: u32,
+    /// Backends under which data-parallel ranks replay the same graph although nothing is gathered.
+    #[serde(default)]
+    pub same_graph: Vec<String>,
 }
