@@ -29,6 +29,7 @@ pub use values::{Imbalance, KvFormat, MAX_GPUS, Speculative, Switch};
     about = "Plan how to split an LLM over GPUs for your traffic, and what it will cost",
     after_help = "Start with `parplan profiles list`, then `parplan recommend`, then `parplan explain` on its\nbest layout. `parplan help COMMAND` shows every option with its unit.",
     propagate_version = true,
+    args_override_self = true,
     max_term_width = 100
 )]
 pub struct Cli {

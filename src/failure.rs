@@ -13,6 +13,13 @@ pub enum Failure {
     Unusable(String),
     /// It was understood and could not be done: exit code 1.
     Failed(String),
+    /// The same, with an answer that says so to a program that reads stdout.
+    FailedWith {
+        /// What is printed on stdout.
+        answer: String,
+        /// What is said on stderr.
+        message: String,
+    },
 }
 
 impl Failure {
@@ -31,13 +38,25 @@ impl Failure {
         match self {
             Failure::Unusable(message) => Failure::Unusable(format!("{what}: {message}")),
             Failure::Failed(message) => Failure::Failed(format!("{what}: {message}")),
+            Failure::FailedWith { answer, message } => Failure::FailedWith {
+                answer,
+                message: format!("{what}: {message}"),
+            },
+        }
+    }
+
+    /// What belongs on stdout even so.
+    pub fn answer(&self) -> Option<&str> {
+        match self {
+            Failure::FailedWith { answer, .. } => Some(answer),
+            Failure::Unusable(_) | Failure::Failed(_) => None,
         }
     }
 
     /// 1 for work that failed, 2 for input that cannot be used.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Failure::Failed(_) => 1,
+            Failure::Failed(_) | Failure::FailedWith { .. } => 1,
             Failure::Unusable(_) => 2,
         }
     }
@@ -45,7 +64,9 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Failure::Unusable(message) | Failure::Failed(message)) = self;
+        let (Failure::Unusable(message)
+        | Failure::Failed(message)
+        | Failure::FailedWith { message, .. }) = self;
         // A name or a file may hold anything; what reaches the terminal is text.
         for c in message.trim_end().chars() {
             match c {

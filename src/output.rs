@@ -58,7 +58,8 @@ pub fn finish(answer: Result<String, Failure>) -> ExitCode {
             )))),
         },
         Err(failure) => {
-            // With stderr gone there is nobody left to tell; the exit code still says it.
+            // With its readers gone there is nobody left to tell; the exit code still says it.
+            let _ = write(std::io::stdout(), failure.answer().unwrap_or(""));
             let _ = write(std::io::stderr(), &format!("parplan: {failure}\n"));
             ExitCode::from(failure.exit_code())
         }

@@ -34,12 +34,20 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
         write_whole(path, &saved::plan_file(&ask, best)?, true)?;
     }
     let output = &args.question.output;
-    if output.json {
-        return json::print(&json::Answer::of_recommendation(&ask, &answer, &stats));
-    }
-    let Some(best) = answer.ranked.first() else {
-        return Err(ranking::nothing_runs(&ask, &space, &answer.rejected));
+    let printed = if output.json {
+        json::print(&json::Answer::of_recommendation(&ask, &answer, &stats))?
+    } else {
+        String::new()
     };
+    let Some(best) = answer.ranked.first() else {
+        return Err(Failure::FailedWith {
+            answer: printed,
+            message: ranking::nothing_runs(&ask, &space, &answer.rejected),
+        });
+    };
+    if output.json {
+        return Ok(printed);
+    }
     let mut page = Page::new(style);
     pages::question(&mut page, &ask, space.gpus);
     ranking::verdict(&mut page, &goal, &answer);

@@ -2,7 +2,6 @@
 
 use super::{Page, Table, number, plan};
 use crate::ask::Ask;
-use crate::failure::Failure;
 use parplan_planner::plan::{Choice, Plan};
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_planner::search::{Recommendation, Rejected};
@@ -136,21 +135,21 @@ fn distinct(rejected: &[Rejected]) -> Vec<&Rejected> {
 }
 
 /// Why no layout can run at all.
-pub fn nothing_runs(ask: &Ask, space: &Space, rejected: &[Rejected]) -> Failure {
+pub fn nothing_runs(ask: &Ask, space: &Space, rejected: &[Rejected]) -> String {
     let head = format!(
         "no layout of {} runs on {} {}",
         ask.model.name, space.gpus, ask.gpu.name
     );
-    // The last layouts that were tried split the model over the most GPUs.
+    // The first layout splits the model over the most GPUs.
     match rejected.first() {
-        Some(refused) => Failure::failed(format!(
+        Some(refused) => format!(
             "{head}: with {}, {}",
             plan::layout_words(&refused.layout),
             refused.reason
-        )),
-        None => Failure::failed(format!(
+        ),
+        None => format!(
             "{head}: the sizes that were fixed make no layout of {} GPUs",
             space.gpus
-        )),
+        ),
     }
 }
