@@ -229,18 +229,21 @@ fn a_comparison_turns_round_with_its_sides() {
     assert!((by - ratio.max(1.0 / ratio)).abs() < 1e-9);
 }
 
-/// On either side of a crossover the winner is the one that was said.
+/// On either side of a crossover the winner is the one that was said. Graph sizes make the two curves
+/// step, so that close to it they may cross more than once: the powers of two around it decide.
 #[test]
 fn a_crossover_is_where_the_winner_changes() {
     let (a, b) = ("tp=8", "tp=2,replicas=4");
     let answer = compare(a, b, &["--by", "tpot"]);
+    let mut checked = 0;
     for crossover in list(&answer, "crossovers") {
         if crossover["axis"] != "concurrency" {
             continue;
         }
-        let at = crossover["at"].as_f64().unwrap();
-        for (clients, side) in [(at * 0.9, "below"), (at * 1.1, "above")] {
-            let clients = format!("{:.3}", clients.max(1.0));
+        checked += 1;
+        let below = crossover["at"].as_f64().unwrap().log2().floor().exp2();
+        for (clients, side) in [(below, "below"), (below * 2.0, "above")] {
+            let clients = clients.to_string();
             let moved = compare(a, b, &["--by", "tpot", "--concurrency", &clients]);
             assert_eq!(
                 moved["winner"], crossover[side],
@@ -248,6 +251,8 @@ fn a_crossover_is_where_the_winner_changes() {
             );
         }
     }
+    // Few clients favour the wide engine, many the four narrow ones, or the other way round.
+    assert!(checked > 0, "{answer}");
 }
 
 #[test]
