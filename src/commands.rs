@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod estimate;
 pub mod explain;
+pub mod fit;
 pub mod profiles;
 pub mod recommend;
 pub mod shell;

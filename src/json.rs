@@ -4,6 +4,7 @@ use crate::ask::{Ask, Assumptions};
 use crate::failure::Failure;
 use crate::launching;
 use crate::stats::Stats;
+use parplan_planner::Layout;
 use parplan_planner::compare::{Axis, Comparison, Crossover, Metric, Winner};
 use parplan_planner::launch::LaunchPlan;
 use parplan_planner::plan::{
@@ -165,6 +166,31 @@ impl<'a> Answer<'a> {
             best: Some(Configuration::of(ask, plan)),
             ranked: vec![Configuration::of(ask, plan)],
             rejected: Vec::new(),
+            assumptions: ask.assumptions.notes(),
+            warnings: ask.assumptions.warnings(),
+            met_goal: None,
+            miss: None,
+            stats,
+            explained: None,
+        }
+    }
+
+    /// The answer for a configuration that cannot serve the traffic.
+    pub fn of_refusal(
+        ask: &'a Ask,
+        layout: Layout,
+        reason: &'a str,
+        stats: &'a Stats,
+    ) -> Answer<'a> {
+        Answer {
+            format: FORMAT,
+            question: Question::of(ask),
+            best: None,
+            ranked: Vec::new(),
+            rejected: vec![Rejected {
+                layout: layout.into(),
+                reason,
+            }],
             assumptions: ask.assumptions.notes(),
             warnings: ask.assumptions.warnings(),
             met_goal: None,

@@ -134,6 +134,45 @@ fn the_memory_map_sums_to_the_card() {
     }
 }
 
+/// What does not fit is not priced: the map shows why, the exit code is 1.
+#[test]
+fn what_does_not_fit_is_said_with_its_map() {
+    for name in ["estimate", "explain"] {
+        let arguments = [name, "--model", "deepseek-v3", "--gpu", "h200", "--tp", "4"];
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let page = String::from_utf8(output.stdout).unwrap();
+        assert!(page.contains("weights") && !page.contains("TPOT"), "{page}");
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.contains("tp 4") && line.contains("GiB"), "{line}");
+        let mut as_json = arguments.to_vec();
+        as_json.push("--json");
+        let output = run(&as_json);
+        assert_eq!(output.status.code(), Some(1));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["best"], Value::Null);
+        assert_eq!(answer["rejected"][0]["layout"]["tp"], 4);
+    }
+    let long = [
+        "estimate",
+        "--model",
+        "qwen3-32b",
+        "--gpu",
+        "h100-sxm",
+        "--tp",
+        "1",
+        "--isl",
+        "30000",
+    ];
+    let output = run(&long);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("31024 tokens")
+    );
+}
+
 #[test]
 fn intervals_hold_their_values_and_rates_agree() {
     let answer = json(&[

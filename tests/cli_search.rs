@@ -256,6 +256,39 @@ fn a_crossover_is_where_the_winner_changes() {
 }
 
 #[test]
+fn a_side_that_does_not_fit_is_named() {
+    let all = [
+        "compare",
+        "tp=8",
+        "tp=4,replicas=2",
+        "--model",
+        "deepseek-v3",
+        "--gpu",
+        "h200",
+    ];
+    let line = cli_support::refusal(&all, 1);
+    assert!(line.contains("B: ") && line.contains("GiB"), "{line}");
+}
+
+/// The command that is shown for `explain` explains the configuration that was recommended.
+#[test]
+fn the_next_step_works_as_printed() {
+    let mut all = vec!["recommend", "--gpus", "8"];
+    all.extend(SMALL);
+    let page = text(&all);
+    let flags = page
+        .split("parplan explain ... ")
+        .nth(1)
+        .and_then(|rest| rest.split("\n\n").next())
+        .unwrap_or_else(|| panic!("no next step in {page}"));
+    let mut next = vec!["explain"];
+    next.extend(SMALL);
+    next.extend(flags.split_whitespace());
+    let explained = json(&next);
+    assert_eq!(explained["best"], recommend(&["--gpus", "8"])["best"]);
+}
+
+#[test]
 fn sides_may_be_of_two_engines() {
     let answer = compare("tp=8", "tp=8,engine=vllm", &[]);
     assert!(answer["a"]["launch"]["sglang"].is_object(), "{answer}");

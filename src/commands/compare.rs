@@ -8,6 +8,7 @@ use crate::output::Style;
 use crate::render::{Page, comparison, plan as pages};
 use crate::stats::Stopwatch;
 use parplan_planner::compare::{Metric, Side, compare};
+use parplan_planner::deployment::Deployment;
 use parplan_planner::plan::Choice;
 
 /// Compares the two layouts that were typed.
@@ -35,6 +36,14 @@ pub fn run(args: &CompareArgs, style: Style) -> Result<String, Failure> {
             choice: choice_b,
             settings: &ask_b.settings,
         };
+        for (name, side, ask) in [("A", &a, &ask_a), ("B", &b, &ask_b)] {
+            let deployment = Deployment::new(side.setup, &ask.traffic, side.settings, side.choice);
+            if let Some(reason) = deployment.does_not_fit(&ask.traffic) {
+                return Err(Failure::failed(format!(
+                    "{name}: cannot serve this: {reason}"
+                )));
+            }
+        }
         compare(&a, &b, &ask_a.traffic, metric)
     };
     for (ask, plan) in [(&mut ask_a, &comparison.a), (&mut ask_b, &comparison.b)] {
@@ -42,7 +51,7 @@ pub fn run(args: &CompareArgs, style: Style) -> Result<String, Failure> {
             .of_plan(&ask.settings, &ask.rules.name, plan);
     }
     let assumptions = Assumptions::of_sides(&ask_a.assumptions, &ask_b.assumptions);
-    let stats = watch.stop(2);
+    let stats = watch.stop(None);
     let output = &args.question.output;
     if output.json {
         return json::print(&json::Compared::new(

@@ -1,5 +1,6 @@
 //! `estimate`: one fixed configuration.
 
+use super::fit;
 use crate::args::EstimateArgs;
 use crate::ask::{Ask, choice};
 use crate::failure::Failure;
@@ -8,6 +9,7 @@ use crate::launching;
 use crate::output::Style;
 use crate::render::{Page, launch, plan as pages};
 use crate::stats::Stopwatch;
+use parplan_planner::deployment::Deployment;
 use parplan_planner::estimate;
 
 /// Predicts the configuration that was typed.
@@ -18,11 +20,15 @@ pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
     let watch = Stopwatch::start();
     let mut ask = Ask::resolve(&args.question)?;
     let choice = choice::resolve(&mut ask, args)?;
-    let plan = estimate::plan(&ask.setup()?, &ask.traffic, &ask.settings, choice);
+    let setup = ask.setup()?;
+    let deployment = Deployment::new(&setup, &ask.traffic, &ask.settings, choice);
+    let output = &args.question.output;
+    fit::check(&ask, &deployment, &watch.stop(None), output, style)?;
+    let (service, points) = deployment.serve_counted(&ask.traffic);
+    let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
     ask.assumptions
         .of_plan(&ask.settings, &ask.rules.name, &plan);
-    let stats = watch.stop(1);
-    let output = &args.question.output;
+    let stats = watch.stop(Some(points));
     if output.json {
         return json::print(&json::Answer::of_plan(&ask, &plan, &stats));
     }

@@ -1,5 +1,6 @@
 //! `explain`: where the memory, the bytes and the time of one configuration go.
 
+use super::fit;
 use crate::args::EstimateArgs;
 use crate::ask::{Ask, choice};
 use crate::failure::Failure;
@@ -20,14 +21,15 @@ pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
     let choice = choice::resolve(&mut ask, args)?;
     let setup = ask.setup()?;
     let deployment = Deployment::new(&setup, &ask.traffic, &ask.settings, choice);
-    let service = deployment.serve(&ask.traffic);
+    let output = &args.question.output;
+    fit::check(&ask, &deployment, &watch.stop(None), output, style)?;
+    let (service, points) = deployment.serve_counted(&ask.traffic);
     let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
     let volumes = estimate::volumes(&deployment, &ask.traffic, &service);
     let steps = estimate::breakdowns(&deployment, &ask.traffic, &service);
     let mut assumptions = ask.assumptions.clone();
     assumptions.of_plan(&ask.settings, &ask.rules.name, &plan);
-    let stats = watch.stop(1);
-    let output = &args.question.output;
+    let stats = watch.stop(Some(points));
     if output.json {
         let mut answer = json::Answer::of_plan(&ask, &plan, &stats);
         answer.assumptions = assumptions.notes();

@@ -25,7 +25,7 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
         pruning: Pruning::On,
     };
     let answer = recommend(&ask.setup()?, &ask.traffic, &space, &goal, &effort);
-    let stats = watch.stop(answer.points);
+    let stats = watch.stop(Some(answer.points));
     if let Some(best) = answer.ranked.first() {
         ask.assumptions
             .of_plan(&ask.settings, &ask.rules.name, best);
@@ -55,6 +55,7 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     pages::configuration(&mut page, best);
     pages::predicted(&mut page, best);
     launch::commands(&mut page, &launching::commands(&ask, best));
+    pages::next_steps(&mut page, &best.choice);
     ranking::rejected(&mut page, &answer.rejected);
     page.alerts("Warnings", &best.warnings);
     page.alerts("Warnings about the question", ask.assumptions.warnings());

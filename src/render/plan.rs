@@ -5,7 +5,7 @@ use crate::args::LimitArgs;
 use crate::ask::Ask;
 use crate::stats::Stats;
 use parplan_planner::Layout;
-use parplan_planner::plan::{Plan, Predicted};
+use parplan_planner::plan::{Choice, Plan, Predicted};
 use parplan_planner::question::Balance;
 use parplan_planner::volume::Exchange;
 
@@ -62,9 +62,22 @@ pub fn layout_words(layout: &Layout) -> String {
     words.join(", ")
 }
 
-/// The layout as flags of the command line.
-pub fn layout_flags(layout: &Layout) -> String {
-    format!("--{}", layout_words(layout).replace(", ", " --"))
+/// What to type next about a configuration.
+pub fn next_steps(page: &mut Page, choice: &Choice) {
+    let layout = layout_words(&choice.layout).replace(", ", " --");
+    let mut flags = format!("--{layout}");
+    for (on, flag) in [
+        (choice.expert_all_to_all, " --expert-all-to-all on"),
+        (choice.symmetric_memory, " --symmetric-memory on"),
+        (!choice.cuda_graphs, " --cuda-graphs off"),
+    ] {
+        if on {
+            flags.push_str(flag);
+        }
+    }
+    page.heading("Next");
+    page.text("where its time and memory go, with the same other options:");
+    page.text(&format!("parplan explain ... {flags}"));
 }
 
 /// What was chosen, in words.
@@ -251,11 +264,12 @@ pub fn limits(page: &mut Page, limits: &LimitArgs, plan: &Plan) {
 pub fn stats(page: &mut Page, stats: &Stats) {
     page.heading("Stats");
     let mut table = Table::new(&["", ">value", "unit"]);
-    table.row([
-        "points",
-        &number::whole(stats.points as f64),
-        "configurations",
-    ]);
+    if let Some(points) = stats.points {
+        table.row(["points", &number::whole(points as f64), "priced"]);
+    }
+    if let Some(rate) = stats.points_per_cpu_second() {
+        table.row(["points a CPU second", &number::whole(rate), "priced"]);
+    }
     table.row(["wall time", &number::short(stats.seconds * 1e3), "ms"]);
     table.row(["CPU time", &number::short(stats.cpu_seconds * 1e3), "ms"]);
     page.table(&table);
