@@ -124,7 +124,7 @@ pub struct SwitchArgs {
     /// [default: auto, the one the checkpoint asks for]
     #[arg(long, value_name = "FORMAT", value_delimiter = ',')]
     pub kv_dtype: Vec<KvFormat>,
-    /// Replay decode from CUDA graphs
+    /// Replay decode from CUDA graphs: on, off or auto (on)
     #[arg(
         long,
         value_name = "WHEN",
@@ -133,7 +133,7 @@ pub struct SwitchArgs {
         hide_possible_values = true
     )]
     pub cuda_graphs: Switch,
-    /// Keep collective buffers in symmetric memory: on, off or auto
+    /// Keep collective buffers in symmetric memory: on, off or auto (off; `recommend` tries both)
     #[arg(
         long,
         value_name = "WHEN",
@@ -143,7 +143,7 @@ pub struct SwitchArgs {
     )]
     pub symmetric_memory: Switch,
     /// Send tokens to the ranks of their experts (DeepEP and its kind) instead of gathering all:
-    /// on, off or auto
+    /// on, off or auto (off; `recommend` tries both)
     #[arg(
         long,
         value_name = "WHEN",

@@ -36,8 +36,11 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         }
     }
     let switches = &args.question.switches;
+    if switches.cuda_graphs.fixed().is_none() {
+        ask.assumptions
+            .note("decode runs from CUDA graphs wherever one is large enough (--cuda-graphs)");
+    }
     let open: Vec<&str> = [
-        ("CUDA graphs", switches.cuda_graphs),
         ("symmetric memory", switches.symmetric_memory),
         ("expert all-to-all", switches.expert_all_to_all),
     ]
@@ -47,8 +50,8 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
     .collect();
     if !open.is_empty() {
         ask.assumptions.note(format!(
-            "{} may each be on or off, whichever is predicted to be better",
-            open.join(", ")
+            "{} may be on or off, whichever is predicted to be better",
+            open.join(" and ")
         ));
     }
     Ok(Space {
@@ -61,7 +64,7 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         pp: layout.pp,
         replicas: layout.replicas,
         kv_dtypes: kv_dtypes(ask, &switches.kv_dtype),
-        cuda_graphs: both(switches.cuda_graphs),
+        cuda_graphs: vec![switches.cuda_graphs.fixed().unwrap_or(true)],
         symmetric_memory: both(switches.symmetric_memory),
         expert_all_to_all: both(switches.expert_all_to_all),
         settings: ask.settings.clone(),

@@ -2,7 +2,7 @@
 
 use super::{Page, Table, number, plan};
 use crate::ask::Ask;
-use parplan_planner::plan::{Choice, Plan};
+use parplan_planner::plan::{Choice, Plan, Predicted};
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_planner::search::{Recommendation, Rejected};
 
@@ -52,22 +52,32 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
         Objective::Latency => "Ranked by time per output token",
         Objective::Pareto => "No other configuration beats these in throughput and TPOT",
     });
+    let limited = goal.ttft_ms.is_some() || goal.tpot_ms.is_some();
+    let limits = if limited { "limits" } else { "" };
     let mut table = Table::new(&[
         "",
         ">tokens/s/GPU",
         ">TPOT ms",
         ">TTFT ms",
         ">fits",
+        limits,
         "layout",
     ]);
     for (i, plan) in ranked.iter().enumerate() {
         let p = &plan.predicted;
+        let kept = kept(goal.ttft_ms, &p.ttft_ms) && kept(goal.tpot_ms, &p.tpot_ms);
         table.row([
             (i + 1).to_string(),
             number::short(p.output_tokens_per_s_per_gpu.value),
             number::short(p.tpot_ms.value),
             number::short(p.ttft_ms.value),
             number::whole(plan.kv_concurrency),
+            match (limited, kept) {
+                (false, _) => "",
+                (true, true) => "kept",
+                (true, false) => "missed",
+            }
+            .to_owned(),
             choice_words(&plan.choice),
         ]);
     }
@@ -76,6 +86,11 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
         "fits: requests that the KV cache holds. Differences well inside the intervals below do \
          not decide; `parplan compare` says how likely one layout beats another.",
     );
+}
+
+/// Whether a mean stays under its limit, if there is one.
+fn kept(limit: Option<f64>, value: &Predicted) -> bool {
+    limit.is_none_or(|limit| value.value <= limit)
 }
 
 /// A layout and its switches in a few words.

@@ -99,8 +99,38 @@ impl Table {
         widths
     }
 
-    /// The table as lines.
+    /// The table without columns that hold nothing at all.
+    fn dense(&self) -> Table {
+        let holds = |i: usize| {
+            let named = !self.header[i].0.is_empty();
+            let filled = |row: &Row| match row {
+                Row::Cells(cells) => !cells[i].is_empty(),
+                Row::Rule => false,
+            };
+            named || self.rows.iter().any(filled)
+        };
+        let columns: Vec<usize> = (0..self.header.len()).filter(|&i| holds(i)).collect();
+        Table {
+            header: columns.iter().map(|&i| self.header[i].clone()).collect(),
+            rows: self
+                .rows
+                .iter()
+                .map(|row| match row {
+                    Row::Cells(cells) => {
+                        Row::Cells(columns.iter().map(|&i| cells[i].clone()).collect())
+                    }
+                    Row::Rule => Row::Rule,
+                })
+                .collect(),
+        }
+    }
+
+    /// The table as lines; columns that hold nothing at all are left out.
     pub fn render(&self, style: Style) -> String {
+        self.dense().render_all(style)
+    }
+
+    fn render_all(&self, style: Style) -> String {
         let widths = self.widths();
         let total: usize =
             widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
@@ -204,6 +234,13 @@ mod tests {
             "  part        GiB  note\n  weights   83.51  fp8\n  kv          9.1\n  \
              ---------------------\n  total    140.40\n"
         );
+    }
+
+    #[test]
+    fn a_column_of_nothing_takes_no_room() {
+        let mut table = Table::new(&["a", "", "b"]);
+        table.row(["1", "", "2"]);
+        assert_eq!(table.render(Style::PLAIN), "  a  b\n  1  2\n");
     }
 
     #[test]
