@@ -14,12 +14,21 @@ pub fn verdict(page: &mut Page, comparison: &Comparison) {
     };
     page.heading("Verdict");
     page.text(&format!(
-        "{} is better by {} % in {metric}, and {} % likely to be the better one, given the \
+        "{} is better by {} % in {metric}, and {} likely to be the better one, given the \
          spread of the predictions",
         name(comparison.winner),
         number::percent(comparison.by - 1.0),
-        number::fixed(comparison.confidence * 100.0, 0)
+        likelihood(comparison.confidence)
     ));
+}
+
+/// A probability in whole percent; no prediction is certain.
+fn likelihood(probability: f64) -> String {
+    if probability > 0.99 {
+        "more than 99 %".to_owned()
+    } else {
+        format!("{} %", number::fixed(probability * 100.0, 0))
+    }
 }
 
 /// The two sides in columns.
@@ -112,5 +121,17 @@ fn axis(axis: Axis) -> &'static str {
         Axis::Concurrency => "clients",
         Axis::PromptTokens => "prompt tokens",
         Axis::Balance => "mean/max of the attention DP ranks",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::likelihood;
+
+    #[test]
+    fn nothing_is_certain() {
+        assert_eq!(likelihood(0.5), "50 %");
+        assert_eq!(likelihood(0.99), "99 %");
+        assert_eq!(likelihood(1.0), "more than 99 %");
     }
 }

@@ -3,7 +3,7 @@
 use super::Page;
 use parplan_planner::launch::{LaunchError, LaunchPlan, NodeCommand};
 
-/// Replicas and nodes whose commands are printed; JSON has all.
+/// Nodes of the first replica whose commands are printed; JSON has all.
 const SHOWN: usize = 2;
 
 /// The commands, or why there are none.
@@ -13,7 +13,9 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
         Ok(plan) => plan,
         Err(error) => return page.text(&format!("no command: {error}")),
     };
-    for node in plan.nodes.iter().take(SHOWN) {
+    let first = plan.nodes.iter().filter(|node| node.replica == 0);
+    let shown: Vec<&NodeCommand> = first.take(SHOWN).collect();
+    for node in &shown {
         page.aside(&format!(
             "replica {} node {}, on {}:",
             node.replica, node.node, node.machine
@@ -22,11 +24,10 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
             page.verbatim(&line);
         }
     }
-    if plan.nodes.len() > SHOWN {
-        page.aside(&format!(
-            "and {} more like these, which --json lists",
-            plan.nodes.len() - SHOWN
-        ));
+    match plan.nodes.len() - shown.len() {
+        0 => {}
+        1 => page.aside("and one more like it, which --json lists"),
+        more => page.aside(&format!("and {more} more like it, which --json lists")),
     }
     for note in &plan.notes {
         page.text(&format!("note: {note}"));

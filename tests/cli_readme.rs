@@ -1,0 +1,75 @@
+//! The commands of the README run as they are printed.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod cli_support;
+
+use cli_support::text;
+
+const README: &str = include_str!("../README.md");
+
+#[test]
+fn every_command_of_the_readme_runs() {
+    let shell: Vec<&str> = README
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .flat_map(str::lines)
+        .collect();
+    let mut run = 0;
+    for line in shell {
+        let arguments = line
+            .strip_prefix("parplan ")
+            .or_else(|| line.strip_prefix("cargo run --release -- "));
+        if let Some(arguments) = arguments {
+            let words: Vec<&str> = arguments.split(' ').collect();
+            assert!(!text(&words).is_empty(), "{line}");
+            run += 1;
+        }
+    }
+    assert_eq!(run, 5, "the README's commands moved");
+}
+
+/// The pages that the README points to are there.
+#[test]
+fn links_lead_somewhere() {
+    for part in README.split("](").skip(1) {
+        let target = part.split(')').next().unwrap();
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(target);
+        assert!(path.is_file(), "{target}");
+    }
+}
+
+/// Headings of the printed answer are those of the real one.
+#[test]
+fn the_printed_answer_has_the_shape_of_a_real_one() {
+    let block = README
+        .split("```text\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
+    let real = text(&[
+        "recommend",
+        "--model",
+        "deepseek-v3",
+        "--gpu",
+        "h200",
+        "--gpus",
+        "16",
+        "--isl",
+        "2048",
+        "--osl",
+        "512",
+        "--concurrency",
+        "256",
+        "--tpot",
+        "50",
+    ]);
+    let heading = |line: &&str| line.starts_with(|c: char| c.is_ascii_uppercase());
+    for line in block.lines().filter(heading) {
+        assert!(
+            real.lines().any(|other| other == line),
+            "no {line:?} in {real}"
+        );
+    }
+}
