@@ -91,19 +91,7 @@ pub fn configuration(page: &mut Page, plan: &Plan) {
         if report.gpus == 1 { "" } else { "s" }
     ));
     let mut facts = Table::new(&["", ""]);
-    facts.row([
-        "attention",
-        &format!(
-            "{} x {} ranks: requests x heads{}",
-            report.attention_dp,
-            report.attention_tp,
-            if report.dcp > 1 {
-                format!(", KV tokens over {} ranks", report.dcp)
-            } else {
-                String::new()
-            }
-        ),
-    ]);
+    facts.row(["attention", &attention(plan)]);
     facts.row(["feed-forward", &feed_forward(plan)]);
     facts.row(["KV cache", &format!("{}", plan.choice.kv_dtype)]);
     facts.row(["CUDA graphs", &graphs(plan)]);
@@ -116,6 +104,20 @@ pub fn configuration(page: &mut Page, plan: &Plan) {
         },
     ]);
     page.table(&facts);
+}
+
+fn attention(plan: &Plan) -> String {
+    let report = &plan.layout;
+    let mut words = match (report.attention_dp, report.attention_tp) {
+        (1, 1) => "on one GPU".to_owned(),
+        (1, ranks) => format!("heads over {ranks} ranks"),
+        (groups, 1) => format!("requests over {groups} ranks, each with all heads"),
+        (groups, ranks) => format!("requests over {groups} groups, heads over {ranks} ranks"),
+    };
+    if report.dcp > 1 {
+        words.push_str(&format!(", KV tokens over {} ranks", report.dcp));
+    }
+    words
 }
 
 fn feed_forward(plan: &Plan) -> String {

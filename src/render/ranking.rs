@@ -63,8 +63,16 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
         limits,
         "layout",
     ]);
+    let one_format = ranked
+        .windows(2)
+        .all(|pair| pair[0].choice.kv_dtype == pair[1].choice.kv_dtype);
     for (i, plan) in ranked.iter().enumerate() {
         let p = &plan.predicted;
+        let words = if one_format {
+            switch_words(&plan.choice)
+        } else {
+            choice_words(&plan.choice)
+        };
         let kept = kept(goal.ttft_ms, &p.ttft_ms) && kept(goal.tpot_ms, &p.tpot_ms);
         table.row([
             (i + 1).to_string(),
@@ -78,7 +86,7 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
                 (true, false) => "missed",
             }
             .to_owned(),
-            choice_words(&plan.choice),
+            words,
         ]);
     }
     page.table(&table);
@@ -93,8 +101,13 @@ fn kept(limit: Option<f64>, value: &Predicted) -> bool {
     limit.is_none_or(|limit| value.value <= limit)
 }
 
-/// A layout and its switches in a few words.
+/// A layout, its switches and the format of its KV cache in a few words.
 pub fn choice_words(choice: &Choice) -> String {
+    format!("{}, kv {}", switch_words(choice), choice.kv_dtype)
+}
+
+/// A layout and its switches.
+fn switch_words(choice: &Choice) -> String {
     let mut words = plan::layout_words(&choice.layout);
     for (on, name) in [
         (choice.expert_all_to_all, "expert all-to-all"),
@@ -109,7 +122,7 @@ pub fn choice_words(choice: &Choice) -> String {
     if choice.speculative_steps > 0 {
         words.push_str(&format!(", {} drafted", choice.speculative_steps));
     }
-    format!("{words}, kv {}", choice.kv_dtype)
+    words
 }
 
 /// A few layouts that cannot run, with their reasons.
