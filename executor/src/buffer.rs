@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cuda::DeviceMemory;
 use crate::{Error, Result};
 
 /// Counts the bytes that a device holds and the most that it held at once.
@@ -57,6 +58,7 @@ impl Drop for MeterToken {
 #[derive(Debug)]
 enum Memory {
     Host(Mutex<Vec<u8>>),
+    Device(DeviceMemory),
 }
 
 #[derive(Debug)]
@@ -76,6 +78,20 @@ impl Buffer {
         Buffer(Arc::new(Inner {
             len: bytes.len(),
             memory: Memory::Host(Mutex::new(bytes)),
+            name: name.to_owned(),
+            _meter: meter,
+        }))
+    }
+
+    pub(crate) fn device(
+        name: &str,
+        memory: DeviceMemory,
+        bytes: usize,
+        meter: MeterToken,
+    ) -> Self {
+        Buffer(Arc::new(Inner {
+            len: bytes,
+            memory: Memory::Device(memory),
             name: name.to_owned(),
             _meter: meter,
         }))
@@ -184,6 +200,25 @@ impl View {
                 let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
                 Ok(f(&mut bytes[self.offset..self.offset + self.len]))
             }
+            Memory::Device(_) => Err(self.misplaced("a GPU", "the host")),
+        }
+    }
+
+    /// Device address of a view of device memory.
+    pub(crate) fn address(&self) -> Result<u64> {
+        match &self.buffer.0.memory {
+            Memory::Device(memory) => Ok(memory.address() + self.offset as u64),
+            Memory::Host(_) => Err(self.misplaced("the host", "a GPU")),
+        }
+    }
+
+    fn misplaced(&self, is: &str, needs: &str) -> Error {
+        Error::Arguments {
+            op: "view",
+            why: format!(
+                "buffer '{}' is in memory of {is}, this needs memory of {needs}",
+                self.buffer.name()
+            ),
         }
     }
 }

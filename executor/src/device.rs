@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use half::bf16;
+use parplan_kernels::reference;
+
 use crate::{Buffer, MemoryMeter, Result, View};
 
 /// Memory and local work of one rank. On a GPU, work is enqueued on the rank's stream
@@ -43,6 +46,28 @@ pub trait Device: Send {
     /// A device error or an overrun deadline.
     fn synchronize(&self) -> Result<()>;
 
+    /// Rows `[place[0], place[0] + place[1])` of `global` become the first rows of
+    /// `local`, all its other rows zero. `place` is two u64 in this device's memory, so
+    /// that a captured graph can be replayed with other offsets. `row` bytes a row, a
+    /// multiple of 16.
+    ///
+    /// # Errors
+    /// [`crate::Error::Arguments`] when the views are not whole rows; a device error.
+    fn place_rows(&self, global: &View, local: &View, place: &View, row: usize) -> Result<()>;
+
+    /// The first `place[1]` rows of `local` become the rows of `global` from `place[0]`
+    /// on; the other rows of `local` stay.
+    ///
+    /// # Errors
+    /// As [`place_rows`](Device::place_rows).
+    fn take_rows(&self, local: &View, global: &View, place: &View, row: usize) -> Result<()>;
+
+    /// Each bf16 of `out` becomes that of `input` times `factor`. They may be the same.
+    ///
+    /// # Errors
+    /// As [`copy`](Device::copy).
+    fn scale_bf16(&self, out: &View, input: &View, factor: f32) -> Result<()>;
+
     /// Bytes allocated through this device, now and at most.
     fn meter(&self) -> &Arc<MemoryMeter>;
 }
@@ -59,6 +84,24 @@ pub(crate) fn same_len(op: &'static str, dst: usize, src: usize) -> Result<()> {
         op,
         why: format!("the destination has {dst} bytes and the source {src}, they must be equal"),
     })
+}
+
+/// The checks of the row operations.
+pub(crate) fn rows(op: &'static str, views: [&View; 2], place: &View, row: usize) -> Result<()> {
+    let why = if row == 0 || !row.is_multiple_of(16) {
+        format!("rows of {row} bytes, they must be a multiple of 16")
+    } else if let Some(v) = views.iter().find(|v| !v.len().is_multiple_of(row)) {
+        format!(
+            "'{}' has {} bytes, no multiple of the {row} bytes of a row",
+            v.buffer().name(),
+            v.len()
+        )
+    } else if place.len() != 16 {
+        format!("the place has {} bytes, two u64 are needed", place.len())
+    } else {
+        return Ok(());
+    };
+    Err(crate::Error::Arguments { op, why })
 }
 
 /// The host as a device: the reference that every other one is held to.
@@ -110,7 +153,67 @@ impl Device for CpuDevice {
         Ok(())
     }
 
+    fn place_rows(&self, global: &View, local: &View, place: &View, row: usize) -> Result<()> {
+        rows("place rows", [global, local], place, row)?;
+        let (offset, count) = read_place(place)?;
+        let placed =
+            reference::place_rows(&self.read(local)?, offset, count, global.len() / row, row);
+        let placed =
+            placed.ok_or_else(|| outside("place rows", offset, count, global, local, row))?;
+        self.write(global, &placed)
+    }
+
+    fn take_rows(&self, local: &View, global: &View, place: &View, row: usize) -> Result<()> {
+        rows("take rows", [global, local], place, row)?;
+        let (offset, count) = read_place(place)?;
+        let taken =
+            reference::take_rows(&self.read(local)?, &self.read(global)?, offset, count, row);
+        let taken = taken.ok_or_else(|| outside("take rows", offset, count, global, local, row))?;
+        self.write(local, &taken)
+    }
+
+    fn scale_bf16(&self, out: &View, input: &View, factor: f32) -> Result<()> {
+        same_len("scale", out.len(), input.len())?;
+        let bytes = self.read(input)?;
+        let values: Vec<bf16> = bytes
+            .chunks_exact(2)
+            .map(bytemuck::pod_read_unaligned)
+            .collect();
+        self.write(
+            out,
+            bytemuck::cast_slice(&reference::scale_bf16(&values, factor)),
+        )
+    }
+
     fn meter(&self) -> &Arc<MemoryMeter> {
         &self.meter
+    }
+}
+
+fn read_place(place: &View) -> Result<(usize, usize)> {
+    place.with_host(|p| {
+        let word = |i: usize| bytemuck::pod_read_unaligned::<u64>(&p[i * 8..(i + 1) * 8]) as usize;
+        (word(0), word(1))
+    })
+}
+
+fn outside(
+    op: &'static str,
+    offset: usize,
+    count: usize,
+    global: &View,
+    local: &View,
+    row: usize,
+) -> crate::Error {
+    crate::Error::Arguments {
+        op,
+        why: format!(
+            "rows {offset}..{} do not fit {} rows of '{}' and {} of '{}'",
+            offset + count,
+            global.len() / row,
+            global.buffer().name(),
+            local.len() / row,
+            local.buffer().name()
+        ),
     }
 }

@@ -7,12 +7,18 @@
 mod buffer;
 pub mod comm;
 pub mod conformance;
+pub mod cuda;
 mod deadline;
 mod device;
 mod dtype;
 mod error;
+pub mod gather;
+pub mod nccl;
+pub mod peer;
 pub mod ranks;
 pub mod rendezvous;
+
+pub mod symmetric;
 
 pub use buffer::{Buffer, MemoryMeter, View};
 pub use comm::Communicator;

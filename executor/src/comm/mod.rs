@@ -8,7 +8,7 @@ mod transport;
 pub use cpu::CpuCommunicator;
 pub use local::LocalWorld;
 pub use mesh::MeshTransport;
-pub use transport::{Message, Transport};
+pub use transport::{DEFAULT_DEADLINE, Message, Transport};
 
 use std::time::Duration;
 

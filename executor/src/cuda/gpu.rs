@@ -1,0 +1,402 @@
+//! One GPU, as one rank uses it.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cudarc::driver::{CudaContext, CudaStream, result, sys};
+
+use parplan_kernels::launch::{PLACE_ROWS, SCALE_BF16, TAKE_ROWS};
+
+use super::{Argument, DeviceMemory, Freer, Kernels, cuda};
+use crate::comm::DEFAULT_DEADLINE;
+use crate::device::{rows, same_len};
+use crate::{Buffer, Deadline, Device, Error, MemoryMeter, Result, View};
+
+/// How many GPUs the driver shows this process.
+///
+/// # Errors
+/// [`Error::Unusable`] when there is no NVIDIA driver or no GPU.
+pub fn device_count() -> Result<usize> {
+    // SAFETY: looks for libcuda and loads it, which has no other effect.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::Unusable(
+            "no GPU: libcuda.so.1 was not found, so there is no NVIDIA driver here (--backend cpu needs none)".into(),
+        ));
+    }
+    let none = |e| {
+        Error::Unusable(format!(
+            "no GPU: the NVIDIA driver does not start: {}",
+            super::describe(e)
+        ))
+    };
+    result::init().map_err(none)?;
+    match result::device::get_count().map_err(none)? {
+        0 => Err(Error::Unusable(
+            "no GPU: the driver shows none (is CUDA_VISIBLE_DEVICES empty?)".into(),
+        )),
+        count => Ok(count as usize),
+    }
+}
+
+/// Work that a wait should look after meanwhile: errors that come late, peers that die.
+pub trait Watch: Send {
+    /// The failure, if there is one. Called often; must not wait.
+    fn failure(&mut self) -> Option<Error>;
+}
+
+/// A GPU's context and the one stream on which a rank's work is ordered.
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    ordinal: usize,
+    meter: Arc<MemoryMeter>,
+    deadline_ms: AtomicU64,
+    kernels: Mutex<Option<Arc<Kernels>>>,
+}
+
+impl std::fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gpu({})", self.ordinal)
+    }
+}
+
+impl Gpu {
+    /// Opens GPU `ordinal`.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] when there is no such GPU, [`Error::Cuda`].
+    pub fn open(ordinal: usize) -> Result<Arc<Self>> {
+        let count = device_count()?;
+        if ordinal >= count {
+            return Err(Error::Unusable(format!(
+                "GPU {ordinal} was asked for, the driver shows {count} (0 to {})",
+                count - 1
+            )));
+        }
+        let context = cuda(
+            || format!("opening GPU {ordinal}"),
+            CudaContext::new(ordinal),
+        )?;
+        // SAFETY: all work goes through one stream, whose order is all the order there
+        // is; cudarc's own events would also break graph capture.
+        unsafe { context.disable_event_tracking() };
+        let stream = cuda(|| "creating a stream".into(), context.new_stream())?;
+        Ok(Arc::new(Gpu {
+            context,
+            stream,
+            ordinal,
+            meter: Arc::default(),
+            deadline_ms: AtomicU64::new(DEFAULT_DEADLINE.as_millis() as u64),
+            kernels: Mutex::new(None),
+        }))
+    }
+
+    /// Time that any one wait on this GPU may take from now on.
+    pub fn set_deadline(&self, granted: Duration) {
+        self.deadline_ms
+            .store(granted.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    pub(crate) fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
+    /// The stream as NCCL takes it.
+    pub(crate) fn raw_stream(&self) -> *mut c_void {
+        self.stream.cu_stream().cast()
+    }
+
+    /// Makes this GPU current on the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn bind(&self) -> Result<()> {
+        cuda(|| "cuCtxSetCurrent".into(), self.context.bind_to_thread())
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// Its name, as the driver gives it.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn name(&self) -> Result<String> {
+        cuda(|| "cuDeviceGetName".into(), self.context.name())
+    }
+
+    /// Major and minor compute capability.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn compute_capability(&self) -> Result<(i32, i32)> {
+        cuda(
+            || "the compute capability".into(),
+            self.context.compute_capability(),
+        )
+    }
+
+    /// Free and total bytes.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn memory(&self) -> Result<(u64, u64)> {
+        let (free, total) = cuda(|| "cuMemGetInfo".into(), self.context.mem_get_info())?;
+        Ok((free as u64, total as u64))
+    }
+
+    /// parplan's own kernels, loaded on first use.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] for a GPU older than the PTX, [`Error::Cuda`].
+    pub fn kernels(&self) -> Result<Arc<Kernels>> {
+        let mut slot = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernels) = &*slot {
+            return Ok(Arc::clone(kernels));
+        }
+        let kernels = Arc::new(Kernels::load(self)?);
+        *slot = Some(Arc::clone(&kernels));
+        Ok(kernels)
+    }
+
+    /// A buffer around memory that a library allocated on this GPU.
+    pub(crate) fn adopt(
+        &self,
+        name: &str,
+        address: u64,
+        bytes: usize,
+        freer: Arc<dyn Freer>,
+    ) -> Buffer {
+        let memory = DeviceMemory::library(address, freer, Arc::clone(&self.context));
+        Buffer::device(name, memory, bytes, self.meter.take(bytes as u64))
+    }
+
+    /// The error that says which buffer did not fit.
+    pub(crate) fn out_of_memory(&self, name: &str, bytes: usize) -> Error {
+        let (free, total) = self.memory().unwrap_or((0, 0));
+        Error::OutOfMemory {
+            place: format!("GPU {}", self.ordinal),
+            buffer: name.to_owned(),
+            asked: bytes as u64,
+            free,
+            total,
+        }
+    }
+
+    /// Whether all enqueued work is done.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] when some of it failed.
+    pub fn idle(&self) -> Result<bool> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            sys::CUresult::CUDA_SUCCESS => Ok(true),
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => Err(Error::Cuda {
+                call: "work on the GPU".into(),
+                why: super::describe(cudarc::driver::DriverError(code)),
+            }),
+        }
+    }
+
+    /// Waits for all enqueued work, looking after `watch` meanwhile.
+    ///
+    /// # Errors
+    /// What `watch` found, [`Error::Deadline`], [`Error::Cuda`].
+    pub fn wait(&self, watch: Option<&mut dyn Watch>) -> Result<()> {
+        let deadline = Deadline::after(Duration::from_millis(
+            self.deadline_ms.load(Ordering::Relaxed),
+        ));
+        let mut watch = watch;
+        let mut polls = 0u32;
+        while !self.idle()? {
+            polls = polls.wrapping_add(1);
+            // Spin for latency; look around now and then.
+            if !polls.is_multiple_of(1024) {
+                std::hint::spin_loop();
+                continue;
+            }
+            if let Some(error) = watch.as_mut().and_then(|w| w.failure()) {
+                return Err(error);
+            }
+            deadline.check(|| format!("GPU {} to finish its work", self.ordinal))?;
+        }
+        match watch.and_then(Watch::failure) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Threads of a block of the row kernels.
+const ROW_THREADS: u32 = 256;
+
+/// Blocks for that many elements: a few for each multiprocessor at most.
+fn grid(elements: u64) -> u32 {
+    elements.div_ceil(u64::from(ROW_THREADS)).clamp(1, 528) as u32
+}
+
+impl Gpu {
+    /// Launches one of the two row kernels; `bytes` of its first view are covered.
+    fn row_kernel(
+        &self,
+        name: &'static str,
+        views: [&View; 2],
+        place: &View,
+        bytes: usize,
+        row: usize,
+    ) -> Result<()> {
+        let arguments = [
+            Argument::Address(views[0].address()?),
+            Argument::Address(views[1].address()?),
+            Argument::Address(place.address()?),
+            Argument::U64((bytes / row) as u64),
+            Argument::U64((row / 16) as u64),
+        ];
+        // SAFETY: the views are live whole rows. The place is in device memory, written
+        // by `StepShape`, which keeps offset and count within both views.
+        unsafe {
+            self.kernels()?.launch(
+                self,
+                name,
+                grid((bytes / 16) as u64),
+                ROW_THREADS,
+                &arguments,
+            )
+        }
+    }
+}
+
+impl Device for Arc<Gpu> {
+    fn alloc(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        self.bind()?;
+        // The driver refuses 0 bytes; an empty buffer still needs an address.
+        // SAFETY: a plain allocation, owned by the DeviceMemory made of it.
+        match unsafe { result::malloc_sync(bytes.max(16)) } {
+            Ok(address) => {
+                let memory = DeviceMemory::driver(address, Arc::clone(&self.context));
+                Ok(Buffer::device(
+                    name,
+                    memory,
+                    bytes,
+                    self.meter.take(bytes as u64),
+                ))
+            }
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                Err(self.out_of_memory(name, bytes))
+            }
+            Err(e) => cuda(|| format!("allocating {bytes} bytes for '{name}'"), Err(e)),
+        }
+    }
+
+    fn write(&self, dst: &View, bytes: &[u8]) -> Result<()> {
+        same_len("write", dst.len(), bytes.len())?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: `dst` is live device memory of that length; from pageable memory the
+        // call returns after the bytes were taken.
+        let r =
+            unsafe { result::memcpy_htod_async(dst.address()?, bytes, self.stream.cu_stream()) };
+        cuda(
+            || format!("copying {} bytes to '{}'", bytes.len(), dst.buffer().name()),
+            r,
+        )
+    }
+
+    fn read(&self, src: &View) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; src.len()];
+        // First with a deadline, then the copy, which cannot hang any more.
+        self.wait(None)?;
+        if !bytes.is_empty() {
+            // SAFETY: `src` is live device memory of that length and its work is done.
+            let r = unsafe { result::memcpy_dtoh_sync(&mut bytes, src.address()?) };
+            cuda(
+                || format!("copying {} bytes from '{}'", src.len(), src.buffer().name()),
+                r,
+            )?;
+        }
+        Ok(bytes)
+    }
+
+    fn fill(&self, dst: &View, byte: u8) -> Result<()> {
+        if dst.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: `dst` is live device memory of that length.
+        let r = unsafe {
+            result::memset_d8_async(dst.address()?, byte, dst.len(), self.stream.cu_stream())
+        };
+        cuda(
+            || format!("filling {} bytes of '{}'", dst.len(), dst.buffer().name()),
+            r,
+        )
+    }
+
+    fn copy(&self, dst: &View, src: &View) -> Result<()> {
+        same_len("copy", dst.len(), src.len())?;
+        if dst.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: both are live device memory of that length.
+        let r = unsafe {
+            result::memcpy_dtod_async(
+                dst.address()?,
+                src.address()?,
+                dst.len(),
+                self.stream.cu_stream(),
+            )
+        };
+        cuda(
+            || format!("copying {} bytes to '{}'", dst.len(), dst.buffer().name()),
+            r,
+        )
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.wait(None)
+    }
+
+    fn place_rows(&self, global: &View, local: &View, place: &View, row: usize) -> Result<()> {
+        rows("place rows", [global, local], place, row)?;
+        self.row_kernel(PLACE_ROWS, [global, local], place, global.len(), row)
+    }
+
+    fn take_rows(&self, local: &View, global: &View, place: &View, row: usize) -> Result<()> {
+        rows("take rows", [global, local], place, row)?;
+        self.row_kernel(TAKE_ROWS, [local, global], place, local.len(), row)
+    }
+
+    fn scale_bf16(&self, out: &View, input: &View, factor: f32) -> Result<()> {
+        same_len("scale", out.len(), input.len())?;
+        let count = (out.len() / 2) as u64;
+        let arguments = [
+            Argument::Address(out.address()?),
+            Argument::Address(input.address()?),
+            Argument::F32(factor),
+            Argument::U64(count),
+        ];
+        // SAFETY: both views hold `count` bf16 values and are live.
+        unsafe {
+            self.kernels()?
+                .launch(self, SCALE_BF16, grid(count), ROW_THREADS, &arguments)
+        }
+    }
+
+    fn meter(&self) -> &Arc<MemoryMeter> {
+        &self.meter
+    }
+}

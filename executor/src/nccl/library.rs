@@ -1,0 +1,233 @@
+//! A loaded NCCL: version checked, results turned into errors.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::locate::{FILE, Found, find};
+use super::sys::{self, Comm, ResultCode, Symbols, UniqueId};
+use crate::{Error, Result};
+
+/// `NCCL_VERSION_CODE`: major · 10000 + minor · 100 + patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub i32);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}.{}.{}",
+            self.0 / 10_000,
+            self.0 / 100 % 100,
+            self.0 % 100
+        )
+    }
+}
+
+/// The oldest NCCL accepted: communicator split and configuration as used here.
+pub const MINIMUM: Version = Version(21_800);
+/// Symmetric windows exist from here on.
+pub const WINDOWS: Version = Version(22_700);
+/// One-sided registration suffices from here on.
+pub const ONE_SIDED: Version = Version(22_902);
+
+/// NCCL, loaded for the rest of the process's life.
+pub struct Library {
+    symbols: Symbols,
+    version: Version,
+    path: String,
+    // Last: dropped after the symbols that point into it.
+    _library: libloading::Library,
+}
+
+impl std::fmt::Debug for Library {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NCCL {} ({})", self.version, self.path)
+    }
+}
+
+impl Library {
+    /// Loads NCCL from `given` (a file, its folder, or a Python environment), or else
+    /// from the system's search path, or else from the Python environment in use.
+    ///
+    /// # Errors
+    /// [`Error::Library`]: not found (and where it was looked for), too old, or the
+    /// names of the symbols that it lacks.
+    pub fn open(given: Option<&Path>) -> Result<Arc<Self>> {
+        let mut tried = Vec::new();
+        for found in find(given)? {
+            let name = match &found {
+                Found::File(path) => path.display().to_string(),
+                Found::System => FILE.to_owned(),
+            };
+            // SAFETY: loading NCCL runs its initialisers, which only set up its own state.
+            match unsafe { libloading::Library::new(&name) } {
+                Ok(library) => return Self::check(library, &name),
+                Err(e) => tried.push(format!("{name} ({})", reason(&e))),
+            }
+        }
+        Err(Error::Library {
+            library: "NCCL".into(),
+            why: format!(
+                "not found; tried {}; install it (pip install nvidia-nccl-cu13) or name it with --nccl-path",
+                tried.join(", ")
+            ),
+        })
+    }
+
+    fn check(library: libloading::Library, name: &str) -> Result<Arc<Self>> {
+        let fail = |why: String| Error::Library {
+            library: name.to_owned(),
+            why,
+        };
+        // SAFETY: the file is what the user or the system calls NCCL.
+        let symbols = unsafe { Symbols::load(&library) }.map_err(|missing| {
+            fail(format!(
+                "it lacks {}; NCCL {MINIMUM} or newer has them",
+                missing.join(", ")
+            ))
+        })?;
+        let mut code = 0;
+        // SAFETY: `code` outlives the call.
+        if unsafe { (symbols.get_version)(&raw mut code) } != sys::SUCCESS {
+            return Err(fail("ncclGetVersion fails".into()));
+        }
+        let version = Version(code);
+        if version < MINIMUM {
+            return Err(fail(format!(
+                "it is NCCL {version}, {MINIMUM} or newer is needed"
+            )));
+        }
+        Ok(Arc::new(Library {
+            symbols,
+            version,
+            path: name.to_owned(),
+            _library: library,
+        }))
+    }
+
+    /// Its version.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The file or name that it was loaded from.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The symbols, for the safe layer.
+    pub(crate) fn symbols(&self) -> &Symbols {
+        &self.symbols
+    }
+
+    /// Turns a result into an error with NCCL's own words. `comm` may be null.
+    pub(crate) fn check_result(&self, call: &str, code: ResultCode, comm: Comm) -> Result<()> {
+        if code == sys::SUCCESS || code == sys::IN_PROGRESS {
+            return Ok(());
+        }
+        // SAFETY: both return static or thread-local C strings, or null.
+        let texts = unsafe {
+            [
+                (self.symbols.get_error_string)(code),
+                (self.symbols.get_last_error)(comm),
+            ]
+        };
+        let words: Vec<String> = texts
+            .into_iter()
+            .filter(|t| !t.is_null())
+            .map(|t| {
+                // SAFETY: not null, and NCCL's until the next call on this thread.
+                let text = unsafe { CStr::from_ptr(t) };
+                text.to_string_lossy().trim().to_owned()
+            })
+            .filter(|t| !t.is_empty())
+            .collect();
+        Err(Error::Nccl {
+            call: call.to_owned(),
+            why: format!("{} (code {})", words.join("; "), code.0),
+        })
+    }
+
+    /// A fresh id, which rank 0 makes and all ranks need.
+    ///
+    /// # Errors
+    /// [`Error::Nccl`].
+    pub fn unique_id(&self) -> Result<[u8; 128]> {
+        let mut id = UniqueId([0; 128]);
+        // SAFETY: `id` outlives the call.
+        let code = unsafe { (self.symbols.get_unique_id)(&raw mut id) };
+        self.check_result("ncclGetUniqueId", code, std::ptr::null_mut())?;
+        Ok(id.0.map(|b| b as u8))
+    }
+
+    /// The symbol of a feature that older libraries lack.
+    pub(crate) fn optional<F: Copy>(
+        &self,
+        symbol: Option<F>,
+        name: &str,
+        since: Version,
+    ) -> Result<F> {
+        symbol.ok_or_else(|| Error::Library {
+            library: self.path.clone(),
+            why: format!("NCCL {} has no {name}; {since} or newer has", self.version),
+        })
+    }
+
+    /// Device memory that windows can be made of, on the current GPU. `Ok(None)` when
+    /// there is not enough.
+    pub(crate) fn mem_alloc(&self, bytes: usize) -> Result<Option<u64>> {
+        let alloc = self.optional(self.symbols.mem_alloc, "ncclMemAlloc", Version(21_903))?;
+        let mut pointer: *mut c_void = std::ptr::null_mut();
+        // SAFETY: `pointer` outlives the call.
+        let code = unsafe { alloc(&raw mut pointer, bytes) };
+        const UNHANDLED_CUDA_ERROR: ResultCode = ResultCode(1);
+        if code == UNHANDLED_CUDA_ERROR {
+            return Ok(None);
+        }
+        self.check_result("ncclMemAlloc", code, std::ptr::null_mut())?;
+        Ok(Some(pointer as u64))
+    }
+}
+
+impl crate::cuda::Freer for Library {
+    fn free(&self, address: u64) {
+        if let Some(free) = self.symbols.mem_free {
+            // SAFETY: `address` came from mem_alloc and is freed once, by its owner.
+            // A failure leaves memory to the end of the process; nobody can act on it.
+            let _ = unsafe { free(address as *mut c_void) };
+        }
+    }
+}
+
+/// The loader's reason without the name, which is said already.
+fn reason(e: &libloading::Error) -> String {
+    let text = std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string);
+    text.split_once(": ")
+        .map_or(text.clone(), |(_, rest)| rest.to_owned())
+}
+
+/// `ncclDataType_t` of an element type.
+pub(crate) fn data_type(dtype: crate::DType) -> c_int {
+    use crate::DType;
+    match dtype {
+        DType::U8 => 1,
+        DType::I32 => 2,
+        DType::I64 => 4,
+        DType::F16 => 6,
+        DType::F32 => 7,
+        DType::F64 => 8,
+        DType::Bf16 => 9,
+    }
+}
+
+/// `ncclRedOp_t` of a reduction.
+pub(crate) fn red_op(op: crate::ReduceOp) -> c_int {
+    match op {
+        crate::ReduceOp::Sum => 0,
+        crate::ReduceOp::Max => 2,
+        crate::ReduceOp::Min => 3,
+    }
+}

@@ -1,0 +1,13 @@
+//! NCCL through an FFI of our own, in three layers: [`sys`] (symbols as they are),
+//! [`Library`] (results become errors), [`NcclCommunicator`] (ownership).
+
+mod comm;
+mod library;
+mod locate;
+pub mod sys;
+mod windows;
+
+pub use comm::NcclCommunicator;
+pub use library::{Library, MINIMUM, ONE_SIDED, Version, WINDOWS};
+pub use locate::{Found, find, locate};
+pub use windows::NcclRegistrar;

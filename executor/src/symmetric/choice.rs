@@ -1,0 +1,68 @@
+//! Which sides of a collective must be registered for NCCL's symmetric kernels.
+
+use crate::nccl::Version;
+
+/// The buffers that must be registered symmetrically.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sides {
+    /// The send buffer.
+    pub send: bool,
+    /// The receive buffer.
+    pub recv: bool,
+}
+
+const NONE: Sides = Sides {
+    send: false,
+    recv: false,
+};
+const BOTH: Sides = Sides {
+    send: true,
+    recv: true,
+};
+
+/// The rule of NCCL by version: windows from 2.27 with both sides registered; from
+/// 2.29.2 an all-gather needs its receive side only and a reduce-scatter its send side
+/// only. No symmetric kernels for all-to-all, broadcast and all-gather-v. `None` when
+/// this NCCL has no symmetric kernel for the collective.
+#[must_use]
+pub fn sides_needed(version: Version, collective: &str) -> Option<Sides> {
+    if version < crate::nccl::WINDOWS {
+        return None;
+    }
+    let one_sided = version >= crate::nccl::ONE_SIDED;
+    match collective {
+        "all_gather" if one_sided => Some(Sides { recv: true, ..NONE }),
+        "reduce_scatter" if one_sided => Some(Sides { send: true, ..NONE }),
+        "all_gather" | "reduce_scatter" | "all_reduce" => Some(BOTH),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_side_suffices_from_2_29_2_on() {
+        let sides = |v, c| sides_needed(Version(v), c);
+        assert_eq!(sides(22_605, "all_gather"), None);
+        assert_eq!(sides(22_703, "all_gather"), Some(BOTH));
+        assert_eq!(sides(22_901, "reduce_scatter"), Some(BOTH));
+        assert_eq!(
+            sides(22_902, "all_gather"),
+            Some(Sides {
+                send: false,
+                recv: true
+            })
+        );
+        assert_eq!(
+            sides(22_902, "reduce_scatter"),
+            Some(Sides {
+                send: true,
+                recv: false
+            })
+        );
+        assert_eq!(sides(23_007, "all_reduce"), Some(BOTH));
+        assert_eq!(sides(23_007, "all_to_all"), None);
+    }
+}
