@@ -4,6 +4,7 @@
 //! (memory and local work) and a [`Communicator`] (collectives of a group). The CPU
 //! and the CUDA backends are held to the same [`conformance`] suite.
 
+pub mod bench;
 mod buffer;
 pub mod comm;
 pub mod conformance;
@@ -13,12 +14,14 @@ mod device;
 mod dtype;
 mod error;
 pub mod gather;
+pub mod jobs;
 pub mod nccl;
 pub mod peer;
 pub mod ranks;
 pub mod rendezvous;
 
 pub mod symmetric;
+pub mod sync;
 
 pub use buffer::{Buffer, MemoryMeter, View};
 pub use comm::Communicator;

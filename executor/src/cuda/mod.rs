@@ -6,6 +6,7 @@ mod graph;
 mod ipc;
 mod kernels;
 mod memory;
+mod pinned;
 
 pub use gpu::{Gpu, Watch, device_count};
 pub use graph::{Event, Graph};
@@ -13,6 +14,7 @@ pub use ipc::{Handle, Mapped};
 pub use kernels::{Argument, Kernels};
 pub(crate) use memory::DeviceMemory;
 pub use memory::Freer;
+pub use pinned::Pinned;
 
 use cudarc::driver::DriverError;
 

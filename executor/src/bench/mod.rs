@@ -1,0 +1,7 @@
+//! Measuring: repeated timings, their statistics, and bandwidth as nccl-tests counts it.
+
+mod bandwidth;
+mod timing;
+
+pub use bandwidth::{Collective, bus_factor};
+pub use timing::{Launch, Stats, Timer};

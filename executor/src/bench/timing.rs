@@ -1,0 +1,172 @@
+//! Repeated timings of one operation on all ranks.
+//!
+//! As nccl-tests does it: ranks start together, enqueue `iterations` operations back to
+//! back (or launch a graph that holds them), and the host's clock runs until the stream
+//! is done. That is repeated, and the median of the repeats is the result.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::comm::CpuCommunicator;
+use crate::cuda::{Gpu, Graph};
+use crate::{Communicator, Result};
+
+/// How operations reach the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Launch {
+    /// One call each.
+    Stream,
+    /// Captured once, replayed.
+    Graph,
+}
+
+/// Microseconds of one operation, over the repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Median of the repeats, each averaged over the ranks.
+    pub median_us: f64,
+    /// Fastest repeat.
+    pub min_us: f64,
+    /// Slowest repeat.
+    pub max_us: f64,
+}
+
+impl Stats {
+    /// Statistics of at least one repeat.
+    #[must_use]
+    pub fn of(mut micros: Vec<f64>) -> Self {
+        micros.sort_by(f64::total_cmp);
+        let at = |i: usize| micros.get(i).copied().unwrap_or(f64::NAN);
+        let n = micros.len();
+        let median = if n.is_multiple_of(2) {
+            f64::midpoint(at((n / 2).wrapping_sub(1)), at(n / 2))
+        } else {
+            at(n / 2)
+        };
+        Stats {
+            median_us: median,
+            min_us: at(0),
+            max_us: at(n.saturating_sub(1)),
+        }
+    }
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Timer {
+    /// Operations of one repeat.
+    pub iterations: usize,
+    /// Repeats.
+    pub repeats: usize,
+    /// Untimed operations before the first repeat.
+    pub warmup: usize,
+    /// Graph launches of one repeat, each of `iterations` operations.
+    pub graph_launches: usize,
+}
+
+impl Timer {
+    /// Times `operation`, which enqueues one operation. All ranks call this. `finish`
+    /// waits for what was enqueued. With [`Launch::Graph`] the operation is captured on
+    /// `gpu`; the names of the captured kernels come back too, each once.
+    ///
+    /// # Errors
+    /// Errors of the operation, the GPU and the control plane.
+    pub fn time(
+        &self,
+        control: &mut CpuCommunicator,
+        launch: Launch,
+        gpu: Option<&Arc<Gpu>>,
+        mut operation: impl FnMut() -> Result<()>,
+        mut finish: impl FnMut() -> Result<()>,
+    ) -> Result<(Stats, Vec<String>)> {
+        for _ in 0..self.warmup.max(1) {
+            operation()?;
+        }
+        finish()?;
+        let graph = match (launch, gpu) {
+            (Launch::Graph, Some(gpu)) => Some(self.captured(gpu, &mut operation)?),
+            _ => None,
+        };
+        let mut micros = Vec::with_capacity(self.repeats);
+        for _ in 0..self.repeats.max(1) {
+            control.barrier()?;
+            let start = Instant::now();
+            let done = match &graph {
+                Some((graph, _)) => {
+                    for _ in 0..self.graph_launches {
+                        graph.launch()?;
+                    }
+                    self.graph_launches * self.iterations
+                }
+                None => {
+                    for _ in 0..self.iterations {
+                        operation()?;
+                    }
+                    self.iterations
+                }
+            };
+            finish()?;
+            micros.push(start.elapsed().as_secs_f64() * 1e6 / done as f64);
+        }
+        let names = graph.map(|(_, names)| names).unwrap_or_default();
+        Ok((self.over_ranks(control, &micros)?, names))
+    }
+
+    fn captured(
+        &self,
+        gpu: &Arc<Gpu>,
+        operation: &mut impl FnMut() -> Result<()>,
+    ) -> Result<(Graph, Vec<String>)> {
+        let graph = gpu.capture(|| {
+            for _ in 0..self.iterations {
+                operation()?;
+            }
+            Ok(())
+        })?;
+        let mut names = graph.kernel_names()?;
+        names.sort();
+        names.dedup();
+        // The first launch of a graph is slower; keep it out.
+        graph.launch()?;
+        gpu.wait(None)?;
+        Ok((graph, names))
+    }
+
+    /// Each repeat averaged over the ranks, as nccl-tests reports it.
+    fn over_ranks(&self, control: &mut CpuCommunicator, mine: &[f64]) -> Result<Stats> {
+        let all = control.all_gather_bytes(bytemuck::cast_slice(mine))?;
+        let ranks: Vec<Vec<f64>> = all
+            .iter()
+            .map(|b| {
+                b.chunks_exact(8)
+                    .map(bytemuck::pod_read_unaligned)
+                    .collect()
+            })
+            .collect();
+        let mean =
+            |i: usize| ranks.iter().filter_map(|r| r.get(i)).sum::<f64>() / ranks.len() as f64;
+        Ok(Stats::of((0..mine.len()).map(mean).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(
+            Stats::of(vec![5.0, 1.0, 9.0]),
+            Stats {
+                median_us: 5.0,
+                min_us: 1.0,
+                max_us: 9.0
+            }
+        );
+        assert_eq!(Stats::of(vec![4.0, 1.0, 2.0, 9.0]).median_us, 3.0);
+        assert!(Stats::of(vec![]).median_us.is_nan());
+    }
+}

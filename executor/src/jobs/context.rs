@@ -1,0 +1,142 @@
+//! A rank with its group, its memory and its GPU.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::comm::CpuCommunicator;
+use crate::cuda::{Gpu, device_count};
+use crate::nccl::{Library, NcclCommunicator};
+use crate::ranks::Identity;
+use crate::rendezvous::{Secret, join};
+use crate::{Communicator, CpuDevice, Deadline, Device, Error, Result};
+
+/// What computes and communicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Processes on the CPU, over TCP.
+    Cpu,
+    /// One GPU a rank, NCCL between them.
+    Nccl,
+}
+
+/// Times that bound every wait.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// For all ranks to meet.
+    pub meet: Duration,
+    /// For any one wait in the work.
+    pub wait: Duration,
+}
+
+impl Backend {
+    /// Whether this machine can run `local_world` ranks of this backend; asked before
+    /// any rank is started.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] for no driver, no GPU or fewer GPUs than ranks,
+    /// [`Error::Library`] for NCCL.
+    pub fn check_machine(self, local_world: usize, nccl_path: Option<&Path>) -> Result<()> {
+        if self == Backend::Cpu {
+            return Ok(());
+        }
+        let count = device_count()?;
+        if count < local_world {
+            return Err(Error::Unusable(format!(
+                "{local_world} ranks need {local_world} GPUs here, the driver shows {count}"
+            )));
+        }
+        Library::open(nccl_path).map(drop)
+    }
+}
+
+/// A connected rank.
+pub struct Context {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its GPU, with the NCCL backend.
+    pub gpu: Option<Arc<Gpu>>,
+    /// Its memory.
+    pub device: Box<dyn Device>,
+    /// All ranks over TCP: control plane.
+    pub control: CpuCommunicator,
+    /// All ranks over NCCL, with that backend.
+    pub nccl: Option<NcclCommunicator>,
+}
+
+impl Context {
+    /// Meets the other ranks and opens what the backend needs.
+    ///
+    /// # Errors
+    /// Errors of the rendezvous, the GPU and NCCL.
+    pub fn connect(
+        identity: Identity,
+        rendezvous: &str,
+        secret: &Secret,
+        backend: Backend,
+        nccl_path: Option<&Path>,
+        limits: Limits,
+    ) -> Result<Self> {
+        let Identity {
+            rank,
+            world,
+            local_rank,
+            ..
+        } = identity;
+        // The GPU first: a rank that cannot open it should not let the others wait for
+        // its first collective.
+        let gpu = match backend {
+            Backend::Cpu => None,
+            Backend::Nccl => Some(Gpu::open(local_rank)?),
+        };
+        let library = match backend {
+            Backend::Cpu => None,
+            Backend::Nccl => Some(Library::open(nccl_path)?),
+        };
+        let mut control = join(
+            rendezvous,
+            rank,
+            world,
+            secret,
+            Deadline::after(limits.meet),
+        )?
+        .comm;
+        control.set_deadline(limits.wait);
+        let nccl = match (&gpu, &library) {
+            (Some(gpu), Some(library)) => {
+                let beside = control.split_cpu(Some(0), rank as u32)?.ok_or_else(|| {
+                    Error::Mismatch(format!("rank {rank} got no group beside NCCL"))
+                })?;
+                Some(NcclCommunicator::connect(
+                    library,
+                    gpu,
+                    beside,
+                    limits.wait,
+                )?)
+            }
+            _ => None,
+        };
+        let device: Box<dyn Device> = match &gpu {
+            Some(gpu) => Box::new(Arc::clone(gpu)),
+            None => Box::new(CpuDevice::new()),
+        };
+        Ok(Context {
+            identity,
+            gpu,
+            device,
+            control,
+            nccl,
+        })
+    }
+
+    /// The communicator of the work, the device, and the control plane, apart.
+    pub fn parts(&mut self) -> (&mut dyn Communicator, &dyn Device, Option<&Arc<Gpu>>) {
+        match &mut self.nccl {
+            Some(nccl) => (nccl, self.device.as_ref(), self.gpu.as_ref()),
+            None => (&mut self.control, self.device.as_ref(), None),
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! DP gather and scatter: checked against the exact result, then timed in every mode.
+
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::bench::{Launch, Stats, Timer};
+use crate::gather::{Batch, DpExchange, DpLayout, Mode, StepShape};
+use crate::{DType, Device, Error, Result, View};
+
+/// One step to run: what each DP rank brings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GatherStep {
+    /// Requests of each DP rank.
+    pub requests: Vec<usize>,
+    /// Rows that need logits, of each DP rank; empty for none.
+    pub logprob_rows: Vec<usize>,
+    /// What the planner's rule picked for these counts.
+    pub rule: Mode,
+}
+
+/// What to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GatherJob {
+    /// Attention DP ranks.
+    pub attn_dp: usize,
+    /// Elements of a hidden-state row (bf16).
+    pub hidden: usize,
+    /// Speculative steps; a request has `steps + 1` rows.
+    pub speculative_steps: usize,
+    /// Attention outputs are partial sums over attention TP.
+    pub partial: bool,
+    /// The steps.
+    pub steps: Vec<GatherStep>,
+    /// Modes to time, beside what the rule picks.
+    pub modes: Vec<Mode>,
+    /// Launch modes, on GPUs.
+    pub launches: Vec<Launch>,
+    /// Repetitions.
+    pub timer: Timer,
+}
+
+/// One timed step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GatherSample {
+    /// Rows of each DP rank.
+    pub tokens: Vec<usize>,
+    /// Mode.
+    pub mode: Mode,
+    /// The rule picked this mode.
+    pub picked: bool,
+    /// Launch mode.
+    pub launch: Launch,
+    /// Rows gathered.
+    pub global_rows: usize,
+    /// Gather and combine.
+    pub time: Stats,
+    /// Gather only.
+    pub gather: Stats,
+    /// Every row was compared with the exact result.
+    pub checked: bool,
+}
+
+/// Memory of one step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MemorySample {
+    /// Rows of each DP rank.
+    pub tokens: Vec<usize>,
+    /// "eager", "eager, logits" or "graph".
+    pub what: String,
+    /// Mode.
+    pub mode: Mode,
+    /// Bytes of the gathered buffer, by its shape.
+    pub gathered_bytes: u64,
+    /// Most bytes that the step held above what was held before, as the device counted.
+    pub peak_bytes: u64,
+    /// Bytes still held after the step.
+    pub kept_bytes: u64,
+}
+
+/// What a run found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GatherResult {
+    /// GPU name, or "cpu".
+    pub device: String,
+    /// "cpu-process" or "nccl".
+    pub implementation: String,
+    /// Layout.
+    pub layout: DpLayout,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// Times.
+    pub samples: Vec<GatherSample>,
+    /// Memory.
+    pub memory: Vec<MemorySample>,
+    /// Steps that no rank entered, because none had work.
+    pub skipped: usize,
+}
+
+/// Element (row, column) of a DP rank's hidden states: 0, 1 or 2, so that sums stay
+/// exact in bf16.
+fn value(dp: usize, row: usize, column: usize) -> i64 {
+    ((dp * 7 + row * 3 + column) % 3) as i64
+}
+
+impl GatherJob {
+    fn row(&self) -> usize {
+        self.hidden * DType::Bf16.size()
+    }
+
+    fn rows_of(&self, dp: usize, rows: usize, factor: i64) -> Vec<u8> {
+        DType::Bf16.encode(
+            (0..rows * self.hidden).map(|i| value(dp, i / self.hidden, i % self.hidden) * factor),
+        )
+    }
+
+    /// Runs on this rank.
+    ///
+    /// # Errors
+    /// [`Error::Wrong`] for a row that differs; any failure.
+    pub fn run(&self, context: &mut Context) -> Result<GatherResult> {
+        let layout = DpLayout::new(context.identity.world, self.attn_dp)?;
+        let rank = context.identity.rank;
+        let (comm, device, gpu) = context.parts();
+        let name = match gpu {
+            Some(gpu) => gpu.name()?,
+            None => "cpu".into(),
+        };
+        let implementation = comm.implementation().to_owned();
+        let tp = comm
+            .split(Some(0), rank as u32)?
+            .ok_or_else(|| Error::Mismatch("no group for the exchange".into()))?;
+        let mut exchange = DpExchange::new(device, tp, layout, self.row(), self.partial)?;
+        let mut result = GatherResult {
+            device: name,
+            implementation,
+            layout,
+            row_bytes: self.row(),
+            samples: Vec::new(),
+            memory: Vec::new(),
+            skipped: 0,
+        };
+        for step in &self.steps {
+            self.step(context, &mut exchange, step, &mut result)?;
+        }
+        Ok(result)
+    }
+
+    fn step(
+        &self,
+        context: &mut Context,
+        exchange: &mut DpExchange,
+        step: &GatherStep,
+        result: &mut GatherResult,
+    ) -> Result<()> {
+        let layout = result.layout;
+        let tokens: Vec<usize> = step
+            .requests
+            .iter()
+            .map(|r| r * (self.speculative_steps + 1))
+            .collect();
+        let mut modes = self.modes.clone();
+        if !modes.contains(&step.rule) {
+            modes.push(step.rule);
+        }
+        modes.retain(|m| *m != Mode::AllGatherV || layout.attn_tp() == 1);
+        for mode in modes {
+            let shape = StepShape::new(layout, &tokens, None, &|_| mode)?;
+            let Some(memory) = self.checked_step(context, exchange, &shape, "eager")? else {
+                result.skipped += 1;
+                // Every mode would be skipped alike.
+                break;
+            };
+            result.memory.push(memory);
+            if !step.logprob_rows.is_empty() {
+                let logits = StepShape::new(layout, &step.logprob_rows, None, &|_| mode)?;
+                result.memory.extend(self.checked_step(
+                    context,
+                    exchange,
+                    &logits,
+                    "eager, logits",
+                )?);
+            }
+            let launches = if context.gpu.is_some() {
+                self.launches.clone()
+            } else {
+                vec![Launch::Stream]
+            };
+            for launch in launches {
+                let sample =
+                    self.timed(context, exchange, &shape, launch, mode == step.rule, result)?;
+                result.samples.push(sample);
+            }
+        }
+        Ok(())
+    }
+
+    /// The shared layer: this rank's part of it. The parts add up to `tp + 1` times.
+    fn layer(rank: usize) -> impl Fn(&dyn Device, &View) -> Result<()> {
+        move |device, global| device.scale_bf16(global, global, if rank == 0 { 2.0 } else { 1.0 })
+    }
+
+    fn checked_step(
+        &self,
+        context: &Context,
+        exchange: &mut DpExchange,
+        shape: &StepShape,
+        what: &str,
+    ) -> Result<Option<MemorySample>> {
+        let device = context.device.as_ref();
+        let (rank, row, dp) = (context.identity.rank, self.row(), exchange.dp_rank());
+        let rows = shape.tokens[dp];
+        let hidden = device.alloc("hidden states", rows * row)?;
+        device.write(&hidden.all(), &self.rows_of(dp, rows, 1))?;
+        let mut batch = Batch { hidden, rows };
+        let before = device.meter().current();
+        device.meter().reset_peak();
+        if !exchange.step(device, shape, &mut batch, Self::layer(rank))? {
+            return Ok(None);
+        }
+        let peak = device.meter().peak() - before;
+        let got = device.read(&batch.hidden.view(0, rows * row)?)?;
+        let summed = if self.partial {
+            shape.layout.attn_tp() as i64
+        } else {
+            1
+        };
+        let want = self.rows_of(dp, rows, summed * (shape.layout.tp as i64 + 1));
+        // By value: a sum may give the other zero.
+        let (got, want) = (DType::Bf16.decode(&got), DType::Bf16.decode(&want));
+        if let Some(at) = got.iter().zip(&want).position(|(a, b)| a != b) {
+            return Err(Error::Wrong(format!(
+                "DP gather {:?} of {:?} rows on rank {rank}: row {} column {} is {}, it must be {}",
+                shape.mode,
+                shape.tokens,
+                at / self.hidden,
+                at % self.hidden,
+                got[at],
+                want[at]
+            )));
+        }
+        drop(batch);
+        Ok(Some(MemorySample {
+            tokens: shape.tokens.clone(),
+            what: what.to_owned(),
+            mode: shape.mode,
+            gathered_bytes: (shape.global * row) as u64,
+            peak_bytes: peak,
+            kept_bytes: device.meter().current().saturating_sub(before),
+        }))
+    }
+
+    fn timed(
+        &self,
+        context: &mut Context,
+        exchange: &mut DpExchange,
+        shape: &StepShape,
+        launch: Launch,
+        picked: bool,
+        result: &mut GatherResult,
+    ) -> Result<GatherSample> {
+        let (row, rank) = (self.row(), context.identity.rank);
+        let dp = exchange.dp_rank();
+        let device = context.device.as_ref();
+        let before = device.meter().current();
+        device.meter().reset_peak();
+        let local = device.alloc("padded hidden states", shape.local[dp] * row)?;
+        let global = device.alloc("gathered hidden states", shape.global * row)?;
+        device.fill(&local.all(), 0)?;
+        device.fill(&global.all(), 0)?;
+        exchange.write_places(device, shape)?;
+        let (local_view, global_view) = (local.all(), global.all());
+        let layer = Self::layer(rank);
+        let exchange = std::cell::RefCell::new(exchange);
+        let gpu = context.gpu.as_ref();
+        let (gather, _) = self.timer.time(
+            &mut context.control,
+            launch,
+            gpu,
+            || {
+                exchange
+                    .borrow_mut()
+                    .gather(device, shape, &local_view, &global_view)
+            },
+            || exchange.borrow_mut().tp().wait(),
+        )?;
+        let (time, _) = self.timer.time(
+            &mut context.control,
+            launch,
+            gpu,
+            || {
+                let mut exchange = exchange.borrow_mut();
+                exchange.gather(device, shape, &local_view, &global_view)?;
+                exchange.combine(device, shape, &global_view, &local_view)
+            },
+            || exchange.borrow_mut().tp().wait(),
+        )?;
+        let mut checked = true;
+        if let (Launch::Graph, Some(gpu)) = (launch, gpu) {
+            // The captured step on real rows, replayed twice: what replays must be right.
+            let graph = gpu.capture(|| {
+                let mut exchange = exchange.borrow_mut();
+                exchange.gather(device, shape, &local_view, &global_view)?;
+                layer(device, &global_view)?;
+                exchange.combine(device, shape, &global_view, &local_view)
+            })?;
+            let rows = shape.tokens[dp];
+            let summed = if self.partial {
+                shape.layout.attn_tp() as i64
+            } else {
+                1
+            };
+            let want =
+                DType::Bf16.decode(&self.rows_of(dp, rows, summed * (shape.layout.tp as i64 + 1)));
+            for _ in 0..2 {
+                device.fill(&local_view, crate::device::POISON)?;
+                device.write(&local_view.sub(0, rows * row)?, &self.rows_of(dp, rows, 1))?;
+                device.fill(
+                    &local_view.sub(rows * row, local_view.len() - rows * row)?,
+                    0,
+                )?;
+                graph.launch()?;
+                exchange.borrow_mut().tp().wait()?;
+                let got = DType::Bf16.decode(&device.read(&local_view.sub(0, rows * row)?)?);
+                checked &= got == want;
+            }
+            if !checked {
+                return Err(Error::Wrong(format!(
+                    "DP gather {:?} of {:?} rows replayed from a graph on rank {rank}",
+                    shape.mode, shape.tokens
+                )));
+            }
+            result.memory.push(MemorySample {
+                tokens: shape.tokens.clone(),
+                what: "graph".into(),
+                mode: shape.mode,
+                gathered_bytes: (shape.global * row) as u64,
+                peak_bytes: device.meter().peak() - before,
+                // A captured graph keeps its buffers for as long as it may be replayed.
+                kept_bytes: device.meter().current() - before,
+            });
+        }
+        Ok(GatherSample {
+            tokens: shape.tokens.clone(),
+            mode: shape.mode,
+            picked,
+            launch,
+            global_rows: shape.global,
+            time,
+            gather,
+            checked,
+        })
+    }
+}

@@ -1,0 +1,55 @@
+//! What a rank does once it is connected: the work behind `parplan run`.
+
+mod collectives;
+mod context;
+mod gather;
+mod sync;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use collectives::{CollectivesJob, CollectivesResult, Implementation, Sample};
+pub use context::{Backend, Context, Limits};
+pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample};
+pub use sync::{SyncJob, SyncResult, SyncSample};
+
+use crate::{Error, Result};
+
+/// A job, as it travels to the ranks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// What computes and communicates.
+    pub backend: Backend,
+    /// File or folder of NCCL, when the user named one.
+    pub nccl_path: Option<std::path::PathBuf>,
+    /// Times that bound every wait.
+    pub limits: Limits,
+    /// The work.
+    pub work: Work,
+}
+
+/// The kinds of work.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Work {
+    /// Time and check collectives.
+    Collectives(CollectivesJob),
+    /// DP gather and scatter.
+    Gather(GatherJob),
+    /// Metadata sync.
+    Sync(SyncJob),
+}
+
+impl Job {
+    /// Does the work on this rank. Rank 0's value is the result of the run.
+    ///
+    /// # Errors
+    /// Whatever stopped it.
+    pub fn run(&self, context: &mut Context) -> Result<Value> {
+        let value = match &self.work {
+            Work::Collectives(job) => serde_json::to_value(job.run(context)?),
+            Work::Gather(job) => serde_json::to_value(job.run(context)?),
+            Work::Sync(job) => serde_json::to_value(job.run(context)?),
+        };
+        value.map_err(|e| Error::Wrong(format!("the result does not serialise: {e}")))
+    }
+}
