@@ -51,6 +51,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
+    /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
+    Run(crate::run::Arguments),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the man page, or write one page a command into a folder

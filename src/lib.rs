@@ -12,6 +12,7 @@ pub mod json;
 pub mod launching;
 pub mod output;
 pub mod render;
+pub mod run;
 pub mod saved;
 pub mod stats;
 

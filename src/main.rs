@@ -7,7 +7,13 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let style = Style::detect();
-    let answer = args::parse().and_then(|cli| match cli.command {
+    let command = match args::parse() {
+        Ok(cli) => cli.command,
+        Err(failure) => return output::finish(Err(failure)),
+    };
+    let answer = match command {
+        // Its exit code also tells of signals, and its ranks end without returning.
+        Command::Run(args) => return parplan::run::main(args),
         Command::Recommend(args) => commands::recommend::run(&args, style),
         Command::Estimate(args) => commands::estimate::run(&args, style),
         Command::Explain(args) => commands::explain::run(&args, style),
@@ -15,6 +21,6 @@ fn main() -> ExitCode {
         Command::Profiles(args) => commands::profiles::run(&args, style),
         Command::Completions(args) => commands::shell::completions(args.shell),
         Command::Man(args) => commands::shell::man(args.folder.as_deref()),
-    });
+    };
     output::finish(answer)
 }

@@ -1,0 +1,91 @@
+//! `parplan run …`: ranks under a supervisor, or as ranks of another launcher.
+
+mod arguments;
+mod mode;
+mod outcome;
+mod rank;
+mod tables;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use parplan_executor::jobs::{Backend, Job};
+use parplan_executor::ranks::{Plan, from_environment, supervise};
+use parplan_executor::rendezvous::Secret;
+use parplan_executor::{Error, Result};
+
+pub use arguments::Arguments;
+use arguments::{Common, What};
+
+/// Runs the command; what goes wrong is said on standard error.
+pub fn main(arguments: Arguments) -> ExitCode {
+    let code = match arguments.what {
+        What::Rank => rank::supervised(),
+        What::Collectives(a) => a.job().and_then(|job| start(&a.common, &job)),
+        What::Gather(a) => a.job().and_then(|job| start(&a.common, &job)),
+        What::Sync(a) => a.job().and_then(|job| start(&a.common, &job)),
+    };
+    match code {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Starts the ranks, or becomes one where a launcher did.
+fn start(common: &Common, job: &Job) -> Result<u8> {
+    let launched = match common.no_launcher {
+        true => None,
+        false => from_environment(|name| std::env::var(name).ok())?,
+    };
+    if let Some((launcher, identity)) = launched {
+        return rank::launched(common, job, launcher, identity);
+    }
+    let local_world = match common.ranks {
+        Some(0) => return Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
+        Some(n) => n,
+        None if job.backend == Backend::Nccl => parplan_executor::cuda::device_count()?,
+        None => 2,
+    };
+    if common.nnodes == 0 || common.node_rank >= common.nnodes {
+        return Err(Error::Unusable(format!(
+            "--node-rank is {}, with --nnodes {} it must be below that",
+            common.node_rank, common.nnodes
+        )));
+    }
+    job.backend
+        .check_machine(local_world, job.nccl_path.as_deref())?;
+    let exe = std::env::current_exe().map_err(Error::io("finding this program"))?;
+    let logs = common.logs.clone().unwrap_or_else(default_logs);
+    let plan = Plan {
+        command: vec![exe.display().to_string(), "run".into(), "rank".into()],
+        local_world,
+        nnodes: common.nnodes,
+        node_rank: common.node_rank,
+        rendezvous: common.rendezvous.clone(),
+        secret: secret()?,
+        job: serde_json::to_value(job)
+            .map_err(|e| Error::Unusable(format!("the job does not serialise: {e}")))?,
+        logs: logs.clone(),
+        meet_within: Duration::from_secs_f64(common.meet),
+        limit: Duration::from_secs_f64(common.limit),
+    };
+    let run = supervise(&plan, |note| eprintln!("{note}"))?;
+    outcome::report(&run, &logs, common.logs.is_some());
+    if let Some(result) = &run.result {
+        tables::print(job, result, common.json)?;
+    }
+    Ok(run.exit_code())
+}
+
+/// The secret of the environment, if there is one.
+fn secret() -> Result<Option<Secret>> {
+    std::env::var(Secret::ENV).ok().map(Secret::new).transpose()
+}
+
+fn default_logs() -> PathBuf {
+    std::env::temp_dir().join(format!("parplan-{}", std::process::id()))
+}
