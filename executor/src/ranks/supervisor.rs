@@ -305,6 +305,8 @@ fn start(plan: &Plan, spec: &Spec, tx: Sender<(usize, Report)>) -> Result<Child>
     command
         .args(arguments)
         .env(MARK, "1")
+        // For people who look at processes; the orders say it again.
+        .env("PARPLAN_RANK", rank.to_string())
         .stdin(Stdio::piped())
         .stdout(log)
         .stderr(also);

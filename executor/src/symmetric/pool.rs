@@ -195,3 +195,142 @@ fn all_succeeded<T>(control: &mut CpuCommunicator, what: &str, mine: &Result<T>)
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comm::LocalWorld;
+    use crate::{CpuDevice, Device};
+
+    /// Host memory, and a count of what reached the "library".
+    #[derive(Default)]
+    struct Fake {
+        device: CpuDevice,
+        registered: Vec<Registration>,
+        full: bool,
+    }
+
+    impl Registrar for Fake {
+        fn allocate(&mut self, name: &str, bytes: usize) -> Result<Buffer> {
+            if self.full {
+                return Err(Error::OutOfMemory {
+                    place: "GPU 1".into(),
+                    buffer: name.into(),
+                    asked: bytes as u64,
+                    free: 5,
+                    total: 9,
+                });
+            }
+            self.device.alloc(name, bytes)
+        }
+        fn address(&self, view: &View) -> Result<u64> {
+            view.with_host(|b| b.as_ptr() as u64)
+        }
+        fn register(&mut self, _: &Buffer, how: Registration) -> Result<u64> {
+            self.registered.push(how);
+            Ok(1)
+        }
+        fn deregister(&mut self, _: u64, _: Registration) {}
+    }
+
+    /// Each rank allocates what `asks` says for it, through a pool of its own.
+    fn ranks(
+        size: usize,
+        full: Option<usize>,
+        asks: fn(usize) -> Vec<(&'static str, usize)>,
+    ) -> Vec<(Vec<std::result::Result<usize, String>>, usize)> {
+        let threads: Vec<_> = LocalWorld::connect(size)
+            .unwrap()
+            .into_iter()
+            .enumerate()
+            .map(|(rank, mut control)| {
+                std::thread::spawn(move || {
+                    let mut pool = WindowPool::new(Fake {
+                        full: full == Some(rank),
+                        ..Fake::default()
+                    });
+                    let results = asks(rank)
+                        .into_iter()
+                        .map(|(name, bytes)| {
+                            let buffer =
+                                pool.allocate(&mut control, name, bytes, Registration::Symmetric);
+                            buffer.map(|b| b.len()).map_err(|e| e.to_string())
+                        })
+                        .collect();
+                    (results, pool.registrar().registered.len())
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    }
+
+    #[test]
+    fn equal_allocations_are_registered_on_every_rank() {
+        for (results, registered) in ranks(3, None, |_| vec![("gathered", 4096), ("logits", 100)]) {
+            assert_eq!(results, [Ok(4096), Ok(100)]);
+            assert_eq!(registered, 2);
+        }
+    }
+
+    #[test]
+    fn unequal_sizes_are_refused_on_every_rank_before_the_library_sees_them() {
+        let asks = |rank| vec![("gathered", if rank == 1 { 8192 } else { 4096 })];
+        for (results, registered) in ranks(3, None, asks) {
+            assert_eq!(
+                results,
+                [Err("ranks disagree: symmetric memory must be allocated alike on every rank: rank 0 asks for 'gathered' of 4096 \
+                      bytes (Symmetric) as its allocation 0, rank 1 asks for 'gathered' of 8192 bytes (Symmetric) as its allocation 0"
+                    .to_owned())]
+            );
+            assert_eq!(registered, 0);
+        }
+    }
+
+    #[test]
+    fn another_order_is_refused_even_where_sizes_agree() {
+        let asks = |rank| {
+            if rank == 0 {
+                vec![("a", 64), ("b", 64)]
+            } else {
+                vec![("b", 64), ("a", 64)]
+            }
+        };
+        for (results, registered) in ranks(2, None, asks) {
+            assert!(
+                results.iter().all(|r| r
+                    .as_ref()
+                    .is_err_and(|e| e.contains("must be allocated alike"))),
+                "{results:?}"
+            );
+            assert_eq!(registered, 0);
+        }
+    }
+
+    #[test]
+    fn a_rank_without_memory_keeps_the_others_from_registering() {
+        let all = ranks(2, Some(1), |_| vec![("gathered", 64)]);
+        let full = "out of GPU 1 memory for buffer 'gathered': asked 64 bytes, 5 bytes free of 9";
+        assert_eq!(all[1].0, [Err(full.to_owned())]);
+        assert_eq!(
+            all[0].0,
+            [Err(format!(
+                "ranks disagree: allocating symmetric memory failed on rank 1: {full}"
+            ))]
+        );
+        assert_eq!((all[0].1, all[1].1), (0, 0));
+    }
+
+    #[test]
+    fn the_pool_knows_its_views_and_no_others() {
+        let mut control = LocalWorld::connect(1).unwrap().remove(0);
+        let mut pool = WindowPool::new(Fake::default());
+        let inside = pool
+            .allocate(&mut control, "in", 128, Registration::Local)
+            .unwrap();
+        let outside = pool.registrar().device.alloc("out", 128).unwrap();
+        let of = |v: &View| pool.registration(v).unwrap();
+        assert_eq!(of(&inside.all()), Registration::Local);
+        assert_eq!(of(&inside.view(100, 28).unwrap()), Registration::Local);
+        assert_eq!(of(&outside.all()), Registration::None);
+    }
+}
