@@ -216,7 +216,7 @@ fn sync_gives_every_row_by_every_way() {
     assert_eq!(end.code(), Some(0), "{}", end.stderr);
     assert_eq!(
         json(&end.stdout)["samples"].as_array().unwrap().len(),
-        7,
+        11,
         "{}",
         end.stdout
     );

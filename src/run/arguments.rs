@@ -74,10 +74,6 @@ pub struct Common {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
-    /// Also hold the communicator to the conformance suite first. Every timed
-    /// collective is compared with the CPU reference in any case.
-    #[arg(long)]
-    check: bool,
     /// Operations of one timed repeat.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
@@ -87,6 +83,9 @@ pub struct Common {
     /// Launches of a captured graph in one repeat.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     graph_launches: u32,
+    /// Registrations of the buffers, on GPUs.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["none", "local", "symmetric"])]
+    registration: Vec<RegistrationName>,
     /// How operations reach the GPU.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["stream", "graph"])]
     launch: Vec<LaunchName>,
@@ -197,6 +196,15 @@ impl Common {
         }
     }
 
+    fn registrations(&self) -> Vec<Registration> {
+        let registration = |r: &RegistrationName| match r {
+            RegistrationName::None => Registration::None,
+            RegistrationName::Local => Registration::Local,
+            RegistrationName::Symmetric => Registration::Symmetric,
+        };
+        self.registration.iter().map(registration).collect()
+    }
+
     fn launches(&self) -> Vec<Launch> {
         let launch = |l: &LaunchName| match l {
             LaunchName::Stream => Launch::Stream,
@@ -220,12 +228,17 @@ pub struct Collectives {
     /// Element type of reductions.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: DTypeName,
-    /// Registrations of the buffers, on GPUs.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["none", "local", "symmetric"])]
-    registration: Vec<RegistrationName>,
     /// Whose code: the backend's, or parplan's own kernels over peer memory.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["backend"])]
     implementation: Vec<ImplementationName>,
+    /// First hold the communicator to the conformance suite, and compare every timed
+    /// collective with the CPU reference, byte for byte.
+    #[arg(long)]
+    check: bool,
+    /// Unregistered buffers from the driver, as frameworks allocate, instead of from
+    /// NCCL, as nccl-tests does: NCCL does not register those in a captured graph.
+    #[arg(long)]
+    driver_memory: bool,
     /// Repeat everything for at least that many seconds.
     #[arg(long, default_value_t = 0.0)]
     at_least: f64,
@@ -241,11 +254,6 @@ impl Collectives {
             CollectiveName::AllToAll => Collective::AllToAll,
             CollectiveName::Broadcast => Collective::Broadcast,
             CollectiveName::Barrier => Collective::Barrier,
-        };
-        let registration = |r: &RegistrationName| match r {
-            RegistrationName::None => Registration::None,
-            RegistrationName::Local => Registration::Local,
-            RegistrationName::Symmetric => Registration::Symmetric,
         };
         let implementation = |i: &ImplementationName| match i {
             ImplementationName::Backend => Implementation::Backend,
@@ -268,11 +276,12 @@ impl Collectives {
                 DTypeName::F32 => DType::F32,
                 DTypeName::F64 => DType::F64,
             },
-            registrations: self.registration.iter().map(registration).collect(),
+            registrations: self.common.registrations(),
+            driver_memory: self.driver_memory,
             launches: self.common.launches(),
             implementations: self.implementation.iter().map(implementation).collect(),
             timer: self.common.timer(),
-            conformance: self.common.check,
+            check: self.check,
             at_least_seconds: self.at_least,
         })))
     }
@@ -372,6 +381,7 @@ impl Gather {
             steps: gather_steps,
             modes: vec![Mode::MaxLen, Mode::SumLen, Mode::AllGatherV],
             launches: self.common.launches(),
+            registrations: self.common.registrations(),
             timer: self.common.timer(),
         })))
     }
@@ -424,6 +434,7 @@ impl Sync {
         Ok(self.common.job(Work::Sync(SyncJob {
             ways: Way::ALL.to_vec(),
             launches: self.common.launches(),
+            registrations: self.common.registrations(),
             rounds: self.rounds as usize,
         })))
     }

@@ -1,9 +1,11 @@
 //! This process as a rank.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parplan_executor::cuda::watch_calls;
 use parplan_executor::jobs::{Context, Job};
-use parplan_executor::ranks::{Channel, Identity, Launcher, Report, receive_spec};
+use parplan_executor::ranks::{Channel, Identity, Launcher, Report, end_process, receive_spec};
 use parplan_executor::rendezvous::{Rendezvous, Secret};
 use parplan_executor::{Communicator, Deadline, Error, Result};
 use serde_json::Value;
@@ -12,34 +14,41 @@ use super::arguments::Common;
 use super::tables;
 
 /// A rank that a supervisor started: orders on standard input, reports on descriptor 3.
-/// Ends the process, without waiting for what a hung library may still hold.
 pub fn supervised() -> Result<u8> {
-    let (spec, mut channel) = receive_spec()?;
+    let (spec, channel) = receive_spec()?;
     let job: Job = serde_json::from_value(spec.job.clone()).map_err(|e| {
         Error::Unusable(format!(
             "the supervisor and this rank are of different versions: {e}"
         ))
     })?;
-    let done = work(
+    let channel = Arc::new(Mutex::new(channel));
+    let watched = Arc::clone(&channel);
+    watch_calls(job.limits.wait, move |why| fail(&watched, &why, 1));
+    match work(
         spec.identity,
         &spec.rendezvous,
         &spec.secret,
         &job,
-        &mut channel,
-    );
-    let code = match done {
-        Ok(()) => 0,
-        Err(error) => {
-            let code = error.exit_code();
-            eprintln!("error: {error}");
-            channel.send(&Report::Failed {
-                error: error.to_string(),
-                code,
-            });
-            code
-        }
+        &channel,
+    ) {
+        Ok(()) => Ok(0),
+        Err(error) => fail(&channel, &error.to_string(), error.exit_code()),
+    }
+}
+
+/// Reports a failure and ends the process at once. Not by `exit`: the handlers that it
+/// runs belong to libraries that may wait for ever for work that a dead peer holds up.
+fn fail(channel: &Mutex<Channel>, error: &str, code: u8) -> ! {
+    eprintln!("error: {error}");
+    let report = Report::Failed {
+        error: error.to_owned(),
+        code,
     };
-    std::process::exit(i32::from(code))
+    channel
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .send(&report);
+    end_process(code)
 }
 
 fn work(
@@ -47,17 +56,23 @@ fn work(
     rendezvous: &str,
     secret: &Secret,
     job: &Job,
-    channel: &mut Channel,
+    channel: &Mutex<Channel>,
 ) -> Result<()> {
+    let send = |report: &Report| {
+        channel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .send(report)
+    };
     let value = run(identity, rendezvous, secret, job, |context| {
         if identity.rank == 0 {
-            channel.send(&Report::Note(format!(
+            send(&Report::Note(format!(
                 "{} ranks met at {rendezvous}",
                 context.control.size()
             )));
         }
     })?;
-    channel.send(&Report::Done(if identity.rank == 0 {
+    send(&Report::Done(if identity.rank == 0 {
         value
     } else {
         Value::Null

@@ -30,6 +30,14 @@ fn launch(l: Launch) -> &'static str {
     }
 }
 
+fn registration(r: Registration) -> &'static str {
+    match r {
+        Registration::None => "none",
+        Registration::Local => "local",
+        Registration::Symmetric => "symmetric",
+    }
+}
+
 fn mode(m: Mode) -> &'static str {
     match m {
         Mode::MaxLen => "max_len",
@@ -44,7 +52,10 @@ fn collectives(r: &CollectivesResult) {
         r.device, r.library
     );
     if r.conformance_cases > 0 {
-        println!("conformance: {} cases exact", r.conformance_cases);
+        println!(
+            "conformance: {} cases exact; every point below compared with the CPU reference",
+            r.conformance_cases
+        );
     }
     println!(
         "{:>14} {:>22} {:>9} {:>6} {:>6} {:>11} {:>10} {:>9} {:>9}",
@@ -59,16 +70,11 @@ fn collectives(r: &CollectivesResult) {
         "bus GB/s"
     );
     for s in &r.samples {
-        let registration = match s.registration {
-            Registration::None => "none",
-            Registration::Local => "local",
-            Registration::Symmetric => "symmetric",
-        };
         println!(
             "{:>14} {:>22} {:>9} {:>6} {:>6} {:>11} {:>10.2} {:>9.2} {:>9.2}{}",
             s.collective.name(),
             s.implementation,
-            registration,
+            registration(s.registration),
             launch(s.launch),
             if s.in_place { "in" } else { "out" },
             if s.collective == Collective::Barrier {
@@ -111,14 +117,15 @@ fn gather(r: &GatherResult) {
         r.row_bytes
     );
     println!(
-        "{:>24} {:>13} {:>6} {:>7} {:>11} {:>18} {:>6}",
-        "rows", "mode", "launch", "global", "gather us", "gather+combine us", "rule"
+        "{:>24} {:>13} {:>9} {:>6} {:>7} {:>11} {:>18} {:>6}",
+        "rows", "mode", "register", "launch", "global", "gather us", "gather+combine us", "rule"
     );
     for s in &r.samples {
         println!(
-            "{:>24} {:>13} {:>6} {:>7} {:>11.2} {:>18.2} {:>6}",
+            "{:>24} {:>13} {:>9} {:>6} {:>7} {:>11.2} {:>18.2} {:>6}",
             list(&s.tokens),
             mode(s.mode),
+            registration(s.registration),
             launch(s.launch),
             s.global_rows,
             s.gather.median_us,
@@ -160,8 +167,8 @@ fn sync(r: &SyncResult) {
         r.device
     );
     println!(
-        "{:>18} {:>6} {:>5} {:>9} {:>10} {:>10} {:>10}",
-        "way", "launch", "ranks", "row B", "median us", "min us", "max us"
+        "{:>18} {:>9} {:>6} {:>5} {:>9} {:>10} {:>10} {:>10}",
+        "way", "register", "launch", "ranks", "row B", "median us", "min us", "max us"
     );
     for s in &r.samples {
         let way = match s.way {
@@ -171,7 +178,8 @@ fn sync(r: &SyncResult) {
             Way::PeerAllGather => "peer all-gather",
         };
         println!(
-            "{way:>18} {:>6} {:>5} {:>9} {:>10.1} {:>10.1} {:>10.1}",
+            "{way:>18} {:>9} {:>6} {:>5} {:>9} {:>10.1} {:>10.1} {:>10.1}",
+            registration(s.registration),
             launch(s.launch),
             s.ranks,
             s.row_bytes,

@@ -94,6 +94,12 @@ impl CpuCommunicator {
         self.transport().lost()
     }
 
+    /// Watches the ranks of the world for [`crate::cuda::Gpu::set_watch`].
+    #[must_use]
+    pub fn watch(&self) -> Box<dyn crate::cuda::Watch> {
+        Box::new(RankWatch(Arc::clone(&self.transport)))
+    }
+
     /// Sends `to[r]` to each other rank r and returns what each other rank sent here
     /// (`None` at this rank's own place and where `expect` is false).
     fn exchange(
@@ -209,6 +215,18 @@ impl CpuCommunicator {
             op,
             &got.iter().map(Vec::as_slice).collect::<Vec<_>>(),
         )
+    }
+}
+
+struct RankWatch(Arc<Mutex<Box<dyn Transport>>>);
+
+impl crate::cuda::Watch for RankWatch {
+    fn failure(&mut self) -> Option<Error> {
+        // Whoever holds the lock is in an exchange and will notice by itself.
+        let mut transport = self.0.try_lock().ok()?;
+        transport
+            .lost()
+            .map(|(rank, why)| Error::PeerLost { rank, why })
     }
 }
 

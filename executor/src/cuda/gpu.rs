@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use parplan_kernels::launch::{PLACE_ROWS, SCALE_BF16, TAKE_ROWS};
 
-use super::{Argument, DeviceMemory, Freer, Kernels, cuda};
+use super::{Argument, DeviceMemory, Freer, Health, Kernels, cuda};
 use crate::comm::DEFAULT_DEADLINE;
 use crate::device::{rows, same_len};
 use crate::{Buffer, Deadline, Device, Error, MemoryMeter, Result, View};
@@ -54,6 +54,8 @@ pub struct Gpu {
     meter: Arc<MemoryMeter>,
     deadline_ms: AtomicU64,
     kernels: Mutex<Option<Arc<Kernels>>>,
+    health: Health,
+    watch: Mutex<Option<Box<dyn Watch>>>,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -90,6 +92,8 @@ impl Gpu {
             meter: Arc::default(),
             deadline_ms: AtomicU64::new(DEFAULT_DEADLINE.as_millis() as u64),
             kernels: Mutex::new(None),
+            health: Health::default(),
+            watch: Mutex::new(None),
         }))
     }
 
@@ -97,6 +101,28 @@ impl Gpu {
     pub fn set_deadline(&self, granted: Duration) {
         self.deadline_ms
             .store(granted.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Looks after `watch` in every wait on this GPU from now on.
+    pub fn set_watch(&self, watch: Box<dyn Watch>) {
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Work on this GPU will not end. From now on nothing of it is given back, since
+    /// that would wait; the process is to report and end.
+    fn give_up(&self) {
+        if !self.health.is_given_up() {
+            self.health.give_up();
+            std::mem::forget(Arc::clone(&self.context));
+            std::mem::forget(Arc::clone(&self.stream));
+            if let Some(kernels) = &*self.kernels.lock().unwrap_or_else(PoisonError::into_inner) {
+                std::mem::forget(Arc::clone(kernels));
+            }
+        }
     }
 
     pub(crate) fn context(&self) -> &Arc<CudaContext> {
@@ -176,7 +202,12 @@ impl Gpu {
         bytes: usize,
         freer: Arc<dyn Freer>,
     ) -> Buffer {
-        let memory = DeviceMemory::library(address, freer, Arc::clone(&self.context));
+        let memory = DeviceMemory::library(
+            address,
+            freer,
+            Arc::clone(&self.context),
+            self.health.clone(),
+        );
         Buffer::device(name, memory, bytes, self.meter.take(bytes as u64))
     }
 
@@ -209,15 +240,20 @@ impl Gpu {
         }
     }
 
-    /// Waits for all enqueued work, looking after `watch` meanwhile.
+    /// Waits for all enqueued work, looking after `watch` and that of
+    /// [`set_watch`](Self::set_watch) meanwhile.
     ///
     /// # Errors
-    /// What `watch` found, [`Error::Deadline`], [`Error::Cuda`].
+    /// What a watch found, [`Error::Deadline`], [`Error::Cuda`]. After any of them the
+    /// GPU's memory is kept until the process ends: see the source of `give_up`.
     pub fn wait(&self, watch: Option<&mut dyn Watch>) -> Result<()> {
+        self.wait_watched(watch).inspect_err(|_| self.give_up())
+    }
+
+    fn wait_watched(&self, mut watch: Option<&mut dyn Watch>) -> Result<()> {
         let deadline = Deadline::after(Duration::from_millis(
             self.deadline_ms.load(Ordering::Relaxed),
         ));
-        let mut watch = watch;
         let mut polls = 0u32;
         while !self.idle()? {
             polls = polls.wrapping_add(1);
@@ -229,12 +265,13 @@ impl Gpu {
             if let Some(error) = watch.as_mut().and_then(|w| w.failure()) {
                 return Err(error);
             }
+            let mut own = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(error) = own.as_mut().and_then(|w| w.failure()) {
+                return Err(error);
+            }
             deadline.check(|| format!("GPU {} to finish its work", self.ordinal))?;
         }
-        match watch.and_then(Watch::failure) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -284,7 +321,8 @@ impl Device for Arc<Gpu> {
         // SAFETY: a plain allocation, owned by the DeviceMemory made of it.
         match unsafe { result::malloc_sync(bytes.max(16)) } {
             Ok(address) => {
-                let memory = DeviceMemory::driver(address, Arc::clone(&self.context));
+                let memory =
+                    DeviceMemory::driver(address, Arc::clone(&self.context), self.health.clone());
                 Ok(Buffer::device(
                     name,
                     memory,

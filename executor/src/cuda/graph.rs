@@ -1,15 +1,28 @@
 //! CUDA graphs and events.
 
 use std::ffi::CStr;
+use std::mem::ManuallyDrop;
 
 use cudarc::driver::{CudaEvent, CudaGraph, sys};
 
-use super::{Gpu, cuda};
+use super::{Gpu, Health, Inside, cuda};
 use crate::{Error, Result};
 
 /// A captured, instantiated and uploaded graph. The buffers that it works on must
 /// outlive it: the caller keeps them.
-pub struct Graph(CudaGraph);
+pub struct Graph {
+    graph: ManuallyDrop<CudaGraph>,
+    health: Health,
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if !self.health.is_given_up() {
+            // SAFETY: dropped once, here, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.graph) };
+        }
+    }
+}
 
 impl Gpu {
     /// Captures what `work` enqueues on this GPU's stream.
@@ -32,7 +45,10 @@ impl Gpu {
             why: "nothing was captured".into(),
         })?;
         cuda(|| "uploading a graph".into(), graph.upload())?;
-        Ok(Graph(graph))
+        Ok(Graph {
+            graph: ManuallyDrop::new(graph),
+            health: self.health().clone(),
+        })
     }
 
     /// A point in the stream whose time is taken when the stream reaches it.
@@ -70,7 +86,8 @@ impl Graph {
     /// # Errors
     /// [`Error::Cuda`].
     pub fn launch(&self) -> Result<()> {
-        cuda(|| "launching a graph".into(), self.0.launch())
+        let _inside = Inside::enter();
+        cuda(|| "launching a graph".into(), self.graph.launch())
     }
 
     /// Names of the kernels in the graph, in the order of its nodes. This is how a
@@ -80,7 +97,7 @@ impl Graph {
     /// [`Error::Cuda`].
     pub fn kernel_names(&self) -> Result<Vec<String>> {
         let check = |call: &str, code: sys::CUresult| cuda(|| call.to_owned(), code.result());
-        let graph = self.0.cu_graph();
+        let graph = self.graph.cu_graph();
         let mut count = 0;
         // SAFETY: the graph is alive; a null array asks for the count only.
         check("cuGraphGetNodes", unsafe {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, sys};
 
-use super::{Gpu, cuda};
+use super::{Gpu, Health, cuda};
 use crate::{Result, View};
 
 /// What one process gives to another so that it can map a buffer: 64 opaque bytes, and
@@ -48,6 +48,7 @@ pub struct Mapped {
     base: u64,
     offset: u64,
     context: Arc<CudaContext>,
+    health: Health,
 }
 
 impl Mapped {
@@ -81,6 +82,7 @@ impl Mapped {
             base,
             offset,
             context: Arc::clone(gpu.context()),
+            health: gpu.health().clone(),
         })
     }
 
@@ -93,7 +95,7 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if !self.health.is_given_up() && self.context.bind_to_thread().is_ok() {
             // SAFETY: `base` came from cuIpcOpenMemHandle and is closed once.
             let _ = unsafe { sys::cuIpcCloseMemHandle(self.base) };
         }

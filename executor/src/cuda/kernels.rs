@@ -7,7 +7,7 @@ use cudarc::nvrtc::Ptx;
 use parplan_kernels::launch::{MODULES, PEER, PLACE_ROWS, ROWS, SCALE_BF16, TAKE_ROWS};
 use parplan_kernels::peer::{Operation, PeerArgs};
 
-use super::{Gpu, cuda};
+use super::{Gpu, Inside, cuda};
 use crate::{Error, Result};
 
 /// One argument of a kernel.
@@ -107,6 +107,7 @@ impl Kernels {
             block_dim: (threads, 1, 1),
             shared_mem_bytes: 0,
         };
+        let _inside = Inside::enter();
         // SAFETY: the caller promises that the arguments fit.
         cuda(
             || format!("launching {name}"),

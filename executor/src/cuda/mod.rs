@@ -7,14 +7,17 @@ mod ipc;
 mod kernels;
 mod memory;
 mod pinned;
+mod stuck;
 
 pub use gpu::{Gpu, Watch, device_count};
 pub use graph::{Event, Graph};
 pub use ipc::{Handle, Mapped};
 pub use kernels::{Argument, Kernels};
-pub(crate) use memory::DeviceMemory;
 pub use memory::Freer;
+pub(crate) use memory::{DeviceMemory, Health};
 pub use pinned::Pinned;
+pub(crate) use stuck::Inside;
+pub use stuck::watch_calls;
 
 use cudarc::driver::DriverError;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, result};
 
-use super::{Gpu, cuda};
+use super::{Gpu, Health, cuda};
 use crate::device::same_len;
 use crate::{Result, View};
 
@@ -16,6 +16,7 @@ pub struct Pinned {
     pointer: *mut c_void,
     len: usize,
     context: Arc<CudaContext>,
+    health: Health,
 }
 
 // SAFETY: the memory is owned and reached through `&mut` only; the driver's calls are
@@ -41,6 +42,7 @@ impl Pinned {
             pointer,
             len,
             context: Arc::clone(gpu.context()),
+            health: gpu.health().clone(),
         })
     }
 
@@ -81,7 +83,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if self.context.bind_to_thread().is_ok() {
+        if !self.health.is_given_up() && self.context.bind_to_thread().is_ok() {
             // SAFETY: from malloc_host, freed once. A failure leaves it to the process.
             let _ = unsafe { result::free_host(self.pointer) };
         }

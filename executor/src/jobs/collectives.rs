@@ -36,14 +36,19 @@ pub struct CollectivesJob {
     pub dtype: DType,
     /// Registrations, on GPUs.
     pub registrations: Vec<Registration>,
+    /// Take unregistered buffers from the driver (`cuMemAlloc`, as frameworks do)
+    /// instead of `ncclMemAlloc` (as nccl-tests does). NCCL registers the latter by
+    /// itself in a captured graph, the former not.
+    pub driver_memory: bool,
     /// Launch modes, on GPUs.
     pub launches: Vec<Launch>,
     /// Whose code.
     pub implementations: Vec<Implementation>,
     /// Repetitions.
     pub timer: Timer,
-    /// Run the whole conformance suite first.
-    pub conformance: bool,
+    /// Run the whole conformance suite first, and compare every point with the CPU
+    /// reference before it is timed.
+    pub check: bool,
     /// Keep repeating for that long; for tests that need a run to interrupt.
     pub at_least_seconds: f64,
 }
@@ -133,7 +138,7 @@ impl CollectivesJob {
             registration: None,
             notes: Vec::new(),
         };
-        if self.conformance {
+        if self.check {
             let (comm, device, _) = context.parts();
             result.conformance_cases = conformance::run(device, comm, Scope::default())?;
         }
@@ -161,7 +166,8 @@ impl CollectivesJob {
             vec![Registration::None]
         };
         for registration in registrations {
-            if context.nccl.is_none() || registration == Registration::None {
+            if context.nccl.is_none() || (registration == Registration::None && self.driver_memory)
+            {
                 let device = context.device.as_ref();
                 let buffers = Buffers {
                     send: device.alloc("send", largest)?,
@@ -258,6 +264,7 @@ impl CollectivesJob {
                         bytes,
                         in_place,
                         dtype: self.dtype,
+                        checked: self.check,
                     };
                     let n = context.identity.world;
                     if collective == Collective::Barrier && bytes != self.bytes[0] {
@@ -272,7 +279,9 @@ impl CollectivesJob {
                     }
                     let calls = point.views(context.identity.rank, n, buffers)?;
                     let (comm, device, _) = context.parts();
-                    point.check(comm, device, &calls, |comm| point.enter(comm, &calls))?;
+                    if self.check {
+                        point.check(comm, device, &calls, |comm| point.enter(comm, &calls))?;
+                    }
                     for &launch in &launches {
                         result.samples.push(self.measure(
                             context,
@@ -396,6 +405,7 @@ impl CollectivesJob {
                             bytes,
                             in_place,
                             dtype: self.dtype,
+                            checked: self.check,
                         };
                         let calls = point.views(rank, n, &buffers)?;
                         if !point.fits_peers(&peers, shots, &calls) {
@@ -405,9 +415,11 @@ impl CollectivesJob {
                             .nccl
                             .as_mut()
                             .ok_or_else(|| Error::Mismatch("no NCCL beside the peers".into()))?;
-                        point.check(nccl, context.device.as_ref(), &calls, |_| {
-                            point.enter_peers(&mut peers, shots, &calls)
-                        })?;
+                        if self.check {
+                            point.check(nccl, context.device.as_ref(), &calls, |_| {
+                                point.enter_peers(&mut peers, shots, &calls)
+                            })?;
+                        }
                         for &launch in &self.launches {
                             let (time, kernels) = self.timer.time(
                                 &mut context.control,
@@ -451,6 +463,7 @@ struct Point {
     bytes: usize,
     in_place: bool,
     dtype: DType,
+    checked: bool,
 }
 
 /// What a call of the collective is given.
@@ -640,7 +653,7 @@ impl Point {
             bus_gb_s: algorithm_gb_s * bus_factor(self.collective, ranks),
             kernels,
             silent_fallback,
-            checked: true,
+            checked: self.checked,
         }
     }
 }

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use crate::bench::{Launch, Stats, Timer};
 use crate::gather::{Batch, DpExchange, DpLayout, Mode, StepShape};
-use crate::{DType, Device, Error, Result, View};
+use crate::nccl::NcclRegistrar;
+use crate::symmetric::{Registration, WindowPool};
+use crate::{Buffer, Communicator, DType, Device, Error, Result, View};
 
 /// One step to run: what each DP rank brings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,8 +37,27 @@ pub struct GatherJob {
     pub modes: Vec<Mode>,
     /// Launch modes, on GPUs.
     pub launches: Vec<Launch>,
+    /// Registrations of the gathered buffer (and of the local one where ranks bring
+    /// equally much), on GPUs.
+    pub registrations: Vec<Registration>,
     /// Repetitions.
     pub timer: Timer,
+}
+
+/// Registered buffers that every timed step works in.
+struct Windows {
+    local: Buffer,
+    global: Buffer,
+    _pool: WindowPool<NcclRegistrar>,
+}
+
+/// What is timed, and how.
+#[derive(Clone, Copy)]
+struct Timed<'a> {
+    shape: &'a StepShape,
+    picked: bool,
+    launch: Launch,
+    windows: Option<&'a Windows>,
 }
 
 /// One timed step.
@@ -50,6 +71,8 @@ pub struct GatherSample {
     pub picked: bool,
     /// Launch mode.
     pub launch: Launch,
+    /// Registration of the gathered buffer.
+    pub registration: Registration,
     /// Rows gathered.
     pub global_rows: usize,
     /// Gather and combine.
@@ -120,16 +143,37 @@ impl GatherJob {
     pub fn run(&self, context: &mut Context) -> Result<GatherResult> {
         let layout = DpLayout::new(context.identity.world, self.attn_dp)?;
         let rank = context.identity.rank;
-        let (comm, device, gpu) = context.parts();
-        let name = match gpu {
+        let name = match &context.gpu {
             Some(gpu) => gpu.name()?,
             None => "cpu".into(),
         };
-        let implementation = comm.implementation().to_owned();
-        let tp = comm
-            .split(Some(0), rank as u32)?
-            .ok_or_else(|| Error::Mismatch("no group for the exchange".into()))?;
-        let mut exchange = DpExchange::new(device, tp, layout, self.row(), self.partial)?;
+        let no_group = || Error::Mismatch("no group for the exchange".into());
+        let (tp, registrar): (Box<dyn Communicator>, _) = match &mut context.nccl {
+            Some(nccl) => {
+                let group = nccl
+                    .split_nccl(Some(0), rank as u32)?
+                    .ok_or_else(no_group)?;
+                let registrar = NcclRegistrar::new(&group)?;
+                (Box::new(group), Some(registrar))
+            }
+            None => (
+                context
+                    .control
+                    .split(Some(0), rank as u32)?
+                    .ok_or_else(no_group)?,
+                None,
+            ),
+        };
+        let implementation = tp.implementation().to_owned();
+        let mut exchange = DpExchange::new(
+            context.device.as_ref(),
+            tp,
+            layout,
+            self.row(),
+            self.partial,
+        )?;
+        // After the exchange, so that windows go before their communicator.
+        let windows = self.windows(context, layout, registrar)?;
         let mut result = GatherResult {
             device: name,
             implementation,
@@ -140,9 +184,57 @@ impl GatherJob {
             skipped: 0,
         };
         for step in &self.steps {
-            self.step(context, &mut exchange, step, &mut result)?;
+            self.step(context, &mut exchange, step, windows.as_ref(), &mut result)?;
         }
         Ok(result)
+    }
+
+    fn tokens(&self, step: &GatherStep) -> Vec<usize> {
+        step.requests
+            .iter()
+            .map(|r| r * (self.speculative_steps + 1))
+            .collect()
+    }
+
+    /// Symmetric buffers for the largest step, where they are asked for.
+    fn windows(
+        &self,
+        context: &mut Context,
+        layout: DpLayout,
+        registrar: Option<NcclRegistrar>,
+    ) -> Result<Option<Windows>> {
+        let Some(registrar) = registrar else {
+            return Ok(None);
+        };
+        if !self.registrations.contains(&Registration::Symmetric) {
+            return Ok(None);
+        }
+        let longest = self
+            .steps
+            .iter()
+            .flat_map(|s| self.tokens(s))
+            .max()
+            .unwrap_or(0)
+            .next_multiple_of(layout.attn_tp());
+        let mut pool = WindowPool::new(registrar);
+        let bytes = (longest * self.row()).max(16);
+        let local = pool.allocate(
+            &mut context.control,
+            "local rows",
+            bytes,
+            Registration::Symmetric,
+        )?;
+        let global = pool.allocate(
+            &mut context.control,
+            "gathered rows",
+            bytes * layout.attn_dp,
+            Registration::Symmetric,
+        )?;
+        Ok(Some(Windows {
+            local,
+            global,
+            _pool: pool,
+        }))
     }
 
     fn step(
@@ -150,14 +242,11 @@ impl GatherJob {
         context: &mut Context,
         exchange: &mut DpExchange,
         step: &GatherStep,
+        windows: Option<&Windows>,
         result: &mut GatherResult,
     ) -> Result<()> {
         let layout = result.layout;
-        let tokens: Vec<usize> = step
-            .requests
-            .iter()
-            .map(|r| r * (self.speculative_steps + 1))
-            .collect();
+        let tokens = self.tokens(step);
         let mut modes = self.modes.clone();
         if !modes.contains(&step.rule) {
             modes.push(step.rule);
@@ -185,10 +274,33 @@ impl GatherJob {
             } else {
                 vec![Launch::Stream]
             };
+            let how = Timed {
+                shape: &shape,
+                picked: mode == step.rule,
+                launch: Launch::Stream,
+                windows: None,
+            };
             for launch in launches {
-                let sample =
-                    self.timed(context, exchange, &shape, launch, mode == step.rule, result)?;
-                result.samples.push(sample);
+                for &registration in &self.registrations {
+                    let windows = match registration {
+                        Registration::Symmetric => windows,
+                        _ => None,
+                    };
+                    if registration != Registration::None && windows.is_none() {
+                        continue;
+                    }
+                    let sample = self.timed(
+                        context,
+                        exchange,
+                        Timed {
+                            launch,
+                            windows,
+                            ..how
+                        },
+                        result,
+                    )?;
+                    result.samples.push(sample);
+                }
             }
         }
         Ok(())
@@ -253,22 +365,29 @@ impl GatherJob {
         &self,
         context: &mut Context,
         exchange: &mut DpExchange,
-        shape: &StepShape,
-        launch: Launch,
-        picked: bool,
+        how: Timed<'_>,
         result: &mut GatherResult,
     ) -> Result<GatherSample> {
+        let Timed { shape, launch, .. } = how;
         let (row, rank) = (self.row(), context.identity.rank);
         let dp = exchange.dp_rank();
         let device = context.device.as_ref();
         let before = device.meter().current();
         device.meter().reset_peak();
-        let local = device.alloc("padded hidden states", shape.local[dp] * row)?;
-        let global = device.alloc("gathered hidden states", shape.global * row)?;
-        device.fill(&local.all(), 0)?;
-        device.fill(&global.all(), 0)?;
+        let (local_bytes, global_bytes) = (shape.local[dp] * row, shape.global * row);
+        // Only max_len brings equally much from every rank, as a window must be.
+        let local = match how.windows {
+            Some(w) if shape.mode == Mode::MaxLen => w.local.view(0, local_bytes)?,
+            _ => device.alloc("padded hidden states", local_bytes)?.all(),
+        };
+        let global = match how.windows {
+            Some(w) => w.global.view(0, global_bytes)?,
+            None => device.alloc("gathered hidden states", global_bytes)?.all(),
+        };
+        device.fill(&local, 0)?;
+        device.fill(&global, 0)?;
         exchange.write_places(device, shape)?;
-        let (local_view, global_view) = (local.all(), global.all());
+        let (local_view, global_view) = (local, global);
         let layer = Self::layer(rank);
         let exchange = std::cell::RefCell::new(exchange);
         let gpu = context.gpu.as_ref();
@@ -329,21 +448,28 @@ impl GatherJob {
                     shape.mode, shape.tokens
                 )));
             }
-            result.memory.push(MemorySample {
-                tokens: shape.tokens.clone(),
-                what: "graph".into(),
-                mode: shape.mode,
-                gathered_bytes: (shape.global * row) as u64,
-                peak_bytes: device.meter().peak() - before,
-                // A captured graph keeps its buffers for as long as it may be replayed.
-                kept_bytes: device.meter().current() - before,
-            });
+            if how.windows.is_none() {
+                result.memory.push(MemorySample {
+                    tokens: shape.tokens.clone(),
+                    what: "graph".into(),
+                    mode: shape.mode,
+                    gathered_bytes: (shape.global * row) as u64,
+                    peak_bytes: device.meter().peak() - before,
+                    // A captured graph keeps its buffers for as long as it may be replayed.
+                    kept_bytes: device.meter().current() - before,
+                });
+            }
         }
         Ok(GatherSample {
             tokens: shape.tokens.clone(),
             mode: shape.mode,
-            picked,
+            picked: how.picked,
             launch,
+            registration: if how.windows.is_some() {
+                Registration::Symmetric
+            } else {
+                Registration::None
+            },
             global_rows: shape.global,
             time,
             gather,

@@ -6,12 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use crate::bench::{Launch, Stats};
+use crate::nccl::NcclRegistrar;
 use crate::peer::{Availability, PeerCollectives};
+use crate::symmetric::{Registration, WindowPool};
 use crate::sync::{
     Agreement, Metadata, PinnedSync, ROW, WORDS, Way, all_gather_on_device, all_reduce_on_device,
     over_tcp,
 };
-use crate::{Communicator, DType, Error, ReduceOp, Result};
+use crate::{Communicator, DType, Device, Error, ReduceOp, Result};
 
 /// What to run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -20,6 +22,9 @@ pub struct SyncJob {
     pub ways: Vec<Way>,
     /// Launch modes of the device ways, on GPUs.
     pub launches: Vec<Launch>,
+    /// Registrations of the table, for the device all-gather on GPUs: NCCL has no
+    /// symmetric sum of integers.
+    pub registrations: Vec<Registration>,
     /// Timed rounds of each.
     pub rounds: usize,
 }
@@ -31,6 +36,8 @@ pub struct SyncSample {
     pub way: Way,
     /// Launch mode.
     pub launch: Launch,
+    /// Registration of the table on the device.
+    pub registration: Registration,
     /// Ranks.
     pub ranks: usize,
     /// Bytes of one rank's row.
@@ -123,31 +130,48 @@ impl SyncJob {
                 }
             }
         }
-        let mut pinned = PinnedSync::new(&gpu, context.identity.rank, context.identity.world)?;
-        for &launch in &self.launches {
-            let mut collective = |c: &mut Context, table: &crate::View, own: &crate::View| match (
-                &mut peers,
-                &mut c.nccl,
-            ) {
-                (Some(peers), _) => peers.all_gather(own, table),
-                (None, Some(nccl)) if way == Way::DeviceAllReduce => {
-                    nccl.all_reduce(table, table, DType::I64, ReduceOp::Sum)
-                }
-                (None, Some(nccl)) => nccl.all_gather(own, table),
-                (None, None) => Err(Error::Mismatch("no NCCL on this rank".into())),
+        let registrations = match way {
+            Way::DeviceAllGather => self.registrations.clone(),
+            _ => vec![Registration::None],
+        };
+        let bytes = context.identity.world * ROW;
+        for registration in registrations {
+            let mut pool = None;
+            let table = match &context.nccl {
+                Some(nccl) if registration != Registration::None => pool
+                    .insert(WindowPool::new(NcclRegistrar::new(nccl)?))
+                    .allocate(&mut context.control, "metadata", bytes, registration)?,
+                _ => gpu.alloc("metadata", bytes)?,
             };
-            // Once eagerly: NCCL connects on first use, which a capture should not hold.
-            pinned.run(&metadata(0, 0).pack(), |table, own| {
-                collective(context, table, own)
-            })?;
-            if launch == Launch::Graph {
-                pinned.capture(|table, own| collective(context, table, own))?;
+            let mut pinned = PinnedSync::new(&gpu, context.identity.rank, table)?;
+            for &launch in &self.launches {
+                let mut collective =
+                    |c: &mut Context, table: &crate::View, own: &crate::View| match (
+                        &mut peers,
+                        &mut c.nccl,
+                    ) {
+                        (Some(peers), _) => peers.all_gather(own, table),
+                        (None, Some(nccl)) if way == Way::DeviceAllReduce => {
+                            nccl.all_reduce(table, table, DType::I64, ReduceOp::Sum)
+                        }
+                        (None, Some(nccl)) => nccl.all_gather(own, table),
+                        (None, None) => Err(Error::Mismatch("no NCCL on this rank".into())),
+                    };
+                // Once eagerly: NCCL connects on first use, which a capture should not hold.
+                pinned.run(&metadata(0, 0).pack(), |table, own| {
+                    collective(context, table, own)
+                })?;
+                if launch == Launch::Graph {
+                    pinned.capture(|table, own| collective(context, table, own))?;
+                }
+                let mut sample = self.rounds(context, way, launch, |c, row| match launch {
+                    Launch::Graph => pinned.replay(row),
+                    Launch::Stream => pinned.run(row, |table, own| collective(c, table, own)),
+                })?;
+                sample.registration = registration;
+                result.samples.push(sample);
             }
-            let sample = self.rounds(context, way, launch, |c, row| match launch {
-                Launch::Graph => pinned.replay(row),
-                Launch::Stream => pinned.run(row, |table, own| collective(c, table, own)),
-            })?;
-            result.samples.push(sample);
+            gpu.wait(None)?;
         }
         gpu.wait(None)?;
         context.control.barrier()
@@ -184,6 +208,7 @@ impl SyncJob {
         Ok(SyncSample {
             way,
             launch,
+            registration: Registration::None,
             ranks,
             row_bytes: ROW,
             time: Stats::of(micros),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::library::{Library, data_type, red_op};
 use super::sys::{self, Comm, Config, UniqueId};
 use crate::comm::{CpuCommunicator, check};
-use crate::cuda::{Gpu, Watch};
+use crate::cuda::{Gpu, Inside, Watch};
 use crate::{Buffer, Communicator, DType, Deadline, Device, Error, ReduceOp, Result, View};
 
 /// `ncclUint8`: gathers move bytes.
@@ -44,6 +44,7 @@ impl NcclCommunicator {
         granted: Duration,
     ) -> Result<Self> {
         control.set_deadline(granted);
+        gpu.set_watch(control.watch());
         let mine = if control.rank() == 0 {
             library.unique_id()?.to_vec()
         } else {
@@ -136,6 +137,7 @@ impl NcclCommunicator {
     ) -> Result<()> {
         let comm = self.raw()?;
         self.gpu.bind()?;
+        let _inside = Inside::enter();
         let code = f(self.library.symbols(), comm, self.gpu.raw_stream());
         self.library.check_result(name, code, comm)
     }
@@ -148,6 +150,7 @@ impl NcclCommunicator {
     ) -> Result<()> {
         let comm = self.raw()?;
         self.gpu.bind()?;
+        let _inside = Inside::enter();
         let symbols = self.library.symbols();
         // SAFETY: no arguments.
         let code = unsafe { (symbols.group_start)() };
@@ -157,6 +160,50 @@ impl NcclCommunicator {
         let code = unsafe { (symbols.group_end)() };
         let end = self.library.check_result(name, code, comm);
         inner.and(end)
+    }
+}
+
+impl NcclCommunicator {
+    /// [`Communicator::split`] with its own type.
+    ///
+    /// # Errors
+    /// As [`Communicator::split`].
+    pub fn split_nccl(&mut self, color: Option<u32>, key: u32) -> Result<Option<Self>> {
+        self.wait()?;
+        let control = self.control.split_cpu(color, key)?;
+        let (parent, library, gpu) = (
+            Handle(self.raw()?),
+            Arc::clone(&self.library),
+            Arc::clone(&self.gpu),
+        );
+        let color = color.map_or(Ok(sys::NO_COLOR), |c| {
+            c_int::try_from(c).map_err(|_| Error::Arguments {
+                op: "split",
+                why: format!("color {c} is above {}", c_int::MAX),
+            })
+        })?;
+        let handle = bounded("ncclCommSplit", &self.control, self.granted, move || {
+            let parent = parent;
+            gpu.bind()?;
+            let mut comm: Comm = std::ptr::null_mut();
+            let mut config = Config::new();
+            // SAFETY: the parent is alive and idle; all pointers outlive the call.
+            let code = unsafe {
+                (library.symbols().comm_split)(
+                    parent.0,
+                    color,
+                    key as c_int,
+                    &raw mut comm,
+                    &raw mut config,
+                )
+            };
+            library.check_result("ncclCommSplit", code, parent.0)?;
+            Ok(Handle(comm))
+        })?;
+        let Some(control) = control else {
+            return Ok(None);
+        };
+        Self::with(handle, &self.library, &self.gpu, control, self.granted).map(Some)
     }
 }
 
@@ -200,7 +247,7 @@ fn target(view: &View) -> Result<*mut c_void> {
     Ok(view.address()? as *mut c_void)
 }
 
-/// Late errors of NCCL and dead ranks, while the GPU works.
+/// Late errors of NCCL while the GPU works; dead ranks are watched by the GPU itself.
 struct Lookout<'a>(&'a NcclCommunicator);
 
 // SAFETY: a `Lookout` stays on the thread that made it, within one call of `wait`.
@@ -208,35 +255,22 @@ unsafe impl Send for Lookout<'_> {}
 
 impl Watch for Lookout<'_> {
     fn failure(&mut self) -> Option<Error> {
-        let comm = self
-            .0
-            .raw()
-            .err()
-            .map_or(self.0.handle.0, |_| std::ptr::null_mut());
-        if !comm.is_null() {
-            let mut late = sys::SUCCESS;
-            // SAFETY: the communicator is alive and `late` outlives the call.
-            let code =
-                unsafe { (self.0.library.symbols().comm_get_async_error)(comm, &raw mut late) };
-            let checked = self
-                .0
-                .library
-                .check_result("ncclCommGetAsyncError", code, comm)
-                .and_then(|()| self.0.library.check_result("a collective", late, comm));
-            // A dead rank says more than the error that it causes.
-            if let Err(error) = checked {
-                return Some(
-                    self.0
-                        .control
-                        .lost()
-                        .map_or(error, |(rank, why)| Error::PeerLost { rank, why }),
-                );
-            }
-        }
-        self.0
-            .control
-            .lost()
-            .map(|(rank, why)| Error::PeerLost { rank, why })
+        let comm = self.0.raw().ok()?;
+        let mut late = sys::SUCCESS;
+        // SAFETY: the communicator is alive and `late` outlives the call.
+        let code = unsafe { (self.0.library.symbols().comm_get_async_error)(comm, &raw mut late) };
+        let library = &self.0.library;
+        let checked = library
+            .check_result("ncclCommGetAsyncError", code, comm)
+            .and_then(|()| library.check_result("a collective", late, comm));
+        // A dead rank says more than the error that it causes.
+        let error = checked.err()?;
+        Some(
+            self.0
+                .control
+                .lost()
+                .map_or(error, |(rank, why)| Error::PeerLost { rank, why }),
+        )
     }
 }
 
@@ -358,47 +392,9 @@ impl Communicator for NcclCommunicator {
     }
 
     fn split(&mut self, color: Option<u32>, key: u32) -> Result<Option<Box<dyn Communicator>>> {
-        self.wait()?;
-        let control = self.control.split_cpu(color, key)?;
-        let (parent, library, gpu) = (
-            Handle(self.raw()?),
-            Arc::clone(&self.library),
-            Arc::clone(&self.gpu),
-        );
-        let color = color.map_or(Ok(sys::NO_COLOR), |c| {
-            c_int::try_from(c).map_err(|_| Error::Arguments {
-                op: "split",
-                why: format!("color {c} is above {}", c_int::MAX),
-            })
-        })?;
-        let handle = bounded("ncclCommSplit", &self.control, self.granted, move || {
-            let parent = parent;
-            gpu.bind()?;
-            let mut comm: Comm = std::ptr::null_mut();
-            let mut config = Config::new();
-            // SAFETY: the parent is alive and idle; all pointers outlive the call.
-            let code = unsafe {
-                (library.symbols().comm_split)(
-                    parent.0,
-                    color,
-                    key as c_int,
-                    &raw mut comm,
-                    &raw mut config,
-                )
-            };
-            library.check_result("ncclCommSplit", code, parent.0)?;
-            Ok(Handle(comm))
-        })?;
-        let Some(control) = control else {
-            return Ok(None);
-        };
-        Ok(Some(Box::new(Self::with(
-            handle,
-            &self.library,
-            &self.gpu,
-            control,
-            self.granted,
-        )?)))
+        Ok(self
+            .split_nccl(color, key)?
+            .map(|c| Box::new(c) as Box<dyn Communicator>))
     }
 
     fn wait(&mut self) -> Result<()> {
@@ -433,7 +429,8 @@ impl Communicator for NcclCommunicator {
 
 impl Drop for NcclCommunicator {
     fn drop(&mut self) {
-        if !self.handle.0.is_null() && self.gpu.bind().is_ok() {
+        let given_up = self.gpu.health().is_given_up();
+        if !self.handle.0.is_null() && !given_up && self.gpu.bind().is_ok() {
             // SAFETY: the handle is alive and nobody uses it after this.
             let _ = unsafe { (self.library.symbols().comm_destroy)(self.handle.0) };
         }

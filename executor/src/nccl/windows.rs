@@ -102,7 +102,7 @@ impl Registrar for NcclRegistrar {
 
     fn deregister(&mut self, token: u64, how: Registration) {
         let token = token as *mut c_void;
-        if token.is_null() || self.gpu.bind().is_err() {
+        if token.is_null() || self.gpu.health().is_given_up() || self.gpu.bind().is_err() {
             return;
         }
         let symbols = self.library.symbols();

@@ -51,3 +51,10 @@ pub fn receive_spec() -> Result<(Spec, Channel)> {
     let channel = Channel(unsafe { File::from_raw_fd(REPORT_FD) });
     Ok((spec, channel))
 }
+
+/// Ends this process at once, without the exit handlers of its libraries: those of a GPU
+/// driver wait for work that may never end. The kernel takes back what is left.
+pub fn end_process(code: u8) -> ! {
+    // SAFETY: ends the process; nothing of it is used after.
+    unsafe { nix::libc::_exit(i32::from(code)) }
+}

@@ -7,7 +7,7 @@ mod supervisor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use child::{Channel, receive_spec};
+pub use child::{Channel, end_process, receive_spec};
 pub use launcher::{Launcher, from_environment};
 pub use supervisor::{End, Ended, Plan, Supervised, supervise};
 

@@ -383,6 +383,8 @@ impl Run {
                 Report::Done(value) if rank == 0 => self.result = Some(value),
                 Report::Done(_) => {}
                 Report::Failed { error, .. } => {
+                    // Counted from the report: its process may still hang in its end.
+                    self.first_failure.get_or_insert_with(Instant::now);
                     if let Some(r) = self.ranks.iter_mut().find(|r| r.identity.rank == rank) {
                         r.error = Some(error);
                     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ROW, WORDS, words};
 use crate::cuda::{Gpu, Graph, Pinned};
-use crate::{Buffer, Device, Result, View};
+use crate::{Buffer, Result, View};
 
 /// A sync over pinned memory. The table of `size` rows is copied in, `collective` works
 /// on it in place, and it is copied out again.
@@ -18,16 +18,18 @@ pub struct PinnedSync {
 }
 
 impl PinnedSync {
-    /// A sync of `size` ranks.
+    /// A sync over `table`, which holds one row for each rank.
     ///
     /// # Errors
-    /// Errors of the device.
-    pub fn new(gpu: &Arc<Gpu>, rank: usize, size: usize) -> Result<Self> {
+    /// Errors of the device; [`crate::Error::Arguments`] for a table that lacks this
+    /// rank's row.
+    pub fn new(gpu: &Arc<Gpu>, rank: usize, table: Buffer) -> Result<Self> {
+        table.view(rank * ROW, ROW)?;
         Ok(PinnedSync {
             gpu: Arc::clone(gpu),
             rank,
-            host: Pinned::new(gpu, size * ROW)?,
-            table: gpu.alloc("metadata", size * ROW)?,
+            host: Pinned::new(gpu, table.len())?,
+            table,
             graph: None,
         })
     }
