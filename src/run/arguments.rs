@@ -15,13 +15,14 @@ use parplan_executor::{DType, Error, Result};
 use super::mode;
 
 /// `parplan run`
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Arguments {
+    /// What to run.
     #[command(subcommand)]
     pub what: What,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum What {
     /// Time collectives over sizes, registrations and launch modes, every result checked.
     Collectives(Box<Collectives>),
@@ -35,7 +36,7 @@ pub enum What {
 }
 
 /// What all runs take.
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Common {
     /// What computes and communicates.
     #[arg(long, value_enum, default_value = "cpu")]
@@ -91,26 +92,26 @@ pub struct Common {
     launch: Vec<LaunchName>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum BackendName {
     Cpu,
     Nccl,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum LaunchName {
     Stream,
     Graph,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum RegistrationName {
     None,
     Local,
     Symmetric,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum ImplementationName {
     /// NCCL, or TCP on the CPU.
     Backend,
@@ -118,7 +119,7 @@ enum ImplementationName {
     PeerTwoShot,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum CollectiveName {
     AllGather,
@@ -130,7 +131,7 @@ enum CollectiveName {
     Barrier,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum DTypeName {
     U8,
     I32,
@@ -215,7 +216,7 @@ impl Common {
 }
 
 /// `parplan run collectives`
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Collectives {
     #[command(flatten)]
     pub common: Common,
@@ -288,7 +289,7 @@ impl Collectives {
 }
 
 /// `parplan run gather`
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Gather {
     #[command(flatten)]
     pub common: Common,
@@ -420,7 +421,7 @@ fn counts(flag: &str, text: &str, ranks: usize) -> Result<Vec<usize>> {
 }
 
 /// `parplan run sync`
-#[derive(Args)]
+#[derive(Debug, Args)]
 pub struct Sync {
     #[command(flatten)]
     pub common: Common,

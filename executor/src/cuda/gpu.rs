@@ -114,7 +114,7 @@ impl Gpu {
 
     /// Work on this GPU will not end. From now on nothing of it is given back, since
     /// that would wait; the process is to report and end.
-    fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         if !self.health.is_given_up() {
             self.health.give_up();
             std::mem::forget(Arc::clone(&self.context));

@@ -407,6 +407,17 @@ impl Communicator for NcclCommunicator {
     }
 
     fn abort(&mut self) {
+        self.end(|symbols, comm| {
+            // SAFETY: the handle was taken out, nobody uses it any more.
+            let _ = unsafe { (symbols.comm_abort)(comm) };
+        });
+    }
+}
+
+impl NcclCommunicator {
+    /// Gives the handle to `how`, in a thread: abort waits for NCCL's kernels to notice,
+    /// destroy for the other ranks, and either may wait for ever when one is stalled.
+    fn end(&mut self, how: impl FnOnce(&sys::Symbols, Comm) + Send + 'static) {
         let handle = Handle(std::mem::replace(&mut self.handle.0, std::ptr::null_mut()));
         if handle.0.is_null() {
             return;
@@ -416,23 +427,26 @@ impl Communicator for NcclCommunicator {
         std::thread::spawn(move || {
             let handle = handle;
             if gpu.bind().is_ok() {
-                // SAFETY: the handle was taken out, nobody uses it any more.
-                let _ = unsafe { (library.symbols().comm_abort)(handle.0) };
+                how(library.symbols(), handle.0);
             }
+            // Nobody listens any more once the time is over.
             let _ = tx.send(());
         });
-        // Abort waits for NCCL's kernels to notice; a process that is about to report
-        // its failure does not wait longer than this for it.
-        let _ = rx.recv_timeout(Duration::from_secs(2));
+        const PATIENCE: Duration = Duration::from_millis(1500);
+        if rx.recv_timeout(PATIENCE).is_err() {
+            self.gpu.give_up();
+        }
     }
 }
 
 impl Drop for NcclCommunicator {
     fn drop(&mut self) {
-        let given_up = self.gpu.health().is_given_up();
-        if !self.handle.0.is_null() && !given_up && self.gpu.bind().is_ok() {
-            // SAFETY: the handle is alive and nobody uses it after this.
-            let _ = unsafe { (self.library.symbols().comm_destroy)(self.handle.0) };
+        if self.gpu.health().is_given_up() {
+            return;
         }
+        self.end(|symbols, comm| {
+            // SAFETY: the handle is alive and nobody uses it after this.
+            let _ = unsafe { (symbols.comm_destroy)(comm) };
+        });
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::NcclCommunicator;
 use super::library::{Library, Version, WINDOWS};
 use super::sys::{self, Comm};
-use crate::cuda::{Freer, Gpu};
+use crate::cuda::{Freer, Gpu, Inside};
 use crate::symmetric::{Registrar, Registration};
 use crate::{Buffer, Error, Result, View};
 
@@ -60,6 +60,7 @@ impl Registrar for NcclRegistrar {
         let bytes = buffer.len().next_multiple_of(sys::WINDOW_ALIGNMENT);
         let symbols = self.library.symbols();
         let mut token: *mut c_void = std::ptr::null_mut();
+        let _inside = Inside::enter();
         let code = match how {
             Registration::None => return Ok(0),
             Registration::Local => {
@@ -112,6 +113,7 @@ impl Registrar for NcclRegistrar {
             Registration::Symmetric => symbols.comm_window_deregister,
         };
         if let Some(undo) = undo {
+            let _inside = Inside::enter();
             // SAFETY: the token came from register, is undone once, and the communicator
             // is alive. A failure leaves the registration to the communicator's end.
             let _ = unsafe { undo(self.comm, token) };
