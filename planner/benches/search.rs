@@ -59,8 +59,16 @@ fn deepseek_v3_on_h200(bencher: Bencher<'_, '_>, gpus: u32) {
         speculation: None,
     };
     let space = space(gpus);
-    let goal = Goal { ttft_ms: None, tpot_ms: None, objective: Objective::Throughput };
-    let effort = Effort { top: 5, threads: 1, pruning: Pruning::Off };
+    let goal = Goal {
+        ttft_ms: None,
+        tpot_ms: None,
+        objective: Objective::Throughput,
+    };
+    let effort = Effort {
+        top: 5,
+        threads: 1,
+        pruning: Pruning::Off,
+    };
     let points = recommend(&setup, &traffic, &space, &goal, &effort).points;
     bencher
         .counter(ItemsCount::new(points))

@@ -76,6 +76,8 @@ pub struct Deployment<'a> {
     pub decode_padding: Option<Padding>,
     /// Padding of a prefill pass.
     pub prefill_padding: Option<Padding>,
+    reduce_tp: ReducePath,
+    reduce_attention_tp: ReducePath,
     decode_exchange: Exchange,
     prefill_exchange: Exchange,
     /// Mean over maximum of the DP ranks' batches.
@@ -286,6 +288,8 @@ impl<'a> Deployment<'a> {
             context,
             decode_padding: None,
             prefill_padding: None,
+            reduce_tp: setup.reduce_path(layout.tp, choice.symmetric_memory),
+            reduce_attention_tp: setup.reduce_path(layout.attention_tp(), choice.symmetric_memory),
             decode_exchange: Exchange::AllReduce,
             prefill_exchange: Exchange::AllReduce,
             mean_over_max,
@@ -318,7 +322,7 @@ impl<'a> Deployment<'a> {
         );
         let fullest = mean / self.mean_over_max;
         let bucket = self.bucket(fullest);
-        let own_reduce = setup.reduce_path(layout.tp, false).custom_graph_bytes > 0.0;
+        let own_reduce = self.reduce_tp.custom_graph_bytes > 0.0;
         let context = GatherContext {
             extend: false,
             graph_rows: bucket.map(|size| u64::from(size) * width as u64),
@@ -491,8 +495,8 @@ impl<'a> Deployment<'a> {
                     1
                 },
                 kv_dtype: self.choice.kv_dtype,
-                reduce_tp: setup.reduce_path(layout.tp, symmetric),
-                reduce_attention_tp: setup.reduce_path(layout.attention_tp(), symmetric),
+                reduce_tp: self.reduce_tp,
+                reduce_attention_tp: self.reduce_attention_tp,
                 symmetric_gathers: gathers_symmetric,
                 low_latency_experts: setup.rules.experts.deepep_auto,
                 expert_spread: setup.overheads.expert_spread,
@@ -628,9 +632,5 @@ fn planned_list(
         GraphUnit::Tokens => width,
     };
     // Engines cap what they capture; larger batches run eagerly there whatever is asked.
-    let largest = limit.min(1024);
-    let batches: Vec<u32> = (1..=largest)
-        .map(|batch| batch.saturating_mul(unit))
-        .collect();
-    graphs::recommended_list(rules, context, &batches, GRAPH_WASTE)
+    graphs::covering_list(rules, context, limit.min(1024), unit, GRAPH_WASTE)
 }

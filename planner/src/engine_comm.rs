@@ -4,7 +4,9 @@
 //! back to NCCL. The order and thresholds are data of the profile; this is the one function that
 //! reads them. What the pick costs is the cost model's business.
 
-use parplan_profiles::engine::rules::{AllReduceKind, AllReduceRule, DcpMerge, DcpRule};
+use parplan_profiles::engine::rules::{
+    AllReduceCandidate, AllReduceKind, AllReduceRule, DcpMerge, DcpRule,
+};
 
 /// An all-reduce that an engine is about to launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +29,31 @@ pub struct AllReduceCall {
     pub custom_off: bool,
 }
 
+/// Whether a candidate runs for such a call, its size aside.
+fn applies(candidate: &AllReduceCandidate, call: &AllReduceCall) -> bool {
+    let own = is_own(candidate.implementation);
+    candidate.worlds.contains(&call.ranks)
+        && (candidate.sm.is_empty() || candidate.sm.contains(&call.sm))
+        && candidate.graph.is_none_or(|graph| graph == call.graph)
+        && (!candidate.multicast || call.multicast)
+        && (!candidate.symmetric || call.symmetric)
+        && (!own || (call.peer_access && !call.custom_off))
+}
+
+/// The engine's own kernel, which reads peer memory in 16-byte words.
+fn is_own(implementation: AllReduceKind) -> bool {
+    !matches!(
+        implementation,
+        AllReduceKind::Nccl | AllReduceKind::NcclSymmetric
+    )
+}
+
+fn takes(candidate: &AllReduceCandidate, bytes: u64) -> bool {
+    bytes > candidate.above
+        && bytes <= candidate.up_to
+        && (!is_own(candidate.implementation) || bytes.is_multiple_of(16))
+}
+
 /// The implementation that an engine picks.
 pub fn all_reduce(rule: &AllReduceRule, call: &AllReduceCall) -> AllReduceKind {
     if call.ranks <= 1 {
@@ -34,38 +61,33 @@ pub fn all_reduce(rule: &AllReduceRule, call: &AllReduceCall) -> AllReduceKind {
     }
     rule.candidates
         .iter()
-        .find(|candidate| {
-            let own = candidate.implementation != AllReduceKind::NcclSymmetric;
-            let nccl = candidate.implementation == AllReduceKind::Nccl;
-            candidate.worlds.contains(&call.ranks)
-                && (candidate.sm.is_empty() || candidate.sm.contains(&call.sm))
-                && candidate.graph.is_none_or(|graph| graph == call.graph)
-                && call.bytes > candidate.above
-                && call.bytes <= candidate.up_to
-                && (!candidate.multicast || call.multicast)
-                && (!candidate.symmetric || call.symmetric)
-                // Own kernels read peer memory in 16-byte words.
-                && (!own || nccl || (call.peer_access && !call.custom_off && call.bytes.is_multiple_of(16)))
-        })
+        .find(|candidate| takes(candidate, call.bytes) && applies(candidate, call))
         .map_or(AllReduceKind::Nccl, |candidate| candidate.implementation)
 }
 
 /// The largest message that the engine reduces with its own kernels, bytes; 0 where it never does.
 pub fn largest_custom(rule: &AllReduceRule, call: &AllReduceCall) -> u64 {
-    rule.candidates
+    if call.ranks <= 1 {
+        return 0;
+    }
+    let call = AllReduceCall {
+        symmetric: false,
+        ..*call
+    };
+    // Few candidates apply to a call, so those are found first: a search asks this often.
+    let fits: Vec<&AllReduceCandidate> = rule
+        .candidates
         .iter()
+        .filter(|candidate| applies(candidate, &call))
+        .collect();
+    fits.iter()
         .map(|candidate| candidate.up_to)
         .filter(|&up_to| up_to < 1 << 40)
         .filter(|&up_to| {
-            let at = AllReduceCall {
-                bytes: up_to / 16 * 16,
-                symmetric: false,
-                ..*call
-            };
-            !matches!(
-                all_reduce(rule, &at),
-                AllReduceKind::Nccl | AllReduceKind::NcclSymmetric
-            )
+            let bytes = up_to / 16 * 16;
+            fits.iter()
+                .find(|candidate| takes(candidate, bytes))
+                .is_some_and(|candidate| is_own(candidate.implementation))
         })
         .max()
         .unwrap_or(0)

@@ -441,14 +441,7 @@ pub fn recommended_list(
     batches: &[u32],
     waste: f64,
 ) -> CaptureList {
-    let multiple = match rules.graphs.alignment {
-        GraphAlignment::TokensToAttentionTp if !context.two_batch_overlap => {
-            let align = alignment(rules, context);
-            align / gcd(align, context.query_length.max(1))
-        }
-        _ => alignment(rules, context),
-    }
-    .max(1);
+    let multiple = capture_multiple(rules, context);
     let up = |batch: u32| batch.div_ceil(multiple).saturating_mul(multiple);
     let waste = if waste.is_finite() {
         waste.max(0.0)
@@ -473,6 +466,55 @@ pub fn recommended_list(
         sizes,
         lost: Vec::new(),
     }
+}
+
+/// The same list for every batch of `unit, 2 · unit, …` up to `count · unit`, without listing them: a
+/// search asks for it once a configuration.
+pub fn covering_list(
+    rules: &EngineRules,
+    context: &GraphContext<'_>,
+    count: u32,
+    unit: u32,
+    waste: f64,
+) -> CaptureList {
+    let multiple = capture_multiple(rules, context);
+    let up = |batch: u32| batch.div_ceil(multiple).saturating_mul(multiple);
+    let unit = unit.max(1);
+    let mut sizes = Vec::new();
+    let mut left = count.min(u32::MAX / unit);
+    while left > 0 {
+        let size = up(left * unit);
+        sizes.push(size);
+        // The largest batch that this size wastes too much on: below size / (1 + waste) there is
+        // none nearer, so the walk back is at most one alignment long.
+        let covered = |n: u32| {
+            let most = (f64::from(n * unit) * (1.0 + waste)).floor() as u32;
+            most.max(up(n * unit)) >= size
+        };
+        let near = (f64::from(size) / (1.0 + waste) / f64::from(unit)).ceil() as u32 + 1;
+        left = near.min(left - 1);
+        while left > 0 && covered(left) {
+            left -= 1;
+        }
+    }
+    sizes.sort_unstable();
+    CaptureList {
+        unit: rules.graphs.unit,
+        sizes,
+        lost: Vec::new(),
+    }
+}
+
+/// The multiple that sizes of a capture list of ours keep.
+fn capture_multiple(rules: &EngineRules, context: &GraphContext<'_>) -> u32 {
+    match rules.graphs.alignment {
+        GraphAlignment::TokensToAttentionTp if !context.two_batch_overlap => {
+            let align = alignment(rules, context);
+            align / gcd(align, context.query_length.max(1))
+        }
+        _ => alignment(rules, context),
+    }
+    .max(1)
 }
 
 fn gcd(a: u32, b: u32) -> u32 {

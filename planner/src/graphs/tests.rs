@@ -293,3 +293,26 @@ fn odd_numbers_do_not_break_anything() {
             .is_empty()
     );
 }
+
+/// The list for contiguous batches is the list for those batches.
+#[test]
+fn a_covering_list_is_the_recommended_list_of_all_its_batches() {
+    for engine in ["sglang", "sglang@0.5.6.post2", "vllm", "trtllm", "builtin"] {
+        let rules = rules(engine);
+        for (tp, attention_dp, width) in [(8, 1, 1), (8, 2, 1), (8, 8, 1), (8, 2, 3), (4, 1, 2)] {
+            let context = GraphContext {
+                query_length: width,
+                speculation: width > 1,
+                ..on(tp, attention_dp, H100)
+            };
+            for count in [1, 2, 7, 64, 257, 1024] {
+                let batches: Vec<u32> = (1..=count).map(|n| n * width).collect();
+                assert_eq!(
+                    covering_list(&rules, &context, count, width, 0.125),
+                    recommended_list(&rules, &context, &batches, 0.125),
+                    "{engine} tp{tp} dp{attention_dp} width {width} count {count}"
+                );
+            }
+        }
+    }
+}
