@@ -581,7 +581,7 @@ impl<'a> Deployment<'a> {
             ));
         }
         let longest = self.footprint.longest_request(map.kv_cache);
-        let needed = traffic.isl + traffic.osl;
+        let needed = traffic.longest();
         if longest < needed {
             return Some(format!(
                 "a request of {needed:.0} tokens does not fit: {:.1} GiB of KV cache hold {longest:.0}",

@@ -166,10 +166,10 @@ fn warnings(
         ));
     }
     let longest = d.footprint.longest_request(d.memory.map.kv_cache);
-    if longest < traffic.isl + traffic.osl {
+    if longest < traffic.longest() {
         out.push(format!(
             "one request of {:.0} tokens does not fit: the longest that does has {longest:.0}",
-            traffic.isl + traffic.osl
+            traffic.longest()
         ));
     }
     if d.choice.layout.attention_dp > 1

@@ -24,6 +24,14 @@ pub struct Traffic {
     pub speculation: Option<Speculation>,
 }
 
+impl Traffic {
+    /// Tokens of the longest request, prompt and output.
+    pub fn longest(&self) -> f64 {
+        // Lengths are drawn evenly from [r, 1] of the longest, whose mean is (1 + r) / 2 of it.
+        (self.isl + self.osl) * 2.0 / (1.0 + self.length_ratio)
+    }
+}
+
 /// Speculative decoding by MTP layers or an EAGLE-class draft.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Speculation {

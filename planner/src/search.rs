@@ -130,11 +130,11 @@ pub fn recommend(
         if goal.objective == Objective::Pareto {
             best = front(best);
         } else {
-            best.sort_by(|a, b| order(a, b));
+            best.sort_by(order);
             keep_layouts(&mut best, top);
         }
     }
-    best.sort_by(|a, b| order(a, b));
+    best.sort_by(order);
     best.truncate(top.max(if goal.objective == Objective::Pareto {
         usize::MAX
     } else {

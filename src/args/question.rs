@@ -74,14 +74,14 @@ pub struct EngineArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Traffic")]
 pub struct TrafficArgs {
-    /// Input (prompt) tokens of a request [default: 1024]
+    /// Input (prompt) tokens of a request, at most (see --range-ratio) [default: 1024]
     #[arg(long, value_name = "TOKENS", value_parser = values::mean_tokens, allow_negative_numbers = true)]
     pub isl: Option<f64>,
-    /// Output (generated) tokens of a request [default: 1024]
+    /// Output (generated) tokens of a request, at most [default: 1024]
     #[arg(long, value_name = "TOKENS", value_parser = values::mean_tokens, allow_negative_numbers = true)]
     pub osl: Option<f64>,
     /// Draw both lengths uniformly from this share of them up to the whole, as InferenceX does
-    /// [default: 1, all requests alike]
+    /// [default: 0.8; 1 makes all requests alike]
     #[arg(long, value_name = "SHARE", value_parser = values::positive_share, allow_negative_numbers = true)]
     pub range_ratio: Option<f64>,
     /// Clients of the whole deployment; each sends its next request when the last one is done

@@ -44,8 +44,11 @@ pub(super) fn resolve(
     let ratio = match args.range_ratio {
         Some(ratio) => ratio,
         None => {
-            assumptions.note("every request has the same lengths (--range-ratio)");
-            1.0
+            assumptions.note(
+                "lengths are drawn evenly from 80 to 100 % of --isl and --osl, as public \
+                 benchmarks draw them (--range-ratio 1 for equal lengths)",
+            );
+            DEFAULT_RANGE_RATIO
         }
     };
     Ok(Traffic {
@@ -59,6 +62,10 @@ pub(super) fn resolve(
         speculation: speculation(args, model, assumptions),
     })
 }
+
+/// Shortest over longest length when nothing is said: InferenceX's own. Requests of exactly equal
+/// length end together and start together, a burst that real traffic never shows.
+const DEFAULT_RANGE_RATIO: f64 = 0.8;
 
 /// Mean of lengths drawn uniformly from `ratio · longest` to `longest`: what the flag means.
 fn uniform_mean(longest: f64, ratio: f64) -> f64 {
