@@ -56,7 +56,7 @@ pub enum Ranking {
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// The first layout, such as tp=8,attn-dp=8,ep=8,symm=on; keys: tp, attn-dp, dcp, ep, pp,
-    /// replicas, kv, graphs, symm, a2a, engine
+    /// replicas, kv, graphs, symm, a2a, engine, mem, max-running, chunk
     pub a: Side,
     /// The second layout
     pub b: Side,

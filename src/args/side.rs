@@ -13,10 +13,14 @@ pub struct Side {
     symmetric: Option<Switch>,
     all_to_all: Option<Switch>,
     engine: Option<String>,
+    memory: Option<f64>,
+    running: Option<u32>,
+    chunk: Option<u32>,
 }
 
 /// The keys, for help and for messages.
-const KEYS: &str = "tp, attn-dp, dcp, ep, pp, replicas, kv, graphs, symm, a2a, engine";
+const KEYS: &str =
+    "tp, attn-dp, dcp, ep, pp, replicas, kv, graphs, symm, a2a, engine, mem, max-running, chunk";
 
 impl Side {
     /// The whole of one side: what it fixes, over the shared options.
@@ -37,6 +41,10 @@ impl Side {
         if let Some(engine) = &self.engine {
             question.engine.engine = Some(engine.clone());
         }
+        let settings = &mut question.settings;
+        settings.memory_fraction = self.memory.or(settings.memory_fraction);
+        settings.max_running_requests = self.running.or(settings.max_running_requests);
+        settings.chunk_tokens = self.chunk.or(settings.chunk_tokens);
         EstimateArgs {
             question,
             layout: self.layout.clone(),
@@ -64,6 +72,9 @@ impl Side {
             "symm" => switch(&mut self.symmetric),
             "a2a" => switch(&mut self.all_to_all),
             "kv" => value.parse().map(|kv| self.kv = Some(kv)),
+            "mem" => values::positive_share(value).map(|share| self.memory = Some(share)),
+            "max-running" => values::requests(value).map(|limit| self.running = Some(limit)),
+            "chunk" => values::tokens(value).map(|tokens| self.chunk = Some(tokens)),
             "engine" if value.is_empty() => Err("must be NAME or NAME@VERSION".to_owned()),
             "engine" => {
                 self.engine = Some(value.to_owned());
@@ -102,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_side_fixes_what_it_names() {
-        let side: Side = "tp=8,attn-dp=8,ep=8,symm=on,kv=fp8,engine=vllm@0.33.0"
+        let side: Side = "tp=8,attn-dp=8,ep=8,symm=on,kv=fp8,engine=vllm@0.33.0,mem=0.85,chunk=4096"
             .parse()
             .unwrap();
         assert_eq!(
@@ -110,6 +121,7 @@ mod tests {
             (Some(8), Some(8), None)
         );
         assert_eq!(side.symmetric, Some(Switch::On));
+        assert_eq!((side.memory, side.running, side.chunk), (Some(0.85), None, Some(4096)));
         assert_eq!(side.engine.as_deref(), Some("vllm@0.33.0"));
     }
 
@@ -124,6 +136,8 @@ mod tests {
             ("symm=yes", "on, off or auto"),
             ("kv=int4", "kv=int4"),
             ("engine=", "NAME"),
+            ("mem=1.5", "mem=1.5"),
+            ("max-running=0", "max-running=0"),
         ] {
             let message = text.parse::<Side>().unwrap_err();
             assert!(message.contains(part), "{text}: {message}");
