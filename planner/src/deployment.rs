@@ -510,6 +510,7 @@ impl<'a> Deployment<'a> {
             mean_over_max: self.mean_over_max,
             context: traffic.isl + traffic.osl / 2.0,
             prompt: self.prompt(traffic),
+            mixed: setup.rules.scheduler.batching == Batching::Mixed,
             speculation: speculation(&self.choice, traffic),
             sync_us: setup.sync_us(&layout),
         }

@@ -34,8 +34,8 @@ pub trait StepTimes {
     /// One decode step with `requests` requests a rank.
     fn decode_us(&self, requests: f64) -> f64;
     /// One pass that prefills `tokens` new tokens a rank on `ranks` of the attention-DP ranks,
-    /// after `prefix` tokens of the same requests, beside `decoding` decoding requests a rank
-    /// (0 for a pass of its own).
+    /// after `prefix` tokens of the same requests, while `decoding` requests a rank decode where the
+    /// engine lets them: on every rank where chunks ride along, otherwise on the other ranks.
     fn prefill_us(&self, tokens: f64, prefix: f64, ranks: f64, decoding: f64) -> f64;
 }
 
@@ -105,39 +105,52 @@ struct Prefill {
     passes: f64,
 }
 
-/// Prefills of `together` requests on `ranks` ranks, beside `decoding` requests a rank.
+/// Requests that are prefilled at the same time.
+#[derive(Debug, Clone, Copy)]
+struct Together {
+    /// Requests in a row on one rank.
+    on_rank: f64,
+    /// Ranks that prefill at once.
+    ranks: f64,
+}
+
+/// The prefill of requests that come together, beside `decoding` requests a rank.
+///
+/// With several attention-DP ranks, the ranks that have no prompt waiting decode in the same pass
+/// (SGLang's ranks choose for themselves; all meet in the feed-forward blocks).
 fn prefill<T: StepTimes>(
     times: &T,
     load: &ClosedLoop,
     limits: &Limits,
-    together: f64,
+    together: Together,
     decoding: f64,
     decode_us: f64,
 ) -> Prefill {
-    let per_rank = (together / limits.dp_ranks).max(1.0);
-    let ranks = together.min(limits.dp_ranks);
     let mixed = limits.style == PrefillStyle::Mixed;
+    let elsewhere = (1.0 - together.ranks / limits.dp_ranks).max(0.0);
     let beside = if mixed { decoding } else { 0.0 };
     let budget = (limits.chunk_tokens - beside * load.tokens_per_step).max(64.0);
-    let tokens = load.prefill_tokens.max(1.0) * per_rank;
+    let own = load.prefill_tokens.max(1.0);
+    let tokens = own * together.on_rank;
     let passes = (tokens / budget).ceil().max(1.0);
     let chunk = tokens / passes;
     // Attention of a chunk sees what came before it: on average half of the prompt, and the
     // cached prefix. Requests of a common pass do not see each other.
-    let own = load.prefill_tokens.max(1.0);
     let before = load.cached_tokens + (own - chunk.min(own)).max(0.0) / 2.0;
-    let pass = times.prefill_us(chunk, before, ranks, beside);
-    let latency_us = passes * pass;
-    let stall = if mixed {
-        passes * (pass - decode_us).max(0.0)
-    } else {
-        latency_us
-    };
+    let pass = times.prefill_us(chunk, before, together.ranks, decoding);
+    // Decoding goes on beside the chunks, everywhere or on the other ranks.
+    let progress = if mixed { 1.0 } else { elsewhere };
+    let stall = passes * (pass - progress * decode_us).max(0.0);
     Prefill {
-        latency_us,
-        stall_us: stall / together,
+        latency_us: passes * pass,
+        stall_us: stall / (together.ranks * together.on_rank),
         passes,
     }
+}
+
+/// Mean of a Poisson count, given that it is not zero.
+fn given_one(mean: f64) -> f64 {
+    mean / -(-mean).exp_m1().min(-1e-12)
 }
 
 /// A trial: the whole service when `decoding` requests a rank are being decoded.
@@ -151,29 +164,43 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
     let decode_us = times.decode_us(decoding);
     let steps = ((load.output_tokens - 1.0) / load.tokens_per_step).max(1e-9);
     let batch = decoding * limits.dp_ranks;
-    // Requests finish, and their clients' next ones arrive, as steps make tokens: `arrivals` a step.
-    // Those of one step are prefilled together; given that there is one, this many on average.
-    let arrivals = batch / steps;
-    let together = arrivals / -(-arrivals).exp_m1().min(-1e-12);
+    // Requests finish, and their clients' next ones arrive, as steps make tokens: so many a step and
+    // rank. Those of one step are prefilled together.
+    let arrivals = decoding / steps;
+    let on_rank = given_one(arrivals);
+    let chunk = limits.chunk_tokens.max(64.0);
+    let passes = (load.prefill_tokens * on_rank / chunk).ceil().max(1.0);
+    // A rank prefills in this share of the steps; given that one does, so many do at once.
+    let busy = (arrivals / on_rank * passes).min(0.98);
+    let none = (1.0 - busy).powf(limits.dp_ranks);
+    let ranks = if limits.dp_ranks > 1.0 {
+        // Requests that end together come back together, on different ranks.
+        let alike = end_together(load, batch);
+        (limits.dp_ranks * busy / (1.0 - none).max(1e-12))
+            .max(alike)
+            .clamp(1.0, limits.dp_ranks)
+    } else {
+        1.0
+    };
+    let together = Together { on_rank, ranks };
     let one = prefill(times, load, limits, together, decoding, decode_us);
     let rate = batch / (steps * decode_us + batch * one.stall_us);
     let stall_load = rate * one.stall_us;
     // Stalls met in the first and the last wave are half of the steady ones. So are those among
     // requests that start and end together: each waits for the prefills behind its own only.
     let alike = match limits.style {
-        PrefillStyle::Separate => (self::together(load, batch) - 1.0) / batch.max(1.0),
+        PrefillStyle::Separate => (end_together(load, batch) - 1.0) / batch.max(1.0),
         PrefillStyle::Mixed => 0.0,
     };
     let alike = alike.clamp(0.0, 1.0);
     let share = (1.0 - 1.0 / load.waves) * (1.0 - alike) + 0.5 * alike;
     let tpot_us =
         decode_us * (1.0 + share * stall_load / (1.0 - stall_load)) / load.tokens_per_step;
-    // Mixed steps carry so much prefill each: the queue before them counts steps, not seconds,
-    // because everybody's decoding, and so every new arrival, slows down with the steps.
-    let busy = match limits.style {
-        PrefillStyle::Mixed => (arrivals / together * one.passes).min(0.98),
-        PrefillStyle::Separate => 0.0,
-    };
+    // Where chunks ride along, or other ranks decode on, the queue before a prefill counts steps, not
+    // seconds, because everybody's decoding, and so every new arrival, slows down with the steps.
+    // Where all decoding stops, nobody arrives meanwhile.
+    let alone = limits.style == PrefillStyle::Separate && limits.dp_ranks <= 1.0;
+    let busy = if alone { 0.0 } else { busy };
     let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + decode_us / 2.0;
     let ttft_us = limits.request_overhead_us + one.latency_us + wait;
     Trial {
@@ -242,7 +269,7 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
 
 /// How many of `burst` requests that started decoding together end in the same step: lengths drawn
 /// evenly from [r, 1] of the longest end over `(1 − r) · longest` steps, equal ones all at once.
-fn together(load: &ClosedLoop, burst: f64) -> f64 {
+fn end_together(load: &ClosedLoop, burst: f64) -> f64 {
     let longest = load.output_tokens * 2.0 / (1.0 + load.length_ratio);
     let span = (1.0 - load.length_ratio) * longest / load.tokens_per_step;
     (burst / span.max(1.0)).max(1.0)
@@ -250,20 +277,26 @@ fn together(load: &ClosedLoop, burst: f64) -> f64 {
 
 /// Mean extra wait of a request because `burst` clients start together, over all waves.
 fn burst_us<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: f64) -> f64 {
-    let alone = prefill(times, load, limits, 1.0, 0.0, 0.0).latency_us;
+    let at_once = |requests: f64| {
+        let together = Together {
+            on_rank: (requests / limits.dp_ranks).max(1.0),
+            ranks: requests.clamp(1.0, limits.dp_ranks),
+        };
+        prefill(times, load, limits, together, 0.0, 0.0)
+    };
+    let alone = at_once(1.0).latency_us;
     // Of P passes in a row, the requests of the p-th wait for p of them: (P + 1) / 2 on average.
     let extra = |group: &Prefill| {
         (group.latency_us * (group.passes + 1.0) / (2.0 * group.passes) - alone).max(0.0)
     };
-    let whole = prefill(times, load, limits, burst, 0.0, 0.0);
-    let first = extra(&whole);
-    let mut group = together(load, burst);
+    let first = extra(&at_once(burst));
+    let mut group = end_together(load, burst);
     if limits.style == PrefillStyle::Mixed {
         // Chunks ride along, so only the requests of one chunk started together.
         let fit = limits.chunk_tokens / load.prefill_tokens.max(1.0) * limits.dp_ranks;
         group = group.min(fit.max(1.0));
     }
-    let later = extra(&prefill(times, load, limits, group, 0.0, 0.0));
+    let later = extra(&at_once(group));
     let waves = load.waves.max(1.0);
     first / waves + later * (1.0 - 1.0 / waves)
 }

