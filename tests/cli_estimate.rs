@@ -193,6 +193,8 @@ fn intervals_hold_their_values_and_rates_agree() {
         "512",
         "--osl",
         "512",
+        "--range-ratio",
+        "1",
     ]);
     let predicted = &answer["best"]["predicted"];
     for name in [

@@ -219,8 +219,11 @@ fn a_comparison_turns_round_with_its_sides() {
     let forth = compare("tp=8", "tp=8,attn-dp=8,ep=8", &[]);
     let back = compare("tp=8,attn-dp=8,ep=8", "tp=8", &[]);
     assert_ne!(forth["winner"], back["winner"]);
-    assert_eq!(forth["by"], back["by"]);
-    assert_eq!(forth["confidence"], back["confidence"]);
+    for name in ["by", "confidence"] {
+        let (there, here) = (&forth[name], &back[name]);
+        let gap = there.as_f64().unwrap() - here.as_f64().unwrap();
+        assert!(gap.abs() < 1e-9, "{name}: {there} and {here}");
+    }
     let ratio = figure(&forth["a"], "output_tokens_per_s_per_gpu")
         / figure(&forth["b"], "output_tokens_per_s_per_gpu");
     let expected = if ratio >= 1.0 { "a" } else { "b" };

@@ -113,15 +113,19 @@ mod tests {
 
     #[test]
     fn a_side_fixes_what_it_names() {
-        let side: Side = "tp=8,attn-dp=8,ep=8,symm=on,kv=fp8,engine=vllm@0.33.0,mem=0.85,chunk=4096"
-            .parse()
-            .unwrap();
+        let side: Side =
+            "tp=8,attn-dp=8,ep=8,symm=on,kv=fp8,engine=vllm@0.33.0,mem=0.85,chunk=4096"
+                .parse()
+                .unwrap();
         assert_eq!(
             (side.layout.tp, side.layout.attn_dp, side.layout.pp),
             (Some(8), Some(8), None)
         );
         assert_eq!(side.symmetric, Some(Switch::On));
-        assert_eq!((side.memory, side.running, side.chunk), (Some(0.85), None, Some(4096)));
+        assert_eq!(
+            (side.memory, side.running, side.chunk),
+            (Some(0.85), None, Some(4096))
+        );
         assert_eq!(side.engine.as_deref(), Some("vllm@0.33.0"));
     }
 

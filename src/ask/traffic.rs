@@ -45,7 +45,7 @@ pub(super) fn resolve(
         Some(ratio) => ratio,
         None => {
             assumptions.note(
-                "lengths are drawn evenly from 80 to 100 % of --isl and --osl, as public \
+                "lengths are drawn evenly from 80 to 100 % of those given, as public \
                  benchmarks draw them (--range-ratio 1 for equal lengths)",
             );
             DEFAULT_RANGE_RATIO

@@ -16,11 +16,16 @@ pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
         ask.model.name, ask.gpu.name, ask.rules.name, ask.rules.version
     ));
     let traffic = &ask.traffic;
+    let drawn = if traffic.length_ratio < 1.0 {
+        " on average"
+    } else {
+        ""
+    };
     let mut parts = vec![
         format!(
-            "{} tokens in, {} out",
-            number::plain(traffic.isl),
-            number::plain(traffic.osl)
+            "{} tokens in, {} out{drawn}",
+            number::whole(traffic.isl),
+            number::whole(traffic.osl)
         ),
         format!("{} clients", number::plain(traffic.concurrency)),
     ];
