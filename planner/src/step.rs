@@ -1,5 +1,8 @@
 //! The time of one pass: its operations, and what the engine adds around them.
 
+mod block;
+mod meter;
+mod mixer;
 pub mod pass;
 pub mod tally;
 

@@ -1,0 +1,124 @@
+//! Feed-forward blocks: dense, or routed to experts.
+
+use super::meter::Meter;
+use super::pass::{ACTIVATION_BYTES, Pass};
+use super::tally::Op;
+use crate::cost::{ExpertExchange, ExpertMode, Moe};
+use crate::shard::{Block, ShardGroup};
+use crate::volume::{Exchange, Rows};
+
+impl Meter<'_, '_> {
+    pub(super) fn block(
+        &mut self,
+        group: &ShardGroup,
+        pass: &Pass,
+        rows: &Rows,
+        exchange: Exchange,
+        hidden: f64,
+    ) {
+        let n = group.layers;
+        let ffn_rows = rows.ffn(exchange);
+        match &group.block {
+            Block::None => return,
+            Block::Dense { up, down } => {
+                self.linear(Op::DenseFfn, n, ffn_rows, up);
+                self.linear(Op::DenseFfn, n, ffn_rows, down);
+                self.elementwise(n, ffn_rows * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
+            }
+            Block::Moe {
+                router,
+                dims,
+                experts_local,
+                intermediate,
+                width,
+                dtype,
+                shared,
+                latent,
+            } => {
+                // With an all-to-all, routing happens before tokens leave their rank.
+                self.linear(Op::Router, n, ffn_rows, router);
+                let ep = f64::from(self.fixed.ep.max(1));
+                let tokens = if exchange == Exchange::AllToAll {
+                    pass.rows_sum
+                } else {
+                    ffn_rows
+                };
+                let per_rank = tokens * f64::from(dims.top_k) / ep;
+                let moe = Moe {
+                    tokens,
+                    experts_local: *experts_local,
+                    experts_total: f64::from(dims.experts),
+                    top_k: f64::from(dims.top_k),
+                    hidden: *width,
+                    intermediate: *intermediate,
+                    gated: dims.gated,
+                    weights: *dtype,
+                    gathered: exchange != Exchange::AllToAll,
+                    spread: self.fixed.expert_spread,
+                    imbalance: random_imbalance(ep, per_rank),
+                };
+                self.add(Op::Experts, n, self.costs().moe(&moe), |c| {
+                    c.moe_roofline(&moe)
+                });
+                if exchange == Exchange::AllToAll && ep > 1.0 {
+                    self.exchange(n, pass, rows, &moe, ep);
+                }
+                for (op, pair) in [(Op::SharedExperts, shared), (Op::Experts, latent)] {
+                    if let Some((up, down)) = pair {
+                        let own = if exchange == Exchange::AllToAll {
+                            rows.max
+                        } else {
+                            ffn_rows
+                        };
+                        self.linear(op, n, own, up);
+                        self.linear(op, n, own, down);
+                        self.elementwise(n, own * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
+                    }
+                }
+            }
+        }
+        self.elementwise(n, rows.max * hidden * ACTIVATION_BYTES * 4.0, 1.0);
+    }
+
+    fn exchange(&mut self, n: f64, pass: &Pass, rows: &Rows, moe: &Moe, ep: f64) {
+        let low = self.fixed.low_latency_experts && pass.prefill_tokens <= 0.0;
+        let near = f64::from(self.fixed.ranks_per_domain).min(ep);
+        let send = ExpertExchange {
+            mode: if low {
+                ExpertMode::LowLatency
+            } else {
+                ExpertMode::Normal
+            },
+            // Attention-TP ranks of one DP rank share its tokens between them.
+            tokens: rows.max / f64::from(rows.attention_tp),
+            top_k: moe.top_k,
+            hidden: moe.hidden,
+            element_bytes: if moe.weights.bytes() <= 1.1 {
+                1.0 + 4.0 / 128.0
+            } else {
+                ACTIVATION_BYTES
+            },
+            ranks: ep,
+            ranks_per_domain: near,
+            imbalance: moe.imbalance,
+        };
+        let back = ExpertExchange {
+            element_bytes: ACTIVATION_BYTES,
+            ..send
+        };
+        let us = self.costs().expert_dispatch(&send) + self.costs().expert_combine(&back);
+        self.add(Op::ExpertExchange, n, us, |c| {
+            c.expert_exchange_roofline(&send) + c.expert_exchange_roofline(&back)
+        });
+    }
+}
+
+/// Rows of the busiest of `ranks` over the mean when `rows_per_rank` rows are dealt at random: the
+/// expected maximum of `ranks` normal variables, `√(2 ln ranks)` deviations above the mean, with the
+/// deviation of a Poisson count.
+fn random_imbalance(ranks: f64, rows_per_rank: f64) -> f64 {
+    if ranks <= 1.0 || rows_per_rank <= 0.0 {
+        return 1.0;
+    }
+    (1.0 + (2.0 * ranks.ln() / rows_per_rank).sqrt()).min(ranks)
+}

@@ -1,0 +1,113 @@
+//! Adds operations to a tally, each at its price.
+
+use super::pass::Fixed;
+use super::tally::{Op, Tally};
+use crate::cost::{
+    Collective, Gemm, Implementation, Launch, OpCosts, Registration, Span, Transfer,
+};
+use crate::shard::Linear;
+use crate::volume::{Call, Group, Kind};
+
+/// Prices operations of one pass into a tally.
+pub(super) struct Meter<'a, 'b> {
+    pub(super) fixed: &'a Fixed<'b>,
+    pub(super) tally: &'a mut Tally,
+    pub(super) launch: Launch,
+}
+
+impl Meter<'_, '_> {
+    pub(super) fn costs(&self) -> &OpCosts<'_> {
+        self.fixed.costs
+    }
+
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        op: Op,
+        layers: f64,
+        us: f64,
+        roofline: impl FnOnce(&OpCosts<'_>) -> f64,
+    ) {
+        self.tally.add(op, layers, us);
+        if self.fixed.explain {
+            self.tally
+                .add_roofline(op, layers, roofline(self.fixed.costs));
+        }
+    }
+
+    pub(super) fn linear(&mut self, op: Op, layers: f64, rows: f64, weight: &Linear) {
+        if rows <= 0.0 || weight.n <= 0.0 || weight.k <= 0.0 {
+            return;
+        }
+        let gemm = Gemm {
+            m: rows,
+            n: weight.n,
+            k: weight.k,
+            weights: weight.dtype,
+        };
+        self.add(op, layers, self.costs().gemm(&gemm), |c| {
+            c.gemm_roofline(&gemm)
+        });
+    }
+
+    pub(super) fn elementwise(&mut self, layers: f64, bytes: f64, kernels: f64) {
+        let us = self.costs().elementwise(bytes, kernels);
+        self.add(Op::Elementwise, layers, us, |c| {
+            c.elementwise_roofline(bytes)
+        });
+    }
+
+    pub(super) fn call(&mut self, op: Op, layers: f64, call: &Call) {
+        let f = self.fixed;
+        let kind = match call.kind {
+            Kind::AllReduce => Collective::AllReduce,
+            Kind::AllGather => Collective::AllGather,
+            Kind::ReduceScatter => Collective::ReduceScatter,
+            Kind::AllToAll | Kind::ExpertDispatch | Kind::ExpertCombine => Collective::AllToAll,
+        };
+        let path = match call.group {
+            Group::AttentionTp => f.reduce_attention_tp,
+            _ => f.reduce_tp,
+        };
+        let custom = match self.launch {
+            Launch::Graph => path.custom_graph_bytes,
+            Launch::Eager => path.custom_eager_bytes,
+        };
+        let reduces = kind == Collective::AllReduce;
+        let symmetric = if reduces {
+            path.symmetric
+        } else {
+            f.symmetric_gathers
+        };
+        // Ranks of a DP group sit attention-TP apart, so fewer of them share a domain.
+        let stride = if call.group == Group::AttentionDp {
+            f64::from(f.attention_tp)
+        } else {
+            1.0
+        };
+        let ranks = f64::from(call.ranks);
+        let near = (f64::from(f.ranks_per_domain) / stride).max(1.0);
+        let transfer = Transfer {
+            kind,
+            bytes: call.bytes,
+            span: Span {
+                ranks,
+                ranks_per_domain: near.min(ranks),
+            },
+            implementation: if reduces && call.bytes <= custom {
+                Implementation::Custom
+            } else {
+                Implementation::Nccl
+            },
+            launch: self.launch,
+            registration: if symmetric {
+                Registration::Symmetric
+            } else {
+                Registration::None
+            },
+        };
+        self.add(op, layers, self.costs().collective(&transfer), |c| {
+            c.collective_roofline(&transfer)
+        });
+    }
+}

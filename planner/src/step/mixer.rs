@@ -1,0 +1,387 @@
+//! Token mixers: projections, attention or recurrence, and what decode context parallelism adds.
+
+use super::meter::Meter;
+use super::pass::{ACTIVATION_BYTES, Pass};
+use super::tally::Op;
+use crate::cost::{
+    DecodeGqa, DecodeMla, GatedDeltaStep, Mamba2Step, MlaBmm, PrefillGqa, PrefillMla, SparseDecode,
+    SparsePrefill,
+};
+use crate::shard::{Linear, Mixer, ShardGroup};
+use crate::volume::{self, DcpMerge, DcpShape};
+use parplan_profiles::{Compressed, Dtype, Mla};
+
+impl Meter<'_, '_> {
+    /// Projections and attention of one group of layers; `rows` are this rank's.
+    pub(super) fn mixer(&mut self, group: &ShardGroup, pass: &Pass, hidden: f64) {
+        let n = group.layers;
+        let rows = pass.rows_max;
+        match &group.mixer {
+            Mixer::None => {}
+            Mixer::Gqa {
+                qkv,
+                out,
+                q_heads,
+                kv_heads,
+                head_dim,
+                v_head_dim,
+                window,
+            } => {
+                self.linear(Op::QkvProjection, n, rows, qkv);
+                self.elementwise(n, rows * qkv.n * ACTIVATION_BYTES * 2.0, 2.0);
+                let window = window.map_or(f64::INFINITY, f64::from);
+                let dcp = f64::from(self.fixed.dcp);
+                if pass.decode_requests > 0.0 {
+                    let a = DecodeGqa {
+                        requests: pass.decode_requests,
+                        context: pass.context / dcp,
+                        q_tokens: pass.query_tokens,
+                        q_heads: q_heads * dcp,
+                        kv_heads: *kv_heads,
+                        head_dim: *head_dim,
+                        v_head_dim: *v_head_dim,
+                        kv: self.fixed.kv_dtype,
+                        window,
+                    };
+                    let us = self.costs().decode_attention_gqa(&a);
+                    self.add(Op::DecodeAttention, n, us, |c| {
+                        c.decode_attention_gqa_roofline(&a)
+                    });
+                    let merge = self.fixed.dcp_gqa;
+                    self.dcp(n, pass, *q_heads, *head_dim, *v_head_dim, merge);
+                }
+                if pass.prefill_tokens > 0.0 {
+                    let a = PrefillGqa {
+                        sequences: pass.prefill_prompts,
+                        new_tokens: pass.prefill_tokens / pass.prefill_prompts,
+                        prefix: pass.prefill_before,
+                        q_heads: *q_heads,
+                        // Prefill works on whole heads, gathered from the DCP group where it has one.
+                        kv_heads: (kv_heads / dcp).max(1.0),
+                        head_dim: *head_dim,
+                        v_head_dim: *v_head_dim,
+                        kv: self.fixed.kv_dtype,
+                        window,
+                    };
+                    let us = self.costs().prefill_attention_gqa(&a);
+                    self.add(Op::PrefillAttention, n, us, |c| {
+                        c.prefill_attention_gqa_roofline(&a)
+                    });
+                }
+                self.linear(Op::OutProjection, n, rows, out);
+            }
+            Mixer::Mla {
+                down,
+                q_up,
+                kv_up,
+                out,
+                heads,
+                dims,
+            } => {
+                self.linear(Op::QkvProjection, n, rows, down);
+                self.linear(Op::QkvProjection, n, rows, q_up);
+                self.elementwise(n, rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0, 3.0);
+                match &dims.indexer {
+                    Some(_) => self.sparse(n, pass, *heads, dims),
+                    None => self.latent(n, pass, *heads, dims, kv_up),
+                }
+                self.linear(Op::OutProjection, n, rows, out);
+            }
+            Mixer::GatedDelta {
+                input,
+                out,
+                k_heads,
+                v_heads,
+                dims,
+            } => {
+                self.linear(Op::QkvProjection, n, rows, input);
+                let step = |sequences, tokens| GatedDeltaStep {
+                    sequences,
+                    tokens,
+                    k_heads: *k_heads,
+                    v_heads: *v_heads,
+                    k_head_dim: f64::from(dims.k_head_dim),
+                    v_head_dim: f64::from(dims.v_head_dim),
+                };
+                if pass.decode_requests > 0.0 {
+                    let a = step(pass.decode_requests, pass.query_tokens);
+                    self.add(Op::DecodeAttention, n, self.costs().gated_delta(&a), |c| {
+                        c.gated_delta_roofline(&a)
+                    });
+                }
+                if pass.prefill_tokens > 0.0 {
+                    let a = step(
+                        pass.prefill_prompts,
+                        pass.prefill_tokens / pass.prefill_prompts,
+                    );
+                    self.add(Op::PrefillAttention, n, self.costs().gated_delta(&a), |c| {
+                        c.gated_delta_roofline(&a)
+                    });
+                }
+                self.linear(Op::OutProjection, n, rows, out);
+            }
+            Mixer::Compressed {
+                down,
+                q_up,
+                out,
+                heads,
+                dims,
+            } => {
+                self.linear(Op::QkvProjection, n, rows, down);
+                self.linear(Op::QkvProjection, n, rows, q_up);
+                self.elementwise(n, rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0, 3.0);
+                self.compressed(n, pass, *heads, dims);
+                self.linear(Op::OutProjection, n, rows, &out.0);
+                self.linear(Op::OutProjection, n, rows, &out.1);
+            }
+            Mixer::Mamba2 {
+                input,
+                out,
+                heads,
+                dims,
+            } => {
+                self.linear(Op::QkvProjection, n, rows, input);
+                let step = |sequences, tokens| Mamba2Step {
+                    sequences,
+                    tokens,
+                    heads: *heads,
+                    head_dim: f64::from(dims.head_dim),
+                    state_size: f64::from(dims.state_size),
+                    groups: (f64::from(dims.groups) / f64::from(self.fixed.attention_tp)).max(1.0),
+                };
+                if pass.decode_requests > 0.0 {
+                    let a = step(pass.decode_requests, pass.query_tokens);
+                    self.add(Op::DecodeAttention, n, self.costs().mamba2(&a), |c| {
+                        c.mamba2_roofline(&a)
+                    });
+                }
+                if pass.prefill_tokens > 0.0 {
+                    let a = step(
+                        pass.prefill_prompts,
+                        pass.prefill_tokens / pass.prefill_prompts,
+                    );
+                    self.add(Op::PrefillAttention, n, self.costs().mamba2(&a), |c| {
+                        c.mamba2_roofline(&a)
+                    });
+                }
+                self.linear(Op::OutProjection, n, rows, out);
+            }
+        }
+        if !matches!(group.mixer, Mixer::None) {
+            // Residual add and norm: two rows read, two written.
+            self.elementwise(n, rows * hidden * ACTIVATION_BYTES * 4.0, 1.0);
+        }
+    }
+
+    /// Dense MLA: absorbed in decode, expanded to heads in prefill.
+    fn latent(&mut self, n: f64, pass: &Pass, heads: f64, dims: &Mla, kv_up: &Linear) {
+        let dcp = f64::from(self.fixed.dcp);
+        let (lora, rope) = (
+            f64::from(dims.kv_lora_rank),
+            f64::from(dims.qk_rope_head_dim),
+        );
+        if pass.decode_requests > 0.0 {
+            let tokens = pass.decode_requests * pass.query_tokens;
+            self.absorb(n, tokens, heads, dims);
+            let a = DecodeMla {
+                requests: pass.decode_requests,
+                context: pass.context / dcp,
+                q_tokens: pass.query_tokens,
+                heads: heads * dcp,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().decode_attention_mla(&a);
+            self.add(Op::DecodeAttention, n, us, |c| {
+                c.decode_attention_mla_roofline(&a)
+            });
+            self.dcp(n, pass, heads, lora + rope, lora, self.fixed.dcp_mla);
+        }
+        if pass.prefill_tokens > 0.0 {
+            let keys = pass.prefill_tokens + pass.prefill_before * pass.prefill_prompts;
+            self.linear(Op::QkvProjection, n, keys, kv_up);
+            let a = PrefillMla {
+                sequences: pass.prefill_prompts,
+                new_tokens: pass.prefill_tokens / pass.prefill_prompts,
+                prefix: pass.prefill_before,
+                heads,
+                qk_head_dim: f64::from(dims.qk_nope_head_dim + dims.qk_rope_head_dim),
+                v_head_dim: f64::from(dims.v_head_dim),
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().prefill_attention_mla(&a);
+            self.add(Op::PrefillAttention, n, us, |c| {
+                c.prefill_attention_mla_roofline(&a)
+            });
+        }
+    }
+
+    /// Sparse MLA (DSA): absorbed in both phases, over the tokens that the indexer picks.
+    fn sparse(&mut self, n: f64, pass: &Pass, heads: f64, dims: &Mla) {
+        let Some(index) = dims.indexer else { return };
+        let dcp = f64::from(self.fixed.dcp);
+        let (lora, rope) = (
+            f64::from(dims.kv_lora_rank),
+            f64::from(dims.qk_rope_head_dim),
+        );
+        let tokens = pass.decode_requests * pass.query_tokens + pass.prefill_tokens;
+        self.absorb(n, tokens, heads, dims);
+        if index.owned {
+            let dtype = Dtype::Fp8Block;
+            let wide = f64::from(index.heads) * f64::from(index.head_dim);
+            let query = Linear {
+                n: wide,
+                k: f64::from(dims.q_lora_rank),
+                dtype,
+            };
+            self.linear(Op::QkvProjection, n, tokens, &query);
+            let key = Linear {
+                n: f64::from(index.head_dim + index.heads),
+                k: self.fixed.shard.hidden,
+                dtype: Dtype::Bf16,
+            };
+            self.linear(Op::QkvProjection, n, tokens, &key);
+        }
+        if pass.decode_requests > 0.0 {
+            let a = SparseDecode {
+                requests: pass.decode_requests,
+                context: pass.context,
+                q_tokens: pass.query_tokens,
+                heads: heads * dcp,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                index_heads: f64::from(index.heads),
+                index_dim: f64::from(index.head_dim),
+                // The picked tokens lie evenly over the ranks of a DCP group.
+                top_k: f64::from(index.top_k) / dcp,
+                owns_index: index.owned,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().decode_attention_dsa(&a);
+            self.add(Op::DecodeAttention, n, us, |c| {
+                c.decode_attention_dsa_roofline(&a)
+            });
+            self.dcp(n, pass, heads, lora + rope, lora, self.fixed.dcp_mla);
+        }
+        if pass.prefill_tokens > 0.0 {
+            let a = SparsePrefill {
+                sequences: pass.prefill_prompts,
+                new_tokens: pass.prefill_tokens / pass.prefill_prompts,
+                prefix: pass.prefill_before,
+                heads,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                index_heads: f64::from(index.heads),
+                index_dim: f64::from(index.head_dim),
+                top_k: f64::from(index.top_k),
+                owns_index: index.owned,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().prefill_attention_dsa(&a);
+            self.add(Op::PrefillAttention, n, us, |c| {
+                c.prefill_attention_dsa_roofline(&a)
+            });
+        }
+    }
+
+    /// DeepSeek-V4: one shared KV head over the window's raw tokens, and over compressed entries:
+    /// those that an indexer picks (CSA), or all of them (HCA).
+    fn compressed(&mut self, n: f64, pass: &Pass, heads: f64, dims: &Compressed) {
+        let rope = f64::from(dims.qk_rope_head_dim);
+        let lora = f64::from(dims.head_dim) - rope;
+        let ratio = f64::from(dims.compress_ratio);
+        let entries = |context: f64| if ratio > 0.0 { context / ratio } else { 0.0 };
+        let window = |context: f64| context.min(f64::from(dims.window));
+        let (index_heads, index_dim, top_k) = dims.indexer.map_or((0.0, 0.0, f64::INFINITY), |i| {
+            (
+                f64::from(i.heads),
+                f64::from(i.head_dim),
+                f64::from(i.top_k),
+            )
+        });
+        let owns_index = dims.indexer.is_some();
+        if pass.decode_requests > 0.0 {
+            let far = entries(pass.context);
+            let a = SparseDecode {
+                requests: pass.decode_requests,
+                // The indexer scores compressed entries; attention reads the picked ones and the window.
+                context: far + window(pass.context),
+                q_tokens: pass.query_tokens,
+                heads,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                index_heads,
+                index_dim,
+                top_k: top_k.min(far) + window(pass.context),
+                owns_index,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().decode_attention_dsa(&a);
+            self.add(Op::DecodeAttention, n, us, |c| {
+                c.decode_attention_dsa_roofline(&a)
+            });
+        }
+        if pass.prefill_tokens > 0.0 {
+            let new = pass.prefill_tokens / pass.prefill_prompts;
+            let seen = pass.prefill_before + new / 2.0;
+            let a = SparsePrefill {
+                sequences: pass.prefill_prompts,
+                new_tokens: new,
+                prefix: entries(pass.prefill_before),
+                heads,
+                kv_lora_rank: lora,
+                rope_dim: rope,
+                index_heads,
+                index_dim,
+                top_k: top_k.min(entries(seen)) + window(seen),
+                owns_index,
+                kv: self.fixed.kv_dtype,
+            };
+            let us = self.costs().prefill_attention_dsa(&a);
+            self.add(Op::PrefillAttention, n, us, |c| {
+                c.prefill_attention_dsa_roofline(&a)
+            });
+        }
+    }
+
+    /// The two products that move queries into the latent space and outputs back out of it.
+    fn absorb(&mut self, n: f64, tokens: f64, heads: f64, dims: &Mla) {
+        for head_dim in [dims.qk_nope_head_dim, dims.v_head_dim] {
+            let bmm = MlaBmm {
+                tokens,
+                heads,
+                head_dim: f64::from(head_dim),
+                kv_lora_rank: f64::from(dims.kv_lora_rank),
+                weights: Dtype::Bf16,
+            };
+            self.add(Op::QkvProjection, n, self.costs().mla_bmm(&bmm), |c| {
+                c.mla_bmm_roofline(&bmm)
+            });
+        }
+    }
+
+    fn dcp(&mut self, n: f64, pass: &Pass, heads: f64, qk: f64, v: f64, merge: (DcpMerge, f64)) {
+        if self.fixed.dcp <= 1 {
+            return;
+        }
+        let shape = DcpShape {
+            ranks: self.fixed.dcp,
+            tokens: pass.decode_requests * pass.query_tokens,
+            heads,
+            qk_dim: qk,
+            v_dim: v,
+            merge: merge.0,
+            merge_bytes: merge.1,
+            replicated_q: self.fixed.dcp_replicated_q,
+        };
+        for call in volume::dcp(&shape).as_slice() {
+            self.call(Op::Dcp, n, call);
+        }
+        // Correction by the global LSE, or the local combine: partial outputs read and written once.
+        let bytes =
+            shape.tokens * heads * f64::from(shape.ranks) * v * (merge.1 + ACTIVATION_BYTES);
+        let us = self.costs().elementwise(bytes, 1.0);
+        self.add(Op::Dcp, n, us, |c| c.elementwise_roofline(bytes));
+    }
+}
