@@ -27,11 +27,7 @@ pub fn commands(ask: &Ask, plan: &Plan) -> Result<LaunchPlan, LaunchError> {
         context_length: ask.settings.context_length,
         chunk_tokens: Some(plan.chunk_tokens),
         speculation: (choice.speculative_steps > 0).then(|| Speculation {
-            method: if ask.model.mtp_layers > 0 {
-                DraftMethod::Mtp
-            } else {
-                DraftMethod::Eagle
-            },
+            method: DraftMethod::Mtp,
             draft_model: None,
             steps: choice.speculative_steps,
             top_k: 1,

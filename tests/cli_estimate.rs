@@ -384,6 +384,46 @@ fn settings_reach_the_plan_and_its_command() {
     }
 }
 
+/// A file that the command needs is shown beside it, and is in the JSON.
+#[test]
+fn files_of_a_command_are_shown() {
+    let arguments = [
+        "estimate", "--model", "qwen3-8b", "--gpu", "h200", "--tp", "1", "--engine", "trtllm",
+    ];
+    let best = best(&arguments);
+    let file = &best["launch"]["trtllm"]["nodes"][0]["files"][0];
+    let (name, content) = (file[0].as_str().unwrap(), file[1].as_str().unwrap());
+    let page = text(&arguments);
+    assert!(page.contains(&format!("with a file {name}")), "{page}");
+    for line in content.lines().take(12) {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
+    let lines = content.lines().count();
+    assert_eq!(page.contains(&format!("{lines} lines in all")), lines > 12);
+}
+
+/// Drafts change what a step yields and what a rank keeps.
+#[test]
+fn speculation_is_planned_and_launched() {
+    let plain = [
+        "estimate",
+        "--model",
+        "deepseek-v3",
+        "--gpu",
+        "h200",
+        "--tp",
+        "8",
+    ];
+    let mut drafted = plain.to_vec();
+    drafted.extend(["--speculative", "3,0.8"]);
+    let (plain, drafted) = (best(&plain), best(&drafted));
+    assert_eq!(drafted["speculative_steps"], 3);
+    let weights = |best: &Value| number(&best["memory_bytes"]["weights"]);
+    assert!(weights(&drafted) > weights(&plain));
+    let argv = drafted["launch"]["sglang"]["nodes"][0]["argv"].to_string();
+    assert!(argv.contains("--speculative-num-steps\",\"3\""), "{argv}");
+}
+
 #[test]
 fn an_unknown_version_is_planned_only_when_asked_and_said() {
     let arguments = [

@@ -80,6 +80,10 @@ fn every_refusal_names_the_value_and_what_would_be_right() {
             vec!["'3'", "3,0.7"],
         ),
         (
+            vec!["--tp", "8", "--kv-dtype", "nvfp4", "--engine", "vllm"],
+            vec!["nvfp4", "vllm", "bf16, fp8"],
+        ),
+        (
             vec!["--tp", "8", "--kv-dtype", "int4"],
             vec!["'int4'", "bf16", "fp8"],
         ),
@@ -158,6 +162,26 @@ fn names_are_corrected() {
         2,
     );
     assert!(line.contains("tp=x"), "{line}");
+}
+
+#[test]
+fn drafts_need_layers_that_draft() {
+    let all = [
+        "estimate",
+        "--model",
+        "qwen3-8b",
+        "--gpu",
+        "h200",
+        "--tp",
+        "1",
+        "--speculative",
+        "3,0.7",
+    ];
+    let line = refusal(&all, 2);
+    assert!(
+        line.contains("--speculative 3,0.7") && line.contains("MTP"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -135,21 +135,40 @@ fn replica_nodes(
 
 /// One KV cache format.
 fn kv_dtype(ask: &mut Ask, switches: &SwitchArgs) -> Result<Dtype, Failure> {
-    match switches.kv_dtype.as_slice() {
+    let dtype = match switches.kv_dtype.as_slice() {
         [] | [KvFormat::Auto] => {
             let dtype = ask.model.kv_dtype;
             ask.assumptions.note(format!(
                 "the KV cache is {dtype}, as the profile of {} says (--kv-dtype)",
                 ask.model.name
             ));
-            Ok(dtype)
+            dtype
         }
-        [KvFormat::Fixed(dtype)] => Ok(*dtype),
-        several => Err(Failure::unusable(format!(
-            "--kv-dtype lists {} formats; one layout has one, and `parplan recommend` compares several",
-            several.len()
-        ))),
+        [KvFormat::Fixed(dtype)] => *dtype,
+        several => {
+            return Err(Failure::unusable(format!(
+                "--kv-dtype lists {} formats; one layout has one, and `parplan recommend` \
+                 compares several",
+                several.len()
+            )));
+        }
+    };
+    stored_by(&ask.rules, dtype)?;
+    Ok(dtype)
+}
+
+/// Refuses a KV cache format that the engine has no option for.
+pub(super) fn stored_by(rules: &EngineRules, dtype: Dtype) -> Result<(), Failure> {
+    if rules.kv_names.contains_key(&dtype) {
+        return Ok(());
     }
+    let known: Vec<&str> = rules.kv_names.keys().map(|known| known.name()).collect();
+    Err(Failure::unusable(format!(
+        "--kv-dtype {dtype}: {} {} stores a KV cache in {}",
+        rules.name,
+        rules.version,
+        known.join(", ")
+    )))
 }
 
 fn cuda_graphs(ask: &mut Ask, switches: &SwitchArgs) -> bool {

@@ -63,7 +63,7 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         ep: layout.ep,
         pp: layout.pp,
         replicas: layout.replicas,
-        kv_dtypes: kv_dtypes(ask, &switches.kv_dtype),
+        kv_dtypes: kv_dtypes(ask, &switches.kv_dtype)?,
         cuda_graphs: vec![switches.cuda_graphs.fixed().unwrap_or(true)],
         symmetric_memory: both(switches.symmetric_memory),
         expert_all_to_all: both(switches.expert_all_to_all),
@@ -91,15 +91,8 @@ fn both(switch: Switch) -> Vec<bool> {
         .map_or_else(|| vec![true, false], |on| vec![on])
 }
 
-fn kv_dtypes(ask: &mut Ask, typed: &[KvFormat]) -> Vec<Dtype> {
+fn kv_dtypes(ask: &mut Ask, typed: &[KvFormat]) -> Result<Vec<Dtype>, Failure> {
     let own = ask.model.kv_dtype;
-    if typed.is_empty() {
-        ask.assumptions.note(format!(
-            "the KV cache is {own}, as the profile of {} says (--kv-dtype bf16,fp8 tries both)",
-            ask.model.name
-        ));
-        return vec![own];
-    }
     let mut list = Vec::new();
     for format in typed {
         let dtype = match format {
@@ -110,5 +103,15 @@ fn kv_dtypes(ask: &mut Ask, typed: &[KvFormat]) -> Vec<Dtype> {
             list.push(dtype);
         }
     }
-    list
+    if list.is_empty() {
+        ask.assumptions.note(format!(
+            "the KV cache is {own}, as the profile of {} says (--kv-dtype bf16,fp8 tries both)",
+            ask.model.name
+        ));
+        list.push(own);
+    }
+    for dtype in &list {
+        super::choice::stored_by(&ask.rules, *dtype)?;
+    }
+    Ok(list)
 }

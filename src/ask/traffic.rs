@@ -59,7 +59,7 @@ pub(super) fn resolve(
         prefix_hit,
         balance: balance(args.imbalance.as_ref(), assumptions),
         waves,
-        speculation: speculation(args, model, assumptions),
+        speculation: speculation(args, model, assumptions)?,
     })
 }
 
@@ -101,25 +101,27 @@ fn balance(typed: Option<&Imbalance>, assumptions: &mut Assumptions) -> Balance 
     }
 }
 
+/// Speculation by the model's own MTP layers, the only drafts whose memory and time are known.
 fn speculation(
     args: &TrafficArgs,
     model: &ModelProfile,
     assumptions: &mut Assumptions,
-) -> Option<Speculation> {
+) -> Result<Option<Speculation>, Failure> {
     let Some(typed) = args.speculative else {
         assumptions.note("no speculative decoding (--speculative)");
-        return None;
+        return Ok(None);
     };
-    if model.mtp_layers == 0 {
-        assumptions.warn(format!(
-            "{} ships no MTP layer: the draft model's own memory and time are not counted",
-            model.name
-        ));
+    if model.mtp_layer.is_none() {
+        return Err(Failure::unusable(format!(
+            "--speculative {},{}: {} ships no MTP layer, and separate draft models are not \
+             planned; leave it out",
+            typed.steps, typed.acceptance, model.name
+        )));
     }
-    Some(Speculation {
+    Ok(Some(Speculation {
         steps: typed.steps,
         acceptance: typed.acceptance,
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use parplan_planner::launch::{LaunchError, LaunchPlan, NodeCommand};
 
 /// Nodes of the first replica whose commands are printed; JSON has all.
 const SHOWN: usize = 2;
+/// Lines of a file that are printed.
+const LINES: usize = 12;
 
 /// The commands, or why there are none.
 pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
@@ -22,6 +24,19 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
         ));
         for line in shell(node) {
             page.verbatim(&line);
+        }
+        for (name, content) in &node.files {
+            page.aside(&format!("with a file {name} beside it:"));
+            let lines: Vec<&str> = content.lines().collect();
+            for line in lines.iter().take(LINES) {
+                page.verbatim(&format!("    {line}"));
+            }
+            if lines.len() > LINES {
+                page.aside(&format!(
+                    "  ... {} lines in all, which --json has",
+                    lines.len()
+                ));
+            }
         }
     }
     match plan.nodes.len() - shown.len() {
