@@ -44,9 +44,9 @@ pub enum Command {
     /// Find the best layouts for your model, GPUs and traffic, with the launch command
     Recommend(RecommendArgs),
     /// Predict one fixed layout: latency, throughput, memory, KV capacity
-    Estimate(EstimateArgs),
+    Estimate(QuestionArgs),
     /// Show where the time, bytes and memory of one layout go
-    Explain(EstimateArgs),
+    Explain(QuestionArgs),
     /// Compare two layouts, and find where the winner changes
     Compare(CompareArgs),
     /// List, show, check or add models, GPUs and engines
@@ -57,17 +57,6 @@ pub enum Command {
     Completions(CompletionsArgs),
     /// Print the man page, or write one page a command into a folder
     Man(ManArgs),
-}
-
-/// Arguments of `estimate` and `explain`.
-#[derive(Debug, clap::Args)]
-pub struct EstimateArgs {
-    /// What is asked.
-    #[command(flatten)]
-    pub question: QuestionArgs,
-    /// The layout.
-    #[command(flatten)]
-    pub layout: LayoutArgs,
 }
 
 /// Reads the process's arguments.

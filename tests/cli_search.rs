@@ -258,6 +258,17 @@ fn a_crossover_is_where_the_winner_changes() {
     assert!(checked > 0, "{answer}");
 }
 
+/// Sizes among the shared options hold for both sides, unless a side says otherwise.
+#[test]
+fn sides_share_the_sizes_of_the_shared_options() {
+    let shared = compare("ep=2", "tp=2", &["--tp", "4", "--replicas", "2"]);
+    let spelled = compare("tp=4,ep=2,replicas=2", "tp=2,replicas=2", &[]);
+    for side in ["a", "b"] {
+        assert_eq!(shared[side]["layout"], spelled[side]["layout"]);
+    }
+    assert_eq!(shared["by"], spelled["by"]);
+}
+
 #[test]
 fn a_side_that_does_not_fit_is_named() {
     let all = [

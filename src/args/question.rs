@@ -1,16 +1,20 @@
 //! The options that every planning command shares.
 
+use super::LayoutArgs;
 use super::values::{self, Imbalance, KvFormat, Sizes, Speculative, Switch};
 use clap::Args;
 use parplan_profiles::Dtype;
 use std::path::PathBuf;
 
-/// What is asked, without the layout.
+/// What is asked: all that `estimate` and `explain` need, and what the others add to.
 #[derive(Debug, Clone, Args)]
 pub struct QuestionArgs {
     /// Model and GPUs.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Sizes of the layout; `recommend` decides those that are left open.
+    #[command(flatten)]
+    pub layout: LayoutArgs,
     /// Engine.
     #[command(flatten)]
     pub engine: EngineArgs,

@@ -1,6 +1,6 @@
 //! Arguments of `recommend` and `compare`.
 
-use super::{LayoutArgs, QuestionArgs, Side, values};
+use super::{QuestionArgs, Side, values};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -10,9 +10,6 @@ pub struct RecommendArgs {
     /// What is asked.
     #[command(flatten)]
     pub question: QuestionArgs,
-    /// Sizes that are fixed; the search decides the others.
-    #[command(flatten)]
-    pub layout: LayoutArgs,
     /// How configurations are ranked.
     #[command(flatten)]
     pub ranking: RankingArgs,
@@ -56,7 +53,8 @@ pub enum Ranking {
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// The first layout, such as tp=8,attn-dp=8,ep=8,symm=on; keys: tp, attn-dp, dcp, ep, pp,
-    /// replicas, kv, graphs, symm, a2a, engine, mem, max-running, chunk
+    /// replicas, kv, graphs, symm, a2a, engine, mem, max-running, chunk; the options below hold for
+    /// both sides where a side says nothing
     pub a: Side,
     /// The second layout
     pub b: Side,

@@ -1,6 +1,6 @@
 //! A side of a comparison, typed as one word: `tp=8,attn-dp=8,ep=8,symm=on`.
 
-use super::{EstimateArgs, KvFormat, LayoutArgs, QuestionArgs, Switch, values};
+use super::{KvFormat, LayoutArgs, QuestionArgs, Switch, values};
 use clap::ValueEnum;
 use std::str::FromStr;
 
@@ -24,7 +24,7 @@ const KEYS: &str =
 
 impl Side {
     /// The whole of one side: what it fixes, over the shared options.
-    pub fn over(&self, shared: &QuestionArgs) -> EstimateArgs {
+    pub fn over(&self, shared: &QuestionArgs) -> QuestionArgs {
         let mut question = shared.clone();
         if let Some(kv) = self.kv {
             question.switches.kv_dtype = vec![kv];
@@ -45,10 +45,19 @@ impl Side {
         settings.memory_fraction = self.memory.or(settings.memory_fraction);
         settings.max_running_requests = self.running.or(settings.max_running_requests);
         settings.chunk_tokens = self.chunk.or(settings.chunk_tokens);
-        EstimateArgs {
-            question,
-            layout: self.layout.clone(),
+        let mine = &self.layout;
+        let layout = &mut question.layout;
+        for (typed, size) in [
+            (mine.tp, &mut layout.tp),
+            (mine.attn_dp, &mut layout.attn_dp),
+            (mine.dcp, &mut layout.dcp),
+            (mine.ep, &mut layout.ep),
+            (mine.pp, &mut layout.pp),
+            (mine.replicas, &mut layout.replicas),
+        ] {
+            *size = typed.or(*size);
         }
+        question
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {

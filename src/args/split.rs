@@ -5,7 +5,7 @@ use clap::Args;
 
 /// A layout: how one model is split. Sizes have SGLang's meaning.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Layout")]
+#[command(next_help_heading = "Layout (`recommend` tries every size that is left open)")]
 pub struct LayoutArgs {
     /// GPUs of one pipeline stage, attention DP ranks included (vLLM: tensor-parallel-size times
     /// data-parallel-size) [default: all GPUs of a stage]

@@ -1,7 +1,7 @@
 //! One fixed configuration: the layout as typed, checked, with its switches.
 
 use super::Ask;
-use crate::args::{EstimateArgs, KvFormat, LayoutArgs, MAX_GPUS, ModelArgs, SwitchArgs};
+use crate::args::{KvFormat, LayoutArgs, MAX_GPUS, ModelArgs, QuestionArgs, SwitchArgs};
 use crate::failure::Failure;
 use parplan_planner::Layout;
 use parplan_planner::deployment::sm;
@@ -14,9 +14,9 @@ use parplan_profiles::{Dtype, GpuProfile};
 ///
 /// # Errors
 /// A layout that does not divide, or does not fill the GPUs, with the nearest that would.
-pub fn resolve(ask: &mut Ask, args: &EstimateArgs) -> Result<Choice, Failure> {
-    let layout = layout(&args.layout, &args.question.model, &ask.gpu)?;
-    let switches = &args.question.switches;
+pub fn resolve(ask: &mut Ask, args: &QuestionArgs) -> Result<Choice, Failure> {
+    let layout = layout(&args.layout, &args.model, &ask.gpu)?;
+    let switches = &args.switches;
     let choice = Choice {
         layout,
         kv_dtype: kv_dtype(ask, switches)?,

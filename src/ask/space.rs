@@ -18,7 +18,7 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         ));
     };
     let nodes = super::choice::whole_nodes(u64::from(gpus), machine.nodes, &ask.gpu)?;
-    let layout = &args.layout;
+    let layout = &args.question.layout;
     for (flag, size) in [
         ("--tp", layout.tp),
         ("--attn-dp", layout.attn_dp),

@@ -1,6 +1,6 @@
 //! `compare`: two configurations on the same work.
 
-use crate::args::{By, CompareArgs, EstimateArgs};
+use crate::args::{By, CompareArgs, QuestionArgs};
 use crate::ask::{Ask, Assumptions, choice};
 use crate::failure::Failure;
 use crate::json;
@@ -76,9 +76,9 @@ pub fn run(args: &CompareArgs, style: Style) -> Result<String, Failure> {
 }
 
 /// One side, resolved; what is wrong with it names the side.
-fn side(name: &str, args: &EstimateArgs) -> Result<(Ask, Choice), Failure> {
+fn side(name: &str, args: &QuestionArgs) -> Result<(Ask, Choice), Failure> {
     let resolve = || {
-        let mut ask = Ask::resolve(&args.question)?;
+        let mut ask = Ask::resolve(args)?;
         let choice = choice::resolve(&mut ask, args)?;
         Ok((ask, choice))
     };

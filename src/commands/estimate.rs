@@ -1,7 +1,7 @@
 //! `estimate`: one fixed configuration.
 
 use super::fit;
-use crate::args::EstimateArgs;
+use crate::args::QuestionArgs;
 use crate::ask::{Ask, choice};
 use crate::failure::Failure;
 use crate::json;
@@ -16,13 +16,13 @@ use parplan_planner::estimate;
 ///
 /// # Errors
 /// What cannot be used, with what would be right.
-pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
+pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     let watch = Stopwatch::start();
-    let mut ask = Ask::resolve(&args.question)?;
+    let mut ask = Ask::resolve(args)?;
     let choice = choice::resolve(&mut ask, args)?;
     let setup = ask.setup()?;
     let deployment = Deployment::new(&setup, &ask.traffic, &ask.settings, choice);
-    let output = &args.question.output;
+    let output = &args.output;
     fit::check(&ask, &deployment, &watch.stop(None), output, style)?;
     let (service, points) = deployment.serve_counted(&ask.traffic);
     let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
@@ -36,7 +36,7 @@ pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
     pages::question(&mut page, &ask, plan.layout.gpus);
     pages::whole(&mut page, &plan);
     launch::commands(&mut page, &launching::commands(&ask, &plan));
-    pages::limits(&mut page, &args.question.limits, &plan);
+    pages::limits(&mut page, &args.limits, &plan);
     page.alerts("Warnings", ask.assumptions.warnings());
     page.list("Assumed", ask.assumptions.notes());
     if output.stats {

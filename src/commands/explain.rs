@@ -1,7 +1,7 @@
 //! `explain`: where the memory, the bytes and the time of one configuration go.
 
 use super::fit;
-use crate::args::EstimateArgs;
+use crate::args::QuestionArgs;
 use crate::ask::{Ask, choice};
 use crate::failure::Failure;
 use crate::json;
@@ -15,13 +15,13 @@ use parplan_planner::estimate;
 ///
 /// # Errors
 /// What cannot be used, with what would be right.
-pub fn run(args: &EstimateArgs, style: Style) -> Result<String, Failure> {
+pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     let watch = Stopwatch::start();
-    let mut ask = Ask::resolve(&args.question)?;
+    let mut ask = Ask::resolve(args)?;
     let choice = choice::resolve(&mut ask, args)?;
     let setup = ask.setup()?;
     let deployment = Deployment::new(&setup, &ask.traffic, &ask.settings, choice);
-    let output = &args.question.output;
+    let output = &args.output;
     fit::check(&ask, &deployment, &watch.stop(None), output, style)?;
     let (service, points) = deployment.serve_counted(&ask.traffic);
     let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
