@@ -3,6 +3,7 @@
 use crate::ask::{Ask, Assumptions};
 use crate::failure::Failure;
 use crate::launching;
+use crate::render::graphs::Landed;
 use crate::stats::Stats;
 use parplan_planner::Layout;
 use parplan_planner::compare::{Axis, Comparison, Crossover, Metric, Winner};
@@ -76,6 +77,8 @@ pub struct Explained<'a> {
     pub volumes: &'a [LayerVolume],
     /// A decode step and a prefill pass.
     pub steps: &'a [Breakdown],
+    /// Where decode batches land among the captured graphs.
+    pub landings: &'a [Landed],
 }
 
 /// One configuration.

@@ -402,6 +402,44 @@ fn files_of_a_command_are_shown() {
     assert_eq!(page.contains(&format!("{lines} lines in all")), lines > 12);
 }
 
+/// The engine drops sizes that do not divide by attention TP: tp 8 over 2 attention-DP ranks loses
+/// 1 and 2, so one request a rank replays the graph of 4, and batches above the largest are eager.
+#[test]
+fn explain_shows_where_batches_land() {
+    let arguments = [
+        "explain",
+        "--model",
+        "deepseek-v3",
+        "--gpu",
+        "h200",
+        "--tp",
+        "8",
+        "--attn-dp",
+        "2",
+        "--graph-sizes",
+        "1,2,4,8,16",
+        "--concurrency",
+        "64",
+    ];
+    let answer = json(&arguments);
+    assert_eq!(answer["best"]["graph_batch_sizes"].to_string(), "[4,8,16]");
+    let landings = answer["explained"]["landings"].as_array().unwrap();
+    let of = |requests: u64| {
+        let mut all = landings.iter();
+        all.find(|l| l["requests_per_rank"] == requests).unwrap()
+    };
+    assert_eq!(
+        (&of(1)["size"], &of(1)["waste_rows"]),
+        (&4.into(), &3.into())
+    );
+    assert_eq!(
+        (&of(16)["size"], &of(16)["waste_rows"]),
+        (&16.into(), &0.into())
+    );
+    assert_eq!(of(32)["launch"], "eager");
+    assert!(text(&arguments).contains("a batch of 32 is above"));
+}
+
 /// Drafts change what a step yields and what a rank keeps.
 #[test]
 fn speculation_is_planned_and_launched() {

@@ -156,7 +156,19 @@ fn answers_are_what_the_page_says() {
 #[test]
 fn an_explanation_is_what_the_page_says() {
     let leaves = documented("What `explain` adds");
-    let answer = with(&["explain"], &["--tp", "8", "--attn-dp", "2", "--dcp", "2"]);
+    let answer = with(
+        &["explain"],
+        &[
+            "--tp",
+            "8",
+            "--attn-dp",
+            "2",
+            "--dcp",
+            "2",
+            "--graph-sizes",
+            "4,8",
+        ],
+    );
     let mut all = BTreeSet::new();
     paths(&answer["explained"], "explained", &leaves, &mut all);
     same(&leaves, &all, &[]);

@@ -6,10 +6,12 @@ use crate::ask::{Ask, choice};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::Style;
+use crate::render::graphs::Landed;
 use crate::render::{Page, breakdown, graphs, plan as pages, volume};
 use crate::stats::Stopwatch;
 use parplan_planner::deployment::Deployment;
 use parplan_planner::estimate;
+use parplan_planner::graphs::{DecodeBatch, landing};
 
 /// Explains the configuration that was typed.
 ///
@@ -26,6 +28,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     let (service, points) = deployment.serve_counted(&ask.traffic);
     let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
     let volumes = estimate::volumes(&deployment, &ask.traffic, &service);
+    let landed = landings(&deployment, ask.traffic.speculation.map_or(0, |s| s.steps));
     let steps = estimate::breakdowns(&deployment, &ask.traffic, &service);
     let mut assumptions = ask.assumptions.clone();
     assumptions.of_plan(&ask.settings, &ask.rules.name, &plan);
@@ -36,6 +39,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
         answer.explained = Some(json::Explained {
             volumes: &volumes,
             steps: &steps,
+            landings: &landed,
         });
         return json::print(&answer);
     }
@@ -43,6 +47,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     pages::question(&mut page, &ask, plan.layout.gpus);
     pages::whole(&mut page, &plan);
     graphs::table(&mut page, &plan.graphs);
+    graphs::landings(&mut page, &landed);
     volume::table(&mut page, &volumes);
     for step in &steps {
         breakdown::table(&mut page, step);
@@ -53,4 +58,25 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
         pages::stats(&mut page, &stats);
     }
     Ok(page.finish())
+}
+
+/// Where batches of 1, 2, 4 and so on requests a rank land, up to twice the largest that may run.
+fn landings(deployment: &Deployment<'_>, drafted: u32) -> Vec<Landed> {
+    let most = deployment.capped_running();
+    std::iter::successors(Some(1u32), |batch| batch.checked_mul(2))
+        .take_while(|&batch| f64::from(batch) < most * 2.0)
+        .map(|batch| {
+            let layout = deployment.choice.layout;
+            let step = DecodeBatch {
+                most_requests: batch,
+                all_requests: batch.saturating_mul(layout.attention_dp),
+                query_length: drafted.saturating_add(1),
+                rank_in_prefill: false,
+            };
+            Landed {
+                requests_per_rank: batch,
+                landing: landing(deployment.setup.rules, &deployment.capture, &step),
+            }
+        })
+        .collect()
 }

@@ -1,7 +1,51 @@
 //! CUDA graphs: what is captured, what decode replays, what is wasted.
 
 use super::{Page, Table, number};
+use parplan_planner::graphs::Landing;
 use parplan_planner::plan::GraphPlan;
+use serde::Serialize;
+
+/// Where a decode batch lands.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Landed {
+    /// Requests of every attention-DP rank.
+    pub requests_per_rank: u32,
+    /// The graph that it replays, or why it runs eagerly.
+    #[serde(flatten)]
+    pub landing: Landing,
+}
+
+/// A row a batch: the graph that it replays and the rows that carry no token.
+pub fn landings(page: &mut Page, landed: &[Landed]) {
+    page.heading("Where decode batches land");
+    let mut table = Table::new(&[
+        ">requests a rank",
+        ">replays",
+        ">rows",
+        ">padded rows",
+        "runs eagerly",
+    ]);
+    for batch in landed {
+        let mut row = vec![batch.requests_per_rank.to_string()];
+        match batch.landing {
+            Landing::Graph {
+                size,
+                rank_rows,
+                waste_rows,
+            } => row.extend([
+                size.to_string(),
+                rank_rows.to_string(),
+                waste_rows.to_string(),
+            ]),
+            Landing::Eager { reason } => {
+                row.extend(["-", "-", "-"].map(str::to_owned));
+                row.push(reason.to_string());
+            }
+        }
+        table.row(row);
+    }
+    page.table(&table);
+}
 
 /// The captured sizes and the bucket of the planned batch.
 pub fn table(page: &mut Page, graphs: &GraphPlan) {
