@@ -210,6 +210,26 @@ fn a_search_needs_gpus_that_can_hold_the_model() {
     assert!(refusal(&all, 2).contains("--tp 8 is more than --gpus 4"));
 }
 
+#[test]
+fn sizes_that_cannot_share_the_gpus_are_refused() {
+    for (sizes, parts) in [
+        (vec!["--tp", "3"], vec!["--tp 3", "--gpus 8", "--gpus 6"]),
+        (vec!["--replicas", "5"], vec!["--replicas 5", "--gpus 5"]),
+        (
+            vec!["--tp", "4", "--pp", "4"],
+            vec!["--tp 4 with --pp 4", "--gpus 16"],
+        ),
+    ] {
+        let mut all = vec!["recommend", "--gpus", "8"];
+        all.extend(MODEL);
+        all.extend(&sizes);
+        let line = refusal(&all, 2);
+        for part in parts {
+            assert!(line.contains(part), "{sizes:?}: no {part:?} in {line}");
+        }
+    }
+}
+
 fn sparse(path: &Path, bytes: u64) {
     File::create(path).unwrap().set_len(bytes).unwrap();
 }

@@ -1,7 +1,7 @@
 //! The space of configurations that `recommend` searches.
 
 use super::Ask;
-use crate::args::{KvFormat, LimitArgs, Ranking, RankingArgs, RecommendArgs, Switch};
+use crate::args::{KvFormat, LayoutArgs, LimitArgs, Ranking, RankingArgs, RecommendArgs, Switch};
 use crate::failure::Failure;
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_profiles::Dtype;
@@ -35,6 +35,7 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
             )));
         }
     }
+    shares(gpus, layout)?;
     let switches = &args.question.switches;
     if switches.cuda_graphs.fixed().is_none() {
         ask.assumptions
@@ -69,6 +70,33 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         expert_all_to_all: both(switches.expert_all_to_all),
         settings: ask.settings.clone(),
     })
+}
+
+/// Refuses sizes that cannot share the GPUs evenly, whatever the search does with the others.
+fn shares(gpus: u32, layout: &LayoutArgs) -> Result<(), Failure> {
+    let fixed = [
+        ("--tp", layout.tp),
+        ("--pp", layout.pp),
+        ("--replicas", layout.replicas),
+    ];
+    let typed: Vec<(&str, u32)> = fixed
+        .into_iter()
+        .filter_map(|(flag, size)| Some((flag, size?)))
+        .collect();
+    let product: u64 = typed.iter().map(|(_, size)| u64::from(*size)).product();
+    if u64::from(gpus).is_multiple_of(product) {
+        return Ok(());
+    }
+    let words: Vec<String> = typed
+        .iter()
+        .map(|(flag, size)| format!("{flag} {size}"))
+        .collect();
+    let down = u64::from(gpus) / product * product;
+    let near = if down == 0 { product } else { down };
+    Err(Failure::unusable(format!(
+        "{} cannot share --gpus {gpus} evenly; the nearest that they do is --gpus {near}",
+        words.join(" with ")
+    )))
 }
 
 /// What counts as good.

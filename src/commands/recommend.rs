@@ -29,6 +29,9 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     if let Some(best) = answer.ranked.first() {
         ask.assumptions
             .of_plan(&ask.settings, &ask.rules.name, best);
+        if let Some(unused) = ranking::unused(&space, best) {
+            ask.assumptions.warn(unused);
+        }
     }
     if let (Some(path), Some(best)) = (&args.ranking.save, answer.ranked.first()) {
         write_whole(path, &saved::plan_file(&ask, best)?, true)?;

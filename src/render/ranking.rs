@@ -101,6 +101,16 @@ fn kept(limit: Option<f64>, value: &Predicted) -> bool {
     limit.is_none_or(|limit| value.value <= limit)
 }
 
+/// A warning where the best configuration leaves GPUs unused.
+pub fn unused(space: &Space, best: &Plan) -> Option<String> {
+    (best.layout.gpus < space.gpus).then(|| {
+        format!(
+            "this layout uses {} of the {} GPUs; fix --replicas or --pp too to use all",
+            best.layout.gpus, space.gpus
+        )
+    })
+}
+
 /// A layout, its switches and the format of its KV cache in a few words.
 pub fn choice_words(choice: &Choice) -> String {
     format!("{}, kv {}", switch_words(choice), choice.kv_dtype)
