@@ -2,6 +2,7 @@
 
 mod engines;
 mod kernels;
+mod overheads;
 
 use clap::Parser;
 
@@ -12,11 +13,14 @@ enum Command {
     Engines(engines::Arguments),
     /// Rebuild the PTX of the CUDA kernels, or check that it is current.
     Kernels(kernels::Arguments),
+    /// Fit what engines add around their kernels from measured serving runs.
+    Overheads(overheads::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
         Command::Engines(arguments) => engines::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
+        Command::Overheads(arguments) => overheads::run(&arguments),
     }
 }

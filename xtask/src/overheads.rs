@@ -1,0 +1,254 @@
+//! `cargo xtask overheads`: what engines add around their kernels, fitted from measured runs.
+
+mod errors;
+mod fit;
+mod runs;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use errors::{Outcome, Pairs, outcomes, ratios, table};
+use fit::Figures;
+use parplan_profiles::Overheads;
+use runs::Run;
+
+/// Engines that are fitted, in the order of the file.
+const ENGINES: [&str; 3] = ["sglang", "vllm", "trtllm"];
+
+/// How far a figure of the file may be from a fresh fit, as a part of it: the search's last step.
+const ROUNDING: f64 = 0.005;
+
+/// What to do.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Table of measured runs, with the columns of aiconfigurator-core's silicon_sample.csv.
+    #[arg(long)]
+    runs: PathBuf,
+    /// Fail when profiles/data/overheads.toml is not what the runs give.
+    #[arg(long, conflicts_with = "write")]
+    check: bool,
+    /// Write profiles/data/overheads.toml.
+    #[arg(long)]
+    write: bool,
+    /// Fit again without each model, and without each GPU, and show the errors on what was left out.
+    #[arg(long)]
+    held_out: bool,
+    /// Show every run whose model, GPU, engine and layout contain all of these words, term by term.
+    #[arg(long, num_args = 1..)]
+    explain: Vec<String>,
+}
+
+/// Fits, and shows, writes or checks.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the workspace root")?
+        .join("profiles/data/overheads.toml");
+    let old = std::fs::read_to_string(&path)
+        .with_context(|| format!("reading {}", path.display()))?;
+    let runs = runs::read(&arguments.runs)?;
+    println!("{} runs", runs.kept.len());
+    for (reason, count) in &runs.dropped {
+        println!("left out: {count} ({reason})");
+    }
+    let fits = in_parallel(ENGINES.map(|engine| {
+        let own: Vec<&Run> = runs.kept.iter().filter(|r| r.engine == engine).collect();
+        move || full(&own, arguments.held_out)
+    }))?;
+    let entries: Vec<Overheads> = fits.iter().flat_map(|f| f.entries.clone()).collect();
+    let all: Vec<&Run> = runs.kept.iter().filter(|r| ENGINES.contains(&r.engine.as_str())).collect();
+    let outcomes = outcomes(&all, &entries)?;
+    if !arguments.explain.is_empty() {
+        return explain(&outcomes, &entries, &arguments.explain);
+    }
+    report(&entries, &outcomes);
+    if arguments.held_out {
+        let model: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.model.clone()).collect();
+        let gpu: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.gpu.clone()).collect();
+        println!("Model left out:\n");
+        print_tables(&model);
+        println!("GPU left out:\n");
+        print_tables(&gpu);
+    }
+    if arguments.write {
+        std::fs::write(&path, write::render(&old, &entries)?)
+            .with_context(|| format!("writing {}", path.display()))?;
+        println!("wrote {}", path.display());
+    }
+    if arguments.check {
+        let differences = write::differences(&write::parse(&old)?, &entries, ROUNDING);
+        if !differences.is_empty() {
+            bail!(
+                "{} is not what the runs give; run 'cargo xtask overheads --runs CSV --write':\n{}",
+                path.display(),
+                differences.join("\n")
+            );
+        }
+        println!("{} is current", path.display());
+    }
+    Ok(())
+}
+
+/// A fit of one engine, and its errors on what other fits had left out.
+struct Fit<'a> {
+    entries: Vec<Overheads>,
+    model: Vec<Outcome<'a>>,
+    gpu: Vec<Outcome<'a>>,
+}
+
+fn full<'a>(runs: &[&'a Run], held_out: bool) -> Result<Fit<'a>> {
+    ensure!(!runs.is_empty(), "an engine has no run to fit");
+    let figures = fit::fit(runs, Figures::expected())?;
+    let entries = fit::finished(runs, &figures)?;
+    let (mut model, mut gpu) = (Vec::new(), Vec::new());
+    if held_out {
+        model = without_each(runs, figures, |run| run.family.to_owned())?;
+        gpu = without_each(runs, figures, |run| run.gpu_name.clone())?;
+    }
+    Ok(Fit {
+        entries,
+        model,
+        gpu,
+    })
+}
+
+/// Errors on each value of `key` of fits that had not seen it. A value that leaves its architecture
+/// without a run is judged by the engine's figures of the other one.
+fn without_each<'a>(
+    runs: &[&'a Run],
+    start: Figures,
+    key: impl Fn(&Run) -> String,
+) -> Result<Vec<Outcome<'a>>> {
+    let values: BTreeSet<String> = runs.iter().map(|run| key(run)).collect();
+    let mut out = Vec::new();
+    for value in values {
+        let (left, seen): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| key(run) == value);
+        if seen.is_empty() {
+            continue;
+        }
+        let figures = fit::fit(&seen, start)?;
+        let mut entries = fit::finished(&seen, &figures)?;
+        if let Some(first) = entries.first().cloned() {
+            for run in &left {
+                if entries.iter().all(|e| e.architecture != run.architecture) {
+                    entries.push(Overheads {
+                        architecture: run.architecture,
+                        ..first.clone()
+                    });
+                }
+            }
+        }
+        out.extend(outcomes(&left, &entries)?);
+    }
+    Ok(out)
+}
+
+/// Runs jobs at the same time; results keep their order.
+fn in_parallel<T: Send, F: FnOnce() -> Result<T> + Send>(
+    jobs: impl IntoIterator<Item = F>,
+) -> Result<Vec<T>> {
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();
+        handles
+            .into_iter()
+            .map(|handle| match handle.join() {
+                Ok(result) => result,
+                Err(_) => bail!("a fit ended by a fault of the program"),
+            })
+            .collect()
+    })
+}
+
+fn report(entries: &[Overheads], outcomes: &[Outcome<'_>]) {
+    for e in entries {
+        println!(
+            "\n{} {:?}, {} runs: step {} us + {} a request, layer {} us in a graph and {} launched, prefill pass {} us, request {} us + {} a prompt token, kernels x{} decode and x{} prefill, expert spread {}; sigma TPOT {}, TTFT {}",
+            e.engine,
+            e.architecture,
+            e.runs,
+            e.step_us,
+            e.step_request_us,
+            e.graph_layer_us,
+            e.eager_layer_us,
+            e.prefill_pass_us,
+            e.request_us,
+            e.prompt_token_us,
+            e.decode_scale,
+            e.prefill_scale,
+            e.expert_spread,
+            e.tpot_sigma,
+            e.ttft_sigma
+        );
+    }
+    println!();
+    print_tables(outcomes);
+    for (title, pairs) in [
+        ("layouts at one concurrency", Pairs::Layouts),
+        ("concurrencies of one layout", Pairs::Concurrencies),
+    ] {
+        let r = ratios(outcomes, pairs);
+        println!(
+            "Ratios of two {title}, {} pairs: sigma TPOT {:.3} ({:.2} of independent errors), TTFT {:.3} ({:.2})",
+            r.pairs, r.tpot, r.tpot_share, r.ttft, r.ttft_share
+        );
+    }
+}
+
+fn print_tables(outcomes: &[Outcome<'_>]) {
+    let by_all = |_: &Outcome<'_>| "all".to_owned();
+    println!("{}", table("all", outcomes, by_all));
+    println!("{}", table("engine, GPU", outcomes, |o| format!("{}, {}", o.run.engine, o.run.gpu_name)));
+    println!(
+        "{}",
+        table("model, GPU, engine", outcomes, |o| format!(
+            "{}, {}, {}",
+            o.run.model.name, o.run.gpu_name, o.run.engine
+        ))
+    );
+}
+
+fn label(run: &Run) -> String {
+    let l = run.choice.layout;
+    format!(
+        "{} {} {} {} tp{} dp{} ep{} isl{:.0} osl{:.0} c{}",
+        run.model.name,
+        run.gpu_name,
+        run.engine,
+        run.version,
+        l.tp,
+        l.attention_dp,
+        l.ep,
+        run.traffic.isl,
+        run.traffic.osl,
+        run.traffic.concurrency
+    )
+}
+
+fn explain(outcomes: &[Outcome<'_>], entries: &[Overheads], words: &[String]) -> Result<()> {
+    for o in outcomes {
+        let label = label(o.run);
+        let parts: Vec<&str> = label.split(' ').collect();
+        if !words.iter().all(|w| parts.contains(&w.as_str())) {
+            continue;
+        }
+        let m = &o.run.measured;
+        println!(
+            "{label}: TPOT {:.2} ms, predicted {:.2}; TTFT {:.0} ms, predicted {:.0}",
+            m.tpot_ms,
+            m.tpot_ms * o.errors.tpot.exp(),
+            m.ttft_ms,
+            m.ttft_ms * o.errors.ttft.exp()
+        );
+        let entry = entries
+            .iter()
+            .find(|e| e.engine == o.run.engine && e.architecture == o.run.architecture)
+            .context("no entry of the run")?;
+        print!("{}", o.run.explain(entry)?);
+    }
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! Measured serving runs: reading, repairing, and matching them with profiles.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use parplan_planner::Layout;
+use parplan_planner::cost::OpCosts;
+use parplan_planner::deployment::{Deployment, Setup};
+use parplan_planner::estimate;
+use parplan_planner::plan::Choice;
+use parplan_planner::question::{Balance, Settings, Traffic};
+use parplan_planner::serve::Service;
+use parplan_profiles::engine::EngineRules;
+use parplan_profiles::{
+    EfficiencyProfile, GpuArchitecture, GpuProfile, Library, ModelProfile, Overheads,
+};
+use serde::{Deserialize, Deserializer};
+
+/// Mean over nominal length, and shortest over longest, of the runs whose lengths are drawn.
+const DRAWN: (f64, f64) = (0.9, 0.8);
+
+/// Nominal lengths of the InferenceX series, which draws them.
+const DRAWN_LENGTHS: [(f64, f64); 3] = [(1024.0, 1024.0), (1024.0, 8192.0), (8192.0, 1024.0)];
+
+/// Largest stage that the runs can have: rows above it are parts of disaggregated racks.
+const MOST_GPUS: u32 = 8;
+
+/// One row of the table.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Record {
+    backend: String,
+    backend_version: String,
+    model_path: String,
+    system: String,
+    precision: String,
+    mode: String,
+    #[serde(deserialize_with = "absent_is_nan")]
+    isl: f64,
+    #[serde(deserialize_with = "absent_is_nan")]
+    osl: f64,
+    #[serde(deserialize_with = "absent_is_nan")]
+    concurrency: f64,
+    #[serde(deserialize_with = "absent_is_nan")]
+    tp_size: f64,
+    attention_dp_size: Option<f64>,
+    moe_tp_size: Option<f64>,
+    moe_ep_size: Option<f64>,
+    #[serde(deserialize_with = "absent_is_nan")]
+    silicon_ttft_ms: f64,
+    #[serde(deserialize_with = "absent_is_nan")]
+    silicon_tpot_ms: f64,
+}
+
+/// A number, or NaN where the field is empty: rows of other modes leave many so.
+fn absent_is_nan<'de, D: Deserializer<'de>>(field: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(field)?.unwrap_or(f64::NAN))
+}
+
+/// A time of a first token and of each later one, milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Times {
+    /// Mean time to first token.
+    pub ttft_ms: f64,
+    /// Mean time of an output token after the first.
+    pub tpot_ms: f64,
+}
+
+/// A run that can be predicted.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    /// Engine.
+    pub engine: String,
+    /// Version as written; may be empty.
+    pub version: String,
+    /// Name of the model without its number format.
+    pub family: &'static str,
+    /// Name of the GPU's profile.
+    pub gpu_name: String,
+    /// What was traffic.
+    pub traffic: Traffic,
+    /// What was measured.
+    pub measured: Times,
+    /// The layout.
+    pub choice: Choice,
+    /// The model.
+    pub model: ModelProfile,
+    /// GPUs of the same fit.
+    pub architecture: GpuArchitecture,
+    gpu: GpuProfile,
+    rules: EngineRules,
+}
+
+/// Runs, and why the others are left out.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    /// Runs to fit.
+    pub kept: Vec<Run>,
+    /// Reasons, with how many rows each.
+    pub dropped: BTreeMap<String, u32>,
+}
+
+impl Run {
+    /// Serves the run's traffic under `overheads`, and hands what came of it to `look`.
+    fn served<T>(
+        &self,
+        overheads: &Overheads,
+        look: impl FnOnce(&Deployment<'_>, &Service) -> T,
+    ) -> Result<T> {
+        let efficiency = EfficiencyProfile::embedded(&self.engine, &self.gpu)?;
+        let setup = Setup {
+            model: &self.model,
+            gpu: &self.gpu,
+            rules: &self.rules,
+            costs: OpCosts::new(efficiency, &self.gpu)?,
+            overheads,
+        };
+        let deployment = Deployment::new(&setup, &self.traffic, &Settings::default(), self.choice);
+        let service = deployment.serve(&self.traffic);
+        Ok(look(&deployment, &service))
+    }
+
+    /// What the planner predicts under `overheads`.
+    pub fn predict(&self, overheads: &Overheads) -> Result<Times> {
+        self.served(overheads, |_, service| Times {
+            ttft_ms: service.ttft_us / 1e3,
+            tpot_ms: service.tpot_us / 1e3,
+        })
+    }
+
+    /// A decode step and a prefill pass, term by term.
+    pub fn explain(&self, overheads: &Overheads) -> Result<String> {
+        self.served(overheads, |deployment, service| {
+            let mut out = format!(
+                "    step {:.2} ms, {:.1} decoding a rank, prefill load {:.2}, queue {:.0} ms, burst {:.0} ms\n",
+                service.decode_step_us / 1e3,
+                service.decoding_per_rank,
+                service.prefill_load,
+                service.queue_us / 1e3,
+                service.burst_us / 1e3
+            );
+            for part in estimate::breakdowns(deployment, &self.traffic, service) {
+                // Writing to a string cannot fail.
+                let _ = writeln!(out, "    {}: {:.0} us", part.title, part.total_us);
+                for term in part.terms {
+                    let _ = writeln!(
+                        out,
+                        "      {:22} x{:<5.0} {:10.1} us, roofline {:10.1}",
+                        term.name,
+                        term.count,
+                        term.us,
+                        term.roofline_us.unwrap_or(0.0)
+                    );
+                }
+            }
+            out
+        })
+    }
+}
+
+/// Reads the table at `path`.
+pub(super) fn read(path: &Path) -> Result<Runs> {
+    let mut reader =
+        csv::Reader::from_path(path).with_context(|| format!("reading {}", path.display()))?;
+    let library = Library::embedded();
+    let mut out = Runs::default();
+    let mut seen = BTreeSet::new();
+    for record in reader.deserialize::<Record>() {
+        let record = record.with_context(|| format!("reading {}", path.display()))?;
+        let reason = if !seen.insert(record.identity()) {
+            Some("the same run under two names".to_owned())
+        } else {
+            record.unfit()
+        };
+        let matched = match reason {
+            Some(reason) => Err(reason),
+            None => record.matched(&library),
+        };
+        match matched {
+            Ok(run) => out.kept.push(run),
+            Err(reason) => *out.dropped.entry(reason).or_default() += 1,
+        }
+    }
+    ensure!(
+        !out.kept.is_empty(),
+        "{}: none of its rows is a run that can be predicted",
+        path.display()
+    );
+    Ok(out)
+}
+
+impl Record {
+    /// What makes two rows the same run, whatever the model is called.
+    fn identity(&self) -> String {
+        format!(
+            "{} {} {} {} {} {} {} {:?} {} {}",
+            self.mode,
+            self.backend,
+            self.system,
+            self.precision,
+            self.isl,
+            self.osl,
+            self.concurrency,
+            (self.tp_size, self.attention_dp_size),
+            self.silicon_ttft_ms,
+            self.silicon_tpot_ms
+        )
+    }
+
+    /// Why the row cannot be compared with a prediction.
+    fn unfit(&self) -> Option<String> {
+        let times = [self.silicon_ttft_ms, self.silicon_tpot_ms];
+        let shape = [self.isl, self.osl, self.concurrency, self.tp_size];
+        let reason = if self.mode != "agg" {
+            "prefill and decode on different GPUs"
+        } else if !times.iter().chain(&shape).all(|&x| x.is_finite() && x > 0.0) {
+            "a time or a size is missing"
+        } else if self.backend == "trtllm" && self.backend_version == "1.2.0rc6.post3" {
+            "speculation was on"
+        } else if self.backend == "vllm"
+            && self.backend_version == "0.12.0"
+            && self.precision == "fp8"
+        {
+            "not closed loop"
+        } else {
+            return None;
+        };
+        Some(reason.to_owned())
+    }
+
+    /// Family and profile name of the model.
+    fn model(&self) -> Option<(&'static str, &'static str)> {
+        let precision = self.precision.as_str();
+        let path = self.model_path.as_str();
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let found = match (name, precision) {
+            ("MiniMax-M2.5", "fp8") => ("minimax-m2.5", "minimax-m2.5"),
+            ("MiniMax-M2.5", "fp4") => ("minimax-m2.5", "minimax-m2.5-nvfp4"),
+            ("Qwen3-235B-A22B-FP8", _) => ("qwen3-235b-a22b", "qwen3-235b-a22b-fp8"),
+            ("Qwen3-32B", "fp8") => ("qwen3-32b", "qwen3-32b-fp8"),
+            ("Qwen3-32B", "fp4") => ("qwen3-32b", "qwen3-32b-nvfp4"),
+            ("Qwen3-32B", "") => ("qwen3-32b", "qwen3-32b"),
+            ("Llama-3.1-8B-Instruct", "") => ("llama-3.1-8b", "llama-3.1-8b"),
+            ("Llama-3.1-8B-Instruct" | "Llama-3.1-8B-Instruct-FP8", "fp8") => {
+                ("llama-3.1-8b", "llama-3.1-8b-fp8")
+            }
+            ("Llama-3.1-70B", "fp8") => ("llama-3.1-70b", "llama-3.1-70b-fp8"),
+            ("Llama-3.1-70B", "fp4") => ("llama-3.1-70b", "llama-3.1-70b-nvfp4"),
+            ("Qwen3.5-397B-A17B", "bf16") => ("qwen3.5-397b-a17b", "qwen3.5-397b-a17b"),
+            ("Qwen3.5-397B-A17B", "fp8") => ("qwen3.5-397b-a17b", "qwen3.5-397b-a17b-fp8"),
+            ("Qwen3.5-397B-A17B", "fp4") => ("qwen3.5-397b-a17b", "qwen3.5-397b-a17b-nvfp4"),
+            ("DeepSeek-R1" | "DeepSeek-V3", "fp8") => ("deepseek-r1", "deepseek-r1"),
+            (
+                "DeepSeek-R1" | "DeepSeek-V3" | "DeepSeek-R1-NVFP4" | "DeepSeek-V3.1-NVFP4",
+                "fp4",
+            ) => ("deepseek-r1", "deepseek-r1-nvfp4"),
+            ("Kimi-K2.5", "int4") => ("kimi-k2.5", "kimi-k2.5"),
+            ("Kimi-K2.5", "fp4") => ("kimi-k2.5", "kimi-k2.5-nvfp4"),
+            ("gpt-oss-120b", _) => ("gpt-oss-120b", "gpt-oss-120b"),
+            _ => return None,
+        };
+        Some(found)
+    }
+
+    /// The layout, with sizes that were multiplied by the expert-parallel one divided again.
+    fn layout(&self, dense: bool) -> Option<Layout> {
+        let whole = |size: f64| {
+            (size >= 1.0 && size <= 4096.0 && size.fract() == 0.0).then_some(size as u32)
+        };
+        let or_one = |size: Option<f64>| whole(size.unwrap_or(1.0).max(1.0));
+        let (mut tp, mut dp) = (whole(self.tp_size)?, or_one(self.attention_dp_size)?);
+        let (moe_tp, mut ep) = (or_one(self.moe_tp_size)?, or_one(self.moe_ep_size)?);
+        if dense {
+            ep = 1;
+        } else if tp > 1 && dp > 1 && ep == tp * dp {
+            // vLLM's data parallelism with expert parallelism: one GPU a rank, counted twice.
+            tp = 1;
+            ep = dp;
+        } else if moe_tp == ep && moe_tp > 1 && tp * dp == moe_tp * ep && tp * dp > MOST_GPUS {
+            if dp > 1 {
+                dp /= ep;
+            } else {
+                tp /= ep;
+            }
+        }
+        let gpus = tp.checked_mul(dp)?;
+        (gpus <= MOST_GPUS && gpus.is_multiple_of(ep)).then_some(Layout {
+            replicas: 1,
+            tp: gpus,
+            attention_dp: dp,
+            dcp: 1,
+            ep,
+            pp: 1,
+            nodes: 1,
+        })
+    }
+
+    fn matched(&self, library: &Library) -> Result<Run, String> {
+        let (family, name) = self
+            .model()
+            .ok_or_else(|| format!("no profile for {} {}", self.model_path, self.precision))?;
+        let model = library.model(name).map_err(|e| e.to_string())?;
+        let gpu = library.gpu(&self.system).map_err(|e| e.to_string())?;
+        let dense = !model.is_moe();
+        let layout = self
+            .layout(dense)
+            .ok_or_else(|| "sizes that no layout of one node has".to_owned())?;
+        let version = self.backend_version.as_str();
+        let asked = (!version.is_empty()).then_some(version);
+        let engine = library.engine(&self.backend).map_err(|e| e.to_string())?;
+        // A version that cannot be ordered, such as a nightly of a hash, has the newest rules.
+        let rules = engine
+            .resolve(asked, true)
+            .or_else(|_| engine.resolve(None, true))
+            .map_err(|e| e.to_string())?;
+        let drawn = DRAWN_LENGTHS.contains(&(self.isl, self.osl));
+        let (mean, ratio) = if drawn { DRAWN } else { (1.0, 1.0) };
+        Ok(Run {
+            engine: self.backend.clone(),
+            version: self.backend_version.clone(),
+            family,
+            gpu_name: gpu.name.clone(),
+            traffic: Traffic {
+                isl: self.isl * mean,
+                osl: self.osl * mean,
+                length_ratio: ratio,
+                concurrency: self.concurrency,
+                prefix_hit: 0.0,
+                balance: Balance::Even,
+                waves: 10.0,
+                speculation: None,
+            },
+            measured: Times {
+                ttft_ms: self.silicon_ttft_ms,
+                tpot_ms: self.silicon_tpot_ms,
+            },
+            choice: Choice {
+                layout,
+                kv_dtype: model.kv_dtype,
+                cuda_graphs: true,
+                symmetric_memory: false,
+                speculative_steps: 0,
+                expert_all_to_all: false,
+            },
+            architecture: GpuArchitecture::of(&gpu),
+            model,
+            gpu,
+            rules,
+        })
+    }
+}
