@@ -548,6 +548,7 @@ impl<'a> Deployment<'a> {
                 Batching::Mixed => PrefillStyle::Mixed,
             },
             request_overhead_us: o.request_us + o.prompt_token_us * traffic.isl,
+            balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
         }
     }
 

@@ -16,6 +16,11 @@
 //! `ρ / (2 (1 − ρ))` prefills (Pollaczek–Khinchine). The population closes the loop:
 //! `concurrency = B + λ · TTFT`.
 //!
+//! Where prompts wait until every attention-DP rank has one (TensorRT-LLM's `enable_balance`), they
+//! are prefilled together after a cycle of steps: as many as it takes until each of `R` ranks has
+//! lost a request and been given the next (coupons: `R · (1 + 1/2 + … + 1/R)` arrivals), or the time-out.
+//! Fewer steps carry prefill, and a prompt waits for half a cycle.
+//!
 //! Benchmarks send all clients' first requests at once. That burst is prefilled back to back. Where
 //! prefill runs in passes of its own, the burst comes back as long as lengths are so equal that a
 //! wave of requests ends together.
@@ -71,6 +76,8 @@ pub struct Limits {
     pub style: PrefillStyle,
     /// Time from the client to the first pass and from the first token back, microseconds.
     pub request_overhead_us: f64,
+    /// Steps that prompts wait, at most, until every attention-DP rank has one; 0 where they do not.
+    pub balance_steps: f64,
 }
 
 /// Predicted service of one replica.
@@ -153,6 +160,46 @@ fn given_one(mean: f64) -> f64 {
     mean / -(-mean).exp_m1().min(-1e-12)
 }
 
+/// Requests that are prefilled together when so many arrive a step and rank, and the share of the
+/// steps in which a rank prefills.
+fn coming_together(
+    load: &ClosedLoop,
+    limits: &Limits,
+    arrivals: f64,
+    batch: f64,
+) -> (Together, f64) {
+    // Those of one step are prefilled together.
+    let on_rank = given_one(arrivals);
+    let busy = (arrivals / on_rank * passes(load, limits, on_rank)).min(0.98);
+    let none = (1.0 - busy).powf(limits.dp_ranks);
+    let ranks = if limits.dp_ranks > 1.0 {
+        // Requests that end together come back together, on different ranks. Given that one rank
+        // prefills, so many do at once.
+        let alike = end_together(load, batch);
+        (limits.dp_ranks * busy / (1.0 - none).max(1e-12))
+            .max(alike)
+            .clamp(1.0, limits.dp_ranks)
+    } else {
+        1.0
+    };
+    (Together { on_rank, ranks }, busy)
+}
+
+/// The same where prompts wait `cycle` steps for those of other ranks.
+fn balanced(load: &ClosedLoop, limits: &Limits, arrivals: f64, cycle: f64) -> (Together, f64) {
+    let gathered = given_one(arrivals * limits.dp_ranks * cycle.max(1.0));
+    let ranks = gathered.clamp(1.0, limits.dp_ranks);
+    let on_rank = gathered / ranks;
+    let busy = (passes(load, limits, on_rank) / cycle.max(1.0)).min(0.98);
+    (Together { on_rank, ranks }, busy)
+}
+
+/// Passes that the prompts of `on_rank` requests take.
+fn passes(load: &ClosedLoop, limits: &Limits, on_rank: f64) -> f64 {
+    let chunk = limits.chunk_tokens.max(64.0);
+    (load.prefill_tokens * on_rank / chunk).ceil().max(1.0)
+}
+
 /// A trial: the whole service when `decoding` requests a rank are being decoded.
 struct Trial {
     service: Service,
@@ -165,24 +212,14 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
     let steps = ((load.output_tokens - 1.0) / load.tokens_per_step).max(1e-9);
     let batch = decoding * limits.dp_ranks;
     // Requests finish, and their clients' next ones arrive, as steps make tokens: so many a step and
-    // rank. Those of one step are prefilled together.
+    // rank.
     let arrivals = decoding / steps;
-    let on_rank = given_one(arrivals);
-    let chunk = limits.chunk_tokens.max(64.0);
-    let passes = (load.prefill_tokens * on_rank / chunk).ceil().max(1.0);
-    // A rank prefills in this share of the steps; given that one does, so many do at once.
-    let busy = (arrivals / on_rank * passes).min(0.98);
-    let none = (1.0 - busy).powf(limits.dp_ranks);
-    let ranks = if limits.dp_ranks > 1.0 {
-        // Requests that end together come back together, on different ranks.
-        let alike = end_together(load, batch);
-        (limits.dp_ranks * busy / (1.0 - none).max(1e-12))
-            .max(alike)
-            .clamp(1.0, limits.dp_ranks)
+    let cycle = balance_cycle(limits, arrivals * limits.dp_ranks);
+    let (together, busy) = if cycle > 0.0 {
+        balanced(load, limits, arrivals, cycle)
     } else {
-        1.0
+        coming_together(load, limits, arrivals, batch)
     };
-    let together = Together { on_rank, ranks };
     let one = prefill(times, load, limits, together, decoding, decode_us);
     let rate = batch / (steps * decode_us + batch * one.stall_us);
     let stall_load = rate * one.stall_us;
@@ -201,7 +238,13 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
     // Where all decoding stops, nobody arrives meanwhile.
     let alone = limits.style == PrefillStyle::Separate && limits.dp_ranks <= 1.0;
     let busy = if alone { 0.0 } else { busy };
-    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + decode_us / 2.0;
+    // A prompt arrives in the middle of a step, or of a cycle of steps with prefill among them.
+    let until = if cycle > 0.0 {
+        cycle * decode_us / (1.0 - stall_load)
+    } else {
+        decode_us
+    };
+    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + until / 2.0;
     let ttft_us = limits.request_overhead_us + one.latency_us + wait;
     Trial {
         clients: batch + rate * ttft_us,
@@ -216,6 +259,16 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
             prefill_load: stall_load,
         },
     }
+}
+
+/// Steps between two balanced prefills when `arrivals` requests come a step; 0 without balancing.
+fn balance_cycle(limits: &Limits, arrivals: f64) -> f64 {
+    if limits.balance_steps <= 0.0 || limits.dp_ranks <= 1.0 {
+        return 0.0;
+    }
+    let ranks = limits.dp_ranks.round().min(4096.0) as u32;
+    let coupons: f64 = (1..=ranks).map(|k| limits.dp_ranks / f64::from(k)).sum();
+    (coupons / arrivals.max(1e-9)).min(limits.balance_steps)
 }
 
 /// Solves the closed loop for one replica.

@@ -329,6 +329,7 @@ mod tests {
                     chunk_tokens: chunk,
                     style,
                     request_overhead_us: 0.0,
+                    balance_steps: 0.0,
                 };
                 let load = ClosedLoop {
                     clients: clients as f64,
@@ -382,6 +383,7 @@ mod tests {
             chunk_tokens: 4096.0,
             style: PrefillStyle::Separate,
             request_overhead_us: 0.0,
+            balance_steps: 0.0,
         };
         let apart = run(
             &times,

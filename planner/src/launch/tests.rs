@@ -288,6 +288,7 @@ fn trtllm_and_builtin_carry_files() {
     );
     let options: serde_json::Value = serde_json::from_str(&node.files[0].1).unwrap();
     assert_eq!(options["enable_attention_dp"], true);
+    assert_eq!(options["attention_dp_config"]["timeout_iters"], 60);
     assert_eq!(
         options["cuda_graph_config"]["batch_sizes"],
         serde_json::json!([1, 2])

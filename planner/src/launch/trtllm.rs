@@ -51,6 +51,15 @@ pub(super) fn command(
     let mut options = Map::new();
     if layout.attention_dp > 1 {
         options.insert("enable_attention_dp".to_owned(), json!(true));
+        let steps = rules.scheduler.context_balance_steps;
+        if steps > 0 {
+            let balance = json!({
+                "enable_balance": true,
+                "batching_wait_iters": 0,
+                "timeout_iters": steps,
+            });
+            options.insert("attention_dp_config".to_owned(), balance);
+        }
     }
     let mut kv = Map::new();
     if let Some(dtype) = spec.kv_dtype {

@@ -385,6 +385,10 @@ pub struct SchedulerRule {
     pub overlap: bool,
     /// Pipeline stages turn that off.
     pub overlap_off_with_pp: bool,
+    /// Steps that prompts wait, at most, until every attention-DP rank has one to prefill, as the
+    /// launch command sets it; 0 where a rank prefills as soon as it can.
+    #[serde(default)]
+    pub context_balance_steps: u32,
 }
 
 /// What shares a step.

@@ -1,6 +1,6 @@
 //! Measured serving runs: reading, repairing, and matching them with profiles.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -27,9 +27,29 @@ const DRAWN_LENGTHS: [(f64, f64); 3] = [(1024.0, 1024.0), (1024.0, 8192.0), (819
 /// Largest stage that the runs can have: rows above it are parts of disaggregated racks.
 const MOST_GPUS: u32 = 8;
 
+/// Times that differ by less than this part are one measurement, rounded twice.
+const SAME: f64 = 0.005;
+
+/// A run that waits for its first token longer than this many times its whole decoding was held
+/// back by a limit on running requests that the table does not have.
+const MOST_WAIT: f64 = 2.0;
+
+/// Series in which speculation was on though no column says so, as (engine, version, GPU, start of
+/// the id, part of the id), each with what gives it away. The first is the MTP release of
+/// InferenceX. Of the second, one configuration has two rows that differ by 1.4 to 1.9 times, and
+/// the faster ones gain with longer outputs. The third is faster on 4 GPUs than on 8, gains with longer
+/// outputs too, and takes longer for its first token.
+const SPECULATED: [(&str, &str, &str, &str, &str); 4] = [
+    ("trtllm", "1.2.0rc6.post3", "", "", ""),
+    ("trtllm", "1.1.0rc2.post2", "", "2026_", ""),
+    ("sglang", "0.5.9", "b200_sxm", "2026_", "_tp4_0_ep1_"),
+    ("sglang", "0.5.9", "b200_sxm", "", "_tp4_ep1_"),
+];
+
 /// One row of the table.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Record {
+    id: String,
     backend: String,
     backend_version: String,
     model_path: String,
@@ -90,6 +110,7 @@ pub(super) struct Run {
     pub architecture: GpuArchitecture,
     gpu: GpuProfile,
     rules: EngineRules,
+    settings: Settings,
 }
 
 /// Runs, and why the others are left out.
@@ -102,6 +123,18 @@ pub(super) struct Runs {
 }
 
 impl Run {
+    /// Whether `other` is this run again: same set-up, and times that differ by rounding only.
+    fn repeats(&self, other: &Run) -> bool {
+        let near = |a: f64, b: f64| (a / b).ln().abs() < SAME;
+        self.engine == other.engine
+            && self.model.name == other.model.name
+            && self.gpu_name == other.gpu_name
+            && self.choice == other.choice
+            && self.traffic == other.traffic
+            && near(self.measured.ttft_ms, other.measured.ttft_ms)
+            && near(self.measured.tpot_ms, other.measured.tpot_ms)
+    }
+
     /// Serves the run's traffic under `overheads`, and hands what came of it to `look`.
     fn served<T>(
         &self,
@@ -116,7 +149,7 @@ impl Run {
             costs: OpCosts::new(efficiency, &self.gpu)?,
             overheads,
         };
-        let deployment = Deployment::new(&setup, &self.traffic, &Settings::default(), self.choice);
+        let deployment = Deployment::new(&setup, &self.traffic, &self.settings, self.choice);
         let service = deployment.serve(&self.traffic);
         Ok(look(&deployment, &service))
     }
@@ -165,19 +198,18 @@ pub(super) fn read(path: &Path) -> Result<Runs> {
         csv::Reader::from_path(path).with_context(|| format!("reading {}", path.display()))?;
     let library = Library::embedded();
     let mut out = Runs::default();
-    let mut seen = BTreeSet::new();
     for record in reader.deserialize::<Record>() {
         let record = record.with_context(|| format!("reading {}", path.display()))?;
-        let reason = if !seen.insert(record.identity()) {
-            Some("the same run under two names".to_owned())
-        } else {
-            record.unfit()
-        };
-        let matched = match reason {
+        let matched = match record.unfit() {
             Some(reason) => Err(reason),
             None => record.matched(&library),
         };
         match matched {
+            Ok(run) if out.kept.iter().any(|other| other.repeats(&run)) => {
+                *out.dropped
+                    .entry("the same run under two names".to_owned())
+                    .or_default() += 1;
+            }
             Ok(run) => out.kept.push(run),
             Err(reason) => *out.dropped.entry(reason).or_default() += 1,
         }
@@ -191,23 +223,6 @@ pub(super) fn read(path: &Path) -> Result<Runs> {
 }
 
 impl Record {
-    /// What makes two rows the same run, whatever the model is called.
-    fn identity(&self) -> String {
-        format!(
-            "{} {} {} {} {} {} {} {:?} {} {}",
-            self.mode,
-            self.backend,
-            self.system,
-            self.precision,
-            self.isl,
-            self.osl,
-            self.concurrency,
-            (self.tp_size, self.attention_dp_size),
-            self.silicon_ttft_ms,
-            self.silicon_tpot_ms
-        )
-    }
-
     /// Why the row cannot be compared with a prediction.
     fn unfit(&self) -> Option<String> {
         let times = [self.silicon_ttft_ms, self.silicon_tpot_ms];
@@ -216,8 +231,10 @@ impl Record {
             "prefill and decode on different GPUs"
         } else if !times.iter().chain(&shape).all(|&x| x.is_finite() && x > 0.0) {
             "a time or a size is missing"
-        } else if self.backend == "trtllm" && self.backend_version == "1.2.0rc6.post3" {
+        } else if self.speculated() {
             "speculation was on"
+        } else if self.silicon_ttft_ms > MOST_WAIT * self.osl * self.silicon_tpot_ms {
+            "held back by a limit that is not recorded"
         } else if self.backend == "vllm"
             && self.backend_version == "0.12.0"
             && self.precision == "fp8"
@@ -227,6 +244,45 @@ impl Record {
             return None;
         };
         Some(reason.to_owned())
+    }
+
+    fn speculated(&self) -> bool {
+        SPECULATED.iter().any(|(engine, version, gpu, start, part)| {
+            self.backend == *engine
+                && self.backend_version == *version
+                && self.system.starts_with(gpu)
+                && self.id.starts_with(start)
+                && self.id.contains(part)
+        })
+    }
+
+    /// Mean over nominal length, and shortest over longest.
+    ///
+    /// SGLang 0.5.6.post2 is one campaign of Llama-3.1-8B at nominal lengths. Had they been equal, its
+    /// requests would start and end together, and wait 2 to 5 times longer for a first token than
+    /// they did, with fewer stalls later: its outputs ended where the model ended them.
+    fn lengths(&self) -> (f64, f64) {
+        if DRAWN_LENGTHS.contains(&(self.isl, self.osl)) {
+            DRAWN
+        } else if self.backend == "sglang" && self.backend_version == "0.5.6.post2" {
+            (1.0, DRAWN.1)
+        } else {
+            (1.0, 1.0)
+        }
+    }
+
+    /// Settings of the run that its published script has and no column: InferenceX sizes a step of
+    /// TensorRT-LLM for one prompt beside all decoding requests, in units of 64 tokens
+    /// (`benchmarks/dsr1_*_trt*.sh`).
+    fn settings(&self, family: &str) -> Settings {
+        let published = self.backend == "trtllm"
+            && family == "deepseek-r1"
+            && DRAWN_LENGTHS.contains(&(self.isl, self.osl));
+        let tokens = ((self.concurrency + self.isl + 64.0 + 63.0) / 64.0).floor() * 64.0;
+        Settings {
+            chunk_tokens: published.then_some(tokens as u32),
+            ..Settings::default()
+        }
     }
 
     /// Family and profile name of the model.
@@ -314,8 +370,7 @@ impl Record {
             .resolve(asked, true)
             .or_else(|_| engine.resolve(None, true))
             .map_err(|e| e.to_string())?;
-        let drawn = DRAWN_LENGTHS.contains(&(self.isl, self.osl));
-        let (mean, ratio) = if drawn { DRAWN } else { (1.0, 1.0) };
+        let (mean, ratio) = self.lengths();
         Ok(Run {
             engine: self.backend.clone(),
             version: self.backend_version.clone(),
@@ -343,6 +398,7 @@ impl Record {
                 speculative_steps: 0,
                 expert_all_to_all: false,
             },
+            settings: self.settings(family),
             architecture: GpuArchitecture::of(&gpu),
             model,
             gpu,
