@@ -53,6 +53,8 @@ pub enum Mixer {
         v_head_dim: f64,
         /// Sliding window, tokens.
         window: Option<u32>,
+        /// The norm of Q and K spans the heads of all ranks.
+        shared_norm: bool,
     },
     /// Multi-head latent attention.
     Mla {
@@ -192,6 +194,7 @@ fn mixer(attention: &Attention, hidden: f64, weights: &WeightFormats, layout: &L
                 head_dim: f64::from(a.head_dim),
                 v_head_dim: f64::from(a.v_head_dim),
                 window: a.window,
+                shared_norm: a.qk_norm_all_heads,
             }
         }
         Attention::Mla(a) => {

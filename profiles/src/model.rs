@@ -201,6 +201,10 @@ pub struct Gqa {
     /// Per-head RMS norm on Q and K.
     #[serde(default)]
     pub qk_norm: bool,
+    /// That norm spans all heads of Q and of K, so that tensor-parallel ranks add their squares up in
+    /// one more all-reduce (MiniMax-M2).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub qk_norm_all_heads: bool,
     /// The query projection also makes an output gate of the same width (Qwen3.5).
     #[serde(default)]
     pub output_gate: bool,

@@ -82,6 +82,7 @@ fn attention() -> BoxedStrategy<Attention> {
                 v_head_dim: head_dim,
                 window,
                 qk_norm: flag,
+                qk_norm_all_heads: flag,
                 output_gate: !flag,
                 bias: flag,
                 sinks: !flag,

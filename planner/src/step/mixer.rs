@@ -8,7 +8,7 @@ use crate::cost::{
     SparsePrefill,
 };
 use crate::shard::{Linear, Mixer, ShardGroup};
-use crate::volume::{self, DcpMerge, DcpShape};
+use crate::volume::{self, Call, DcpMerge, DcpShape, Group, Kind, Purpose};
 use parplan_profiles::{Compressed, Dtype, Mla};
 
 impl Meter<'_, '_> {
@@ -26,8 +26,12 @@ impl Meter<'_, '_> {
                 head_dim,
                 v_head_dim,
                 window,
+                shared_norm,
             } => {
                 self.linear(Op::QkvProjection, n, rows, qkv);
+                if *shared_norm && self.fixed.attention_tp > 1 {
+                    self.shared_norm(n, rows, qkv.n);
+                }
                 self.elementwise(n, rows * qkv.n * ACTIVATION_BYTES * 2.0, 2.0);
                 let window = window.map_or(f64::INFINITY, f64::from);
                 let dcp = f64::from(self.fixed.dcp);
@@ -171,6 +175,20 @@ impl Meter<'_, '_> {
             // Residual add and norm: two rows read, two written.
             self.elementwise(n, rows * hidden * ACTIVATION_BYTES * 4.0, 1.0);
         }
+    }
+
+    /// A norm over the heads of all ranks, which no engine fuses: squares of Q and of K are added up
+    /// in one kernel, summed over the ranks as two fp32 values a row, and applied in another.
+    fn shared_norm(&mut self, n: f64, rows: f64, width: f64) {
+        self.elementwise(n, rows * width * ACTIVATION_BYTES * 3.0, 2.0);
+        let call = Call {
+            purpose: Purpose::AttentionOutput,
+            kind: Kind::AllReduce,
+            group: Group::AttentionTp,
+            ranks: self.fixed.attention_tp,
+            bytes: rows * 2.0 * 4.0,
+        };
+        self.call(Op::AttentionReduce, n, &call);
     }
 
     /// Dense MLA: absorbed in decode, expanded to heads in prefill.

@@ -87,6 +87,7 @@ fn gqa(text: &Fields<'_>) -> Result<Gqa, Fault> {
         v_head_dim: head_dim,
         window: None,
         qk_norm: false,
+        qk_norm_all_heads: false,
         output_gate: false,
         bias: text.bool_or("attention_bias", false)?,
         sinks: false,

@@ -16,8 +16,11 @@ const MODULES: Modules = Modules {
 /// M2: every layer routes. Its configuration announces MTP modules (`use_mtp`) that the
 /// checkpoint does not hold.
 pub(super) fn read_m2(text: &Fields<'_>) -> Result<Draft, Fault> {
+    let qk_norm = text.bool_or("use_qk_norm", false)?;
     let attention = Gqa {
-        qk_norm: text.bool_or("use_qk_norm", false)?,
+        qk_norm,
+        // The modelling code of M2 has no other norm than that of a layer's whole width.
+        qk_norm_all_heads: qk_norm,
         ..gqa(text)?
     };
     if let Some(types) = text.numbers("attn_type_list")?
