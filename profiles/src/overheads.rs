@@ -35,9 +35,10 @@ pub struct Overheads {
     /// Share of the tokens that choose experts independently and uniformly; below 1 because real
     /// routers have favourites, so that a batch reads fewer distinct experts.
     pub expert_spread: f64,
-    /// Standard deviation of ln(measured / predicted) TPOT, over the runs.
+    /// Standard deviation of ln(measured / predicted) TPOT, over runs of models that were left out of
+    /// the fit in turn.
     pub tpot_sigma: f64,
-    /// Standard deviation of ln(measured / predicted) TTFT, over the runs.
+    /// The same of TTFT.
     pub ttft_sigma: f64,
     /// How many runs the figures rest on.
     pub runs: u32,

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use errors::{Outcome, Pairs, outcomes, ratios, table};
+use errors::{Outcome, Pairs, outcomes, promised, ratios, table};
 use fit::Figures;
 use parplan_profiles::Overheads;
 use runs::Run;
@@ -35,7 +35,7 @@ pub struct Arguments {
     /// Write profiles/data/overheads.toml.
     #[arg(long)]
     write: bool,
-    /// Fit again without each model, and without each GPU, and show the errors on what was left out.
+    /// Show the errors on each model, and on each GPU, of fits that had not seen it.
     #[arg(long)]
     held_out: bool,
     /// Show every run whose model, GPU, engine and layout contain all of these words, term by term.
@@ -49,8 +49,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .parent()
         .context("the workspace root")?
         .join("profiles/data/overheads.toml");
-    let old = std::fs::read_to_string(&path)
-        .with_context(|| format!("reading {}", path.display()))?;
+    let old =
+        std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let runs = runs::read(&arguments.runs)?;
     println!("{} runs", runs.kept.len());
     for (reason, count) in &runs.dropped {
@@ -61,16 +61,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         move || full(&own, arguments.held_out)
     }))?;
     let entries: Vec<Overheads> = fits.iter().flat_map(|f| f.entries.clone()).collect();
-    let all: Vec<&Run> = runs.kept.iter().filter(|r| ENGINES.contains(&r.engine.as_str())).collect();
+    let all: Vec<&Run> = runs
+        .kept
+        .iter()
+        .filter(|r| ENGINES.contains(&r.engine.as_str()))
+        .collect();
     let outcomes = outcomes(&all, &entries)?;
     if !arguments.explain.is_empty() {
         return explain(&outcomes, &entries, &arguments.explain);
     }
-    report(&entries, &outcomes);
+    let model: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.model.clone()).collect();
+    report(&entries, &outcomes, &model);
     if arguments.held_out {
-        let model: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.model.clone()).collect();
         let gpu: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.gpu.clone()).collect();
-        println!("Model left out:\n");
+        println!("\nModel left out:\n");
         print_tables(&model);
         println!("GPU left out:\n");
         print_tables(&gpu);
@@ -101,19 +105,25 @@ struct Fit<'a> {
     gpu: Vec<Outcome<'a>>,
 }
 
+/// Fits one engine. Its spreads are those of predictions for models that a fit had not seen, where the
+/// runs have more than one model.
 fn full<'a>(runs: &[&'a Run], held_out: bool) -> Result<Fit<'a>> {
     ensure!(!runs.is_empty(), "an engine has no run to fit");
     let figures = fit::fit(runs, Figures::expected())?;
-    let entries = fit::finished(runs, &figures)?;
-    let (mut model, mut gpu) = (Vec::new(), Vec::new());
-    if held_out {
-        model = without_each(runs, figures, |run| run.family.to_owned())?;
-        gpu = without_each(runs, figures, |run| run.gpu_name.clone())?;
+    let mut model = without_each(runs, figures, |run| run.family.to_owned())?;
+    if model.is_empty() {
+        model = outcomes(runs, &fit::finished(runs, &figures, &[]))?;
     }
+    let entries = fit::finished(runs, &figures, &model);
+    let gpu = if held_out {
+        without_each(runs, figures, |run| run.gpu_name.clone())?
+    } else {
+        Vec::new()
+    };
     Ok(Fit {
+        model: promised(&model, &entries),
+        gpu: promised(&gpu, &entries),
         entries,
-        model,
-        gpu,
     })
 }
 
@@ -132,7 +142,7 @@ fn without_each<'a>(
             continue;
         }
         let figures = fit::fit(&seen, start)?;
-        let mut entries = fit::finished(&seen, &figures)?;
+        let mut entries = fit::finished(&seen, &figures, &[]);
         if let Some(first) = entries.first().cloned() {
             for run in &left {
                 if entries.iter().all(|e| e.architecture != run.architecture) {
@@ -164,7 +174,7 @@ fn in_parallel<T: Send, F: FnOnce() -> Result<T> + Send>(
     })
 }
 
-fn report(entries: &[Overheads], outcomes: &[Outcome<'_>]) {
+fn report(entries: &[Overheads], outcomes: &[Outcome<'_>], held_out: &[Outcome<'_>]) {
     for e in entries {
         println!(
             "\n{} {:?}, {} runs: step {} us + {} a request, layer {} us in a graph and {} launched, prefill pass {} us, request {} us + {} a prompt token, kernels x{} decode and x{} prefill, expert spread {}; sigma TPOT {}, TTFT {}",
@@ -191,9 +201,9 @@ fn report(entries: &[Overheads], outcomes: &[Outcome<'_>]) {
         ("layouts at one concurrency", Pairs::Layouts),
         ("concurrencies of one layout", Pairs::Concurrencies),
     ] {
-        let r = ratios(outcomes, pairs);
+        let r = ratios(held_out, pairs);
         println!(
-            "Ratios of two {title}, {} pairs: sigma TPOT {:.3} ({:.2} of independent errors), TTFT {:.3} ({:.2})",
+            "Ratios of two {title}, the model left out, {} pairs: sigma TPOT {:.3} ({:.2} of independent errors), TTFT {:.3} ({:.2})",
             r.pairs, r.tpot, r.tpot_share, r.ttft, r.ttft_share
         );
     }
@@ -202,7 +212,13 @@ fn report(entries: &[Overheads], outcomes: &[Outcome<'_>]) {
 fn print_tables(outcomes: &[Outcome<'_>]) {
     let by_all = |_: &Outcome<'_>| "all".to_owned();
     println!("{}", table("all", outcomes, by_all));
-    println!("{}", table("engine, GPU", outcomes, |o| format!("{}, {}", o.run.engine, o.run.gpu_name)));
+    println!(
+        "{}",
+        table("engine, GPU", outcomes, |o| format!(
+            "{}, {}",
+            o.run.engine, o.run.gpu_name
+        ))
+    );
     println!(
         "{}",
         table("model, GPU, engine", outcomes, |o| format!(

@@ -65,6 +65,25 @@ pub(super) fn outcomes<'a>(
         .collect())
 }
 
+/// The same outcomes beside the spreads that `entries` promise.
+pub(super) fn promised<'a>(outcomes: &[Outcome<'a>], entries: &[Overheads]) -> Vec<Outcome<'a>> {
+    outcomes
+        .iter()
+        .map(|o| {
+            let entry = entries
+                .iter()
+                .find(|e| e.engine == o.run.engine && e.architecture == o.run.architecture);
+            Outcome {
+                sigma: entry.map_or(o.sigma, |e| Errors {
+                    tpot: e.tpot_sigma,
+                    ttft: e.ttft_sigma,
+                }),
+                ..*o
+            }
+        })
+        .collect()
+}
+
 /// The value below which a share of `values` lies (nearest rank); 0 of none.
 pub(super) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -147,7 +166,11 @@ pub(super) enum Pairs {
 impl Pairs {
     fn joins(self, a: &Run, b: &Run) -> bool {
         let (la, lb) = (a.choice.layout, b.choice.layout);
-        let alike = a.traffic.concurrency.total_cmp(&b.traffic.concurrency).is_eq();
+        let alike = a
+            .traffic
+            .concurrency
+            .total_cmp(&b.traffic.concurrency)
+            .is_eq();
         match self {
             Pairs::Layouts => la != lb && alike,
             Pairs::Concurrencies => la == lb && !alike,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use parplan_profiles::{GpuArchitecture, Overheads};
 
-use super::errors::{Errors, quantile};
+use super::errors::{Errors, Outcome, quantile};
 use super::runs::{Run, Times};
 
 /// How many figures an engine has.
@@ -238,33 +238,30 @@ pub(super) fn fit(runs: &[&Run], start: Figures) -> Result<Figures> {
     Ok(best)
 }
 
-/// The entries of an engine with their spreads: for each architecture that `runs` have, the 90th
-/// percentile of the absolute ln error over 1.645, which a few odd runs do not move.
-pub(super) fn finished(runs: &[&Run], figures: &Figures) -> Result<Vec<Overheads>> {
+/// The entries of an engine, one for each architecture that `runs` have, with the spreads of `judged`
+/// outcomes: the 90th percentile of the absolute ln error over 1.645, which a few odd runs do not move.
+pub(super) fn finished(runs: &[&Run], figures: &Figures, judged: &[Outcome<'_>]) -> Vec<Overheads> {
     let mut out = Vec::new();
     for architecture in [GpuArchitecture::Hopper, GpuArchitecture::Blackwell] {
-        let own: Vec<&Run> = runs
-            .iter()
-            .copied()
-            .filter(|run| run.architecture == architecture)
-            .collect();
-        let Some(first) = own.first() else { continue };
-        let mut entry = figures.overheads(&first.engine, architecture);
-        let times = predict(&own, std::slice::from_ref(&entry))?;
-        let errors: Vec<Errors> = own
-            .iter()
-            .zip(&times)
-            .map(|(run, times)| Errors::of(times, &run.measured))
-            .collect();
+        let own = |run: &Run| run.architecture == architecture;
+        let Some(first) = runs.iter().find(|run| own(run)) else {
+            continue;
+        };
         let spread = |error: fn(&Errors) -> f64| {
-            let sizes = errors.iter().map(|e| error(e).abs()).collect();
+            let sizes = judged
+                .iter()
+                .filter(|o| own(o.run))
+                .map(|o| error(&o.errors).abs())
+                .collect();
             let sigma = quantile(sizes, 0.9) / super::errors::Z90;
             (sigma * 1e3).round() / 1e3
         };
-        entry.tpot_sigma = spread(|e| e.tpot);
-        entry.ttft_sigma = spread(|e| e.ttft);
-        entry.runs = own.len() as u32;
-        out.push(entry);
+        out.push(Overheads {
+            tpot_sigma: spread(|e| e.tpot),
+            ttft_sigma: spread(|e| e.ttft),
+            runs: runs.iter().filter(|run| own(run)).count() as u32,
+            ..figures.overheads(&first.engine, architecture)
+        });
     }
-    Ok(out)
+    out
 }

@@ -24,8 +24,11 @@ const DRAWN: (f64, f64) = (0.9, 0.8);
 /// Nominal lengths of the InferenceX series, which draws them.
 const DRAWN_LENGTHS: [(f64, f64); 3] = [(1024.0, 1024.0), (1024.0, 8192.0), (8192.0, 1024.0)];
 
-/// Largest stage that the runs can have: rows above it are parts of disaggregated racks.
-const MOST_GPUS: u32 = 8;
+/// GPUs of a node, which is the largest stage that the runs can have: rows above it are parts of racks.
+/// Nodes of Grace systems have 4.
+fn node_gpus(system: &str) -> u32 {
+    if system.starts_with("gb") { 4 } else { 8 }
+}
 
 /// Times that differ by less than this part are one measurement, rounded twice.
 const SAME: f64 = 0.005;
@@ -229,7 +232,11 @@ impl Record {
         let shape = [self.isl, self.osl, self.concurrency, self.tp_size];
         let reason = if self.mode != "agg" {
             "prefill and decode on different GPUs"
-        } else if !times.iter().chain(&shape).all(|&x| x.is_finite() && x > 0.0) {
+        } else if !times
+            .iter()
+            .chain(&shape)
+            .all(|&x| x.is_finite() && x > 0.0)
+        {
             "a time or a size is missing"
         } else if self.speculated() {
             "speculation was on"
@@ -247,13 +254,15 @@ impl Record {
     }
 
     fn speculated(&self) -> bool {
-        SPECULATED.iter().any(|(engine, version, gpu, start, part)| {
-            self.backend == *engine
-                && self.backend_version == *version
-                && self.system.starts_with(gpu)
-                && self.id.starts_with(start)
-                && self.id.contains(part)
-        })
+        SPECULATED
+            .iter()
+            .any(|(engine, version, gpu, start, part)| {
+                self.backend == *engine
+                    && self.backend_version == *version
+                    && self.system.starts_with(gpu)
+                    && self.id.starts_with(start)
+                    && self.id.contains(part)
+            })
     }
 
     /// Mean over nominal length, and shortest over longest.
@@ -321,6 +330,7 @@ impl Record {
 
     /// The layout, with sizes that were multiplied by the expert-parallel one divided again.
     fn layout(&self, dense: bool) -> Option<Layout> {
+        let most = node_gpus(&self.system);
         let whole = |size: f64| {
             (size >= 1.0 && size <= 4096.0 && size.fract() == 0.0).then_some(size as u32)
         };
@@ -333,7 +343,7 @@ impl Record {
             // vLLM's data parallelism with expert parallelism: one GPU a rank, counted twice.
             tp = 1;
             ep = dp;
-        } else if moe_tp == ep && moe_tp > 1 && tp * dp == moe_tp * ep && tp * dp > MOST_GPUS {
+        } else if moe_tp == ep && moe_tp > 1 && tp * dp == moe_tp * ep && tp * dp > most {
             if dp > 1 {
                 dp /= ep;
             } else {
@@ -341,7 +351,7 @@ impl Record {
             }
         }
         let gpus = tp.checked_mul(dp)?;
-        (gpus <= MOST_GPUS && gpus.is_multiple_of(ep)).then_some(Layout {
+        (gpus <= most && gpus.is_multiple_of(ep)).then_some(Layout {
             replicas: 1,
             tp: gpus,
             attention_dp: dp,

@@ -91,12 +91,37 @@ pub(super) fn differences(old: &[Overheads], fresh: &[Overheads], tolerance: f64
         };
         let figures = [
             ("step_us", was.step_us, new.step_us, 1.0),
-            ("step_request_us", was.step_request_us, new.step_request_us, 0.1),
-            ("graph_layer_us", was.graph_layer_us, new.graph_layer_us, 0.1),
-            ("eager_layer_us", was.eager_layer_us, new.eager_layer_us, 1.0),
-            ("prefill_pass_us", was.prefill_pass_us, new.prefill_pass_us, 1.0),
+            (
+                "step_request_us",
+                was.step_request_us,
+                new.step_request_us,
+                0.1,
+            ),
+            (
+                "graph_layer_us",
+                was.graph_layer_us,
+                new.graph_layer_us,
+                0.1,
+            ),
+            (
+                "eager_layer_us",
+                was.eager_layer_us,
+                new.eager_layer_us,
+                1.0,
+            ),
+            (
+                "prefill_pass_us",
+                was.prefill_pass_us,
+                new.prefill_pass_us,
+                1.0,
+            ),
             ("request_us", was.request_us, new.request_us, 1.0),
-            ("prompt_token_us", was.prompt_token_us, new.prompt_token_us, 0.01),
+            (
+                "prompt_token_us",
+                was.prompt_token_us,
+                new.prompt_token_us,
+                0.01,
+            ),
             ("decode_scale", was.decode_scale, new.decode_scale, 0.001),
             ("prefill_scale", was.prefill_scale, new.prefill_scale, 0.001),
             ("expert_spread", was.expert_spread, new.expert_spread, 0.01),
