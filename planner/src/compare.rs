@@ -88,10 +88,12 @@ pub struct Comparison {
 }
 
 /// Share of the spread of a prediction that two configurations of one model on one engine do not
-/// have in common. Measured: over 616 pairs of serving runs of one model, GPU, engine, version,
-/// lengths and concurrency, but another layout, the spread of ln(predicted ratio / measured ratio) is
-/// 0.73 (TPOT) and 0.68 (TTFT) of what independent errors would give; `cargo xtask overheads` prints it.
-const OWN_SPREAD: f64 = 0.73;
+/// have in common, for TPOT and for TTFT. Measured over 616 pairs of serving runs of one model, GPU,
+/// engine, version, lengths and concurrency, but another layout, by fits that had not seen the model:
+/// the spread of ln(predicted ratio / measured ratio) over that of independent errors
+/// (`cargo xtask overheads` prints it; docs/serving.md).
+const OWN_SPREAD_TPOT: f64 = 0.57;
+const OWN_SPREAD_TTFT: f64 = 0.66;
 
 fn value(side: &Side<'_>, traffic: &Traffic, metric: Metric) -> f64 {
     let service = Deployment::new(side.setup, traffic, side.settings, side.choice).serve(traffic);
@@ -119,19 +121,11 @@ fn winner(lead: f64) -> Winner {
 /// Compares two sides on the same traffic.
 pub fn compare(a: &Side<'_>, b: &Side<'_>, traffic: &Traffic, metric: Metric) -> Comparison {
     let at = lead(a, b, traffic, metric);
-    let spread = OWN_SPREAD
-        * match metric {
-            Metric::Ttft => a
-                .setup
-                .overheads
-                .ttft_sigma
-                .hypot(b.setup.overheads.ttft_sigma),
-            _ => a
-                .setup
-                .overheads
-                .tpot_sigma
-                .hypot(b.setup.overheads.tpot_sigma),
-        };
+    let (left, right) = (a.setup.overheads, b.setup.overheads);
+    let spread = match metric {
+        Metric::Ttft => OWN_SPREAD_TTFT * left.ttft_sigma.hypot(right.ttft_sigma),
+        _ => OWN_SPREAD_TPOT * left.tpot_sigma.hypot(right.tpot_sigma),
+    };
     let mut crossovers = Vec::new();
     let mut steady = Vec::new();
     for axis in [Axis::Concurrency, Axis::PromptTokens, Axis::Balance] {
