@@ -203,9 +203,9 @@ pub(super) fn fit(runs: &[&Run], start: Figures) -> Result<Figures> {
     let mut steps = [0.4f64; FIGURES];
     for round in 0..ROUNDS {
         let before = least;
-        for at in 0..FIGURES {
+        for (at, step) in steps.iter_mut().enumerate() {
             let mut moved = false;
-            for factor in [steps[at].exp(), (-steps[at]).exp()] {
+            for factor in [step.exp(), (-*step).exp()] {
                 let mut trial = best;
                 trial.0[at] = (trial.0[at] * factor).max(1e-2);
                 if at == EXPERT_SPREAD {
@@ -217,7 +217,7 @@ pub(super) fn fit(runs: &[&Run], start: Figures) -> Result<Figures> {
                     break;
                 }
             }
-            steps[at] = (steps[at] * if moved { 1.3 } else { 0.6 }).clamp(0.005, 1.5);
+            *step = (*step * if moved { 1.3 } else { 0.6 }).clamp(0.005, 1.5);
         }
         for _ in 0..10 {
             let mut trial = best;

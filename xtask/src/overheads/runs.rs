@@ -332,7 +332,7 @@ impl Record {
     fn layout(&self, dense: bool) -> Option<Layout> {
         let most = node_gpus(&self.system);
         let whole = |size: f64| {
-            (size >= 1.0 && size <= 4096.0 && size.fract() == 0.0).then_some(size as u32)
+            ((1.0..=4096.0).contains(&size) && size.fract() == 0.0).then_some(size as u32)
         };
         let or_one = |size: Option<f64>| whole(size.unwrap_or(1.0).max(1.0));
         let (mut tp, mut dp) = (whole(self.tp_size)?, or_one(self.attention_dp_size)?);
