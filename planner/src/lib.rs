@@ -5,6 +5,7 @@ pub mod cost;
 pub mod deployment;
 pub mod engine_comm;
 pub mod estimate;
+pub mod gather;
 pub mod graphs;
 pub mod kv;
 pub mod launch;

@@ -178,6 +178,19 @@ fn layer_group(meter: &mut Meter<'_, '_>, group: &ShardGroup, pass: &Pass) {
     }
 }
 
+/// Adds collectives on their own, in a graph or not.
+pub fn collectives(fixed: &Fixed<'_>, calls: &[Call], graph: bool, tally: &mut Tally) {
+    let launch = if graph { Launch::Graph } else { Launch::Eager };
+    let mut meter = Meter {
+        fixed,
+        tally,
+        launch,
+    };
+    for call in calls {
+        meter.call(Op::Gather, 1.0, call);
+    }
+}
+
 /// Adds the output projection for `rows` rows (of the rank, or of all DP ranks where they share it)
 /// and the gather of their logits.
 pub fn head(fixed: &Fixed<'_>, rows: f64, graph: bool, tally: &mut Tally) {
