@@ -7,6 +7,7 @@ use crate::render::graphs::Landed;
 use crate::stats::Stats;
 use parplan_planner::Layout;
 use parplan_planner::compare::{Axis, Comparison, Crossover, Metric, Winner};
+use parplan_planner::gather::GatherReport;
 use parplan_planner::launch::LaunchPlan;
 use parplan_planner::plan::{
     Breakdown, GraphPlan, LayerVolume, LayoutReport, MemoryMap, Performance, Plan,
@@ -75,6 +76,8 @@ pub struct Rejected<'a> {
 pub struct Explained<'a> {
     /// Collectives of each kind of layer.
     pub volumes: &'a [LayerVolume],
+    /// Gather of attention-DP ranks; null without them.
+    pub gather: Option<&'a GatherReport>,
     /// A decode step and a prefill pass.
     pub steps: &'a [Breakdown],
     /// Where decode batches land among the captured graphs.

@@ -2,6 +2,7 @@
 
 pub mod breakdown;
 pub mod comparison;
+pub mod gather;
 pub mod graphs;
 pub mod launch;
 pub mod memory;

@@ -7,11 +7,11 @@ use crate::failure::Failure;
 use crate::json;
 use crate::output::Style;
 use crate::render::graphs::Landed;
-use crate::render::{Page, breakdown, graphs, plan as pages, volume};
+use crate::render::{Page, breakdown, gather, graphs, plan as pages, volume};
 use crate::stats::Stopwatch;
 use parplan_planner::deployment::Deployment;
-use parplan_planner::estimate;
 use parplan_planner::graphs::{DecodeBatch, landing};
+use parplan_planner::{estimate, gather as gathers};
 
 /// Explains the configuration that was typed.
 ///
@@ -29,6 +29,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
     let volumes = estimate::volumes(&deployment, &ask.traffic, &service);
     let landed = landings(&deployment, ask.traffic.speculation.map_or(0, |s| s.steps));
+    let gathered = gathers::report(&deployment, &ask.traffic, &service);
     let steps = estimate::breakdowns(&deployment, &ask.traffic, &service);
     let mut assumptions = ask.assumptions.clone();
     assumptions.of_plan(&ask.settings, &ask.rules.name, &plan);
@@ -38,6 +39,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
         answer.assumptions = assumptions.notes();
         answer.explained = Some(json::Explained {
             volumes: &volumes,
+            gather: gathered.as_ref(),
             steps: &steps,
             landings: &landed,
         });
@@ -48,6 +50,9 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     pages::whole(&mut page, &plan);
     graphs::table(&mut page, &plan.graphs);
     graphs::landings(&mut page, &landed);
+    if let Some(report) = &gathered {
+        gather::table(&mut page, report);
+    }
     volume::table(&mut page, &volumes);
     for step in &steps {
         breakdown::table(&mut page, step);
