@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, device_count};
 use crate::nccl::{Library, NcclCommunicator};
-use crate::ranks::Identity;
+use crate::ranks::{Identity, take_share};
 use crate::rendezvous::{Secret, join};
 use crate::{Communicator, CpuDevice, Deadline, Device, Error, Result};
 
@@ -86,6 +86,11 @@ impl Context {
             local_rank,
             ..
         } = identity;
+        // Before any thread is made, so that all of them stay there. CPU ranks are as many
+        // as one likes and need no cores of their own.
+        if backend == Backend::Nccl {
+            take_share(local_rank, identity.local_world);
+        }
         // The GPU first: a rank that cannot open it should not let the others wait for
         // its first collective.
         let gpu = match backend {

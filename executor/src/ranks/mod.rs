@@ -1,5 +1,6 @@
 //! Ranks as processes: who a process is, and the supervisor that starts and ends them.
 
+mod affinity;
 mod child;
 mod launcher;
 mod supervisor;
@@ -7,6 +8,7 @@ mod supervisor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use affinity::take_share;
 pub use child::{Channel, end_process, receive_spec};
 pub use launcher::{Launcher, from_environment};
 pub use supervisor::{End, Ended, Plan, Supervised, supervise};
