@@ -8,7 +8,9 @@ mod sync;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use collectives::{CollectivesJob, CollectivesResult, Implementation, Sample};
+pub use collectives::{
+    CollectivesJob, CollectivesResult, Implementation, RegistrationCosts, Sample,
+};
 pub use context::{Backend, Context, Limits};
 pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample};
 pub use sync::{SyncJob, SyncResult, SyncSample};
