@@ -90,6 +90,9 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
         ]);
     }
     page.table(&table);
+    if limited {
+        page.aside("Layouts that miss a limit come after those that keep all, nearest miss first.");
+    }
     page.aside(
         "fits: requests that the KV cache holds. Differences well inside the intervals below do \
          not decide; `parplan compare` says how likely one layout beats another.",
