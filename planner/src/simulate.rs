@@ -364,6 +364,43 @@ mod tests {
     }
 
     #[test]
+    fn prompts_that_wait_for_every_rank_come_later_and_stall_less() {
+        let times = Linear {
+            step: 20_000.0,
+            request: 10.0,
+            token: 10.0,
+            beside: 1.0,
+        };
+        let load = ClosedLoop {
+            clients: 128.0,
+            prefill_tokens: 4096.0,
+            cached_tokens: 0.0,
+            output_tokens: 1024.0,
+            tokens_per_step: 1.0,
+            waves: 10.0,
+            length_ratio: 0.8,
+        };
+        let served = |ranks: f64, steps: f64| {
+            let limits = Limits {
+                dp_ranks: ranks,
+                running_per_rank: 1024.0,
+                chunk_tokens: 8192.0,
+                style: PrefillStyle::Mixed,
+                request_overhead_us: 0.0,
+                balance_steps: steps,
+            };
+            closed_loop(&times, &load, &limits).0
+        };
+        let (at_once, held) = (served(8.0, 0.0), served(8.0, 60.0));
+        assert!(held.tpot_us < 0.9 * at_once.tpot_us);
+        // Half of 60 steps, prefill among them, and no more than the whole of them.
+        let wait = held.queue_us / held.decode_step_us;
+        assert!((30.0..60.0).contains(&wait), "{wait}");
+        // One rank has nobody to wait for.
+        assert_eq!(served(1.0, 60.0), served(1.0, 0.0));
+    }
+
+    #[test]
     fn a_trace_waits_for_its_arrivals_and_a_full_pool_admits_one_by_one() {
         let times = Linear {
             step: 1000.0,
