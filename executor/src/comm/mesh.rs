@@ -1,8 +1,9 @@
 //! Ranks as processes: one TCP connection for each pair, driven by one poll loop.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -15,6 +16,9 @@ const NOTICE: u64 = u64::MAX;
 
 /// Bytes of a message's header: label and length.
 const HEADER: usize = 16;
+
+/// How long a failing rank keeps its connections for peers to read its notice.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// A message that is being received.
 #[derive(Default)]
@@ -274,7 +278,27 @@ impl MeshTransport {
             if let Some(stream) = stream {
                 // Best effort: a peer with a full socket will see the connection end.
                 let _ = Outgoing::new(to, &message).progress(stream);
+                let _ = stream.shutdown(Shutdown::Write);
             }
+        }
+        self.drain();
+    }
+}
+
+impl MeshTransport {
+    /// Reads what peers still send, until they have closed too or a moment is over. A
+    /// socket that is closed with unread bytes resets the connection, and the reset
+    /// overtakes the notice that was sent before it.
+    fn drain(&mut self) {
+        let deadline = Deadline::after(LINGER);
+        let mut scratch = vec![0; 64 * 1024];
+        let mut open: Vec<&mut TcpStream> = self.streams.iter_mut().flatten().collect();
+        while !open.is_empty() && !deadline.left().is_zero() {
+            open.retain_mut(|stream| match stream.read(&mut scratch) {
+                Ok(n) => n > 0,
+                Err(e) => matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+            });
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

@@ -248,6 +248,9 @@ pub fn supervise(plan: &Plan, mut note: impl FnMut(&str)) -> Result<Supervised> 
     }
     run.listen(&rx, &mut note);
     run.attach_errors();
+    // One look at the processes may find several ends; the rank that was killed comes
+    // before those that ended because of it.
+    run.order.sort_by_key(|e| !matches!(e.end, End::Signal(_)));
     let strangers = server
         .iter()
         .flat_map(Rendezvous::refused)
