@@ -176,11 +176,57 @@ impl<'a> Setup<'a> {
 
 impl<'a> Deployment<'a> {
     /// Resolves `choice` for `traffic`. The layout must be legal.
+    ///
+    /// Request tables, logits, graphs and some engines' own reserve grow with the requests that are
+    /// let in. Where the KV cache that they leave holds fewer requests than there are clients, fewer
+    /// are let in, as many as it then holds: clients that wait take no memory from those that run.
     pub fn new(
         setup: &'a Setup<'a>,
         traffic: &Traffic,
         settings: &Settings,
         choice: Choice,
+    ) -> Deployment<'a> {
+        let resolve = |most| Deployment::letting_in(setup, traffic, settings, choice, most);
+        let all = resolve(u32::MAX);
+        let all_limit = f64::from(all.limit_per_rank);
+        let all_held = all.requests_held(traffic);
+        if settings.max_running_requests.is_some() || all_held >= all_limit {
+            return all;
+        }
+        let few = resolve(whole(all_held.ceil()));
+        let few_limit = f64::from(few.limit_per_rank);
+        let spare = few.requests_held(traffic) - few_limit;
+        // What is held falls about evenly with what is let in; they meet in between.
+        let share = spare / (spare + all_limit - all_held);
+        let most = whole((few_limit + (all_limit - few_limit) * share).ceil());
+        if spare <= 0.0 || most <= few.limit_per_rank {
+            return few;
+        }
+        let between = resolve(most);
+        if between.running_per_rank >= few.running_per_rank {
+            between
+        } else {
+            few
+        }
+    }
+
+    /// Requests of a rank that its KV cache holds on average; below nothing where the weights and
+    /// what else is needed leave less than nothing for it.
+    fn requests_held(&self, traffic: &Traffic) -> f64 {
+        // A running request holds its prompt and, on average, half of its output; the engine admits
+        // as long as there is room.
+        let held = traffic.isl + traffic.osl / 2.0;
+        let kv = self.memory.map.kv_cache - self.memory.missing;
+        memory::requests_held(&self.footprint, kv, held)
+    }
+
+    /// The same, with at most `most` running requests a rank.
+    fn letting_in(
+        setup: &'a Setup<'a>,
+        traffic: &Traffic,
+        settings: &Settings,
+        choice: Choice,
+        most: u32,
     ) -> Deployment<'a> {
         let layout = choice.layout;
         let rules = setup.rules;
@@ -198,7 +244,7 @@ impl<'a> Deployment<'a> {
             .ceil()
             .max(1.0)
             .min(f64::from(u32::MAX / 2));
-        let per_rank = wanted as u32;
+        let per_rank = (wanted as u32).min(most);
         let asked = settings
             .max_running_requests
             .unwrap_or(match rules.scheduler.requests {
@@ -295,7 +341,9 @@ impl<'a> Deployment<'a> {
             mean_over_max,
             shard,
         };
-        out.set_exchanges(backend, mean, width, spec.is_some());
+        // Clients beyond those that are let in decode nothing.
+        let decoding = mean.min(f64::from(limit) * mean_over_max);
+        out.set_exchanges(backend, decoding, width, spec.is_some());
         out.set_memory(traffic, settings, limit, width);
         out
     }
@@ -406,11 +454,7 @@ impl<'a> Deployment<'a> {
             request_table_bytes: limit * longest * 4.0,
             ranks: f64::from(layout.tp),
         });
-        // A running request holds its prompt and, on average, half of its output; the engine admits
-        // as long as there is room.
-        let held = traffic.isl + traffic.osl / 2.0;
-        let in_memory = memory::requests_held(&self.footprint, self.memory.map.kv_cache, held);
-        self.running_per_rank = limit.min(in_memory);
+        self.running_per_rank = limit.min(self.requests_held(traffic).max(0.0));
     }
 
     /// How rows reach the feed-forward blocks in the planned decode step.
@@ -569,17 +613,44 @@ impl<'a> Deployment<'a> {
         let gib = 1024.0 * 1024.0 * 1024.0;
         let map = &self.memory.map;
         if self.memory.missing > 0.0 {
+            // What a smaller setting would give back is named before more GPUs are asked for.
+            let settings = [
+                ("prefill chunk", map.activations + map.gathered_buffers),
+                (
+                    "number of running requests",
+                    map.request_tables + map.logits,
+                ),
+                ("largest graph", map.cuda_graphs),
+            ];
+            let large = settings
+                .iter()
+                .filter(|(_, bytes)| *bytes >= self.memory.missing)
+                .max_by(|a, b| a.1.total_cmp(&b.1));
+            let way_out = match large {
+                Some((name, bytes)) => {
+                    format!(
+                        "{:.1} GiB are for the {name}, which can be smaller",
+                        bytes / gib
+                    )
+                }
+                None => "split them over more GPUs or use a smaller format".to_owned(),
+            };
             return Some(format!(
-                "weights of {:.1} GiB a GPU leave no room for KV cache: {:.1} GiB are missing; split them over more GPUs or use a smaller format",
+                "weights of {:.1} GiB a GPU leave no room for KV cache: {:.1} GiB are missing; {way_out}",
                 map.weights / gib,
                 self.memory.missing / gib
             ));
         }
         if self.memory.overcommitted > 0.0 {
+            let below = self.fraction.value - self.memory.overcommitted / map.total;
+            let way_out = if below > 0.0 {
+                format!("lower the memory fraction below {below:.3}, or let in fewer requests")
+            } else {
+                "no memory fraction is low enough; let in fewer requests, or make the prefill chunk or the largest graph smaller".to_owned()
+            };
             return Some(format!(
-                "memory is overcommitted by {:.1} GiB a GPU: lower the memory fraction below {:.3}",
-                self.memory.overcommitted / gib,
-                self.fraction.value - self.memory.overcommitted / map.total
+                "memory is overcommitted by {:.1} GiB a GPU: {way_out}",
+                self.memory.overcommitted / gib
             ));
         }
         let longest = self.footprint.longest_request(map.kv_cache);
@@ -592,6 +663,11 @@ impl<'a> Deployment<'a> {
         }
         None
     }
+}
+
+/// A count of requests, at least one.
+fn whole(requests: f64) -> u32 {
+    requests.clamp(1.0, f64::from(u32::MAX / 2)) as u32
 }
 
 /// Merge of a DCP group's partial outputs, for MLA and for grouped-query layers, with the bytes of a

@@ -238,6 +238,10 @@ pub fn map(input: &MemoryInput<'_>) -> MemoryResult {
         total: input.card_bytes,
     };
     map.headroom = input.card_bytes - map.used();
+    if map.headroom.abs() < 1.0 {
+        // A rule that leaves nothing leaves a rounding error of a byte's fraction.
+        map.headroom = 0.0;
+    }
     MemoryResult {
         map,
         missing: (-kv).max(0.0),
