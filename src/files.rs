@@ -17,6 +17,15 @@ pub fn write_whole(path: &Path, text: &str, replace: bool) -> Result<(), Failure
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    // Moving a file onto a device, a pipe or a link would take the place of the thing itself.
+    if let Ok(there) = std::fs::symlink_metadata(path)
+        && !there.is_file()
+    {
+        return Err(Failure::failed(format!(
+            "{}: is not a regular file; nothing was written, give the name of a new file",
+            path.display()
+        )));
+    }
     std::fs::create_dir_all(folder).map_err(cannot)?;
     let mut file = NamedTempFile::new_in(folder).map_err(cannot)?;
     file.write_all(text.as_bytes()).map_err(cannot)?;
@@ -55,6 +64,25 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("target.toml");
+        std::fs::write(&target, "kept").unwrap();
+        let link = folder.path().join("link.toml");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        for path in [link.as_path(), folder.path()] {
+            let refused = write_whole(path, "lost", true).unwrap_err();
+            assert_eq!(refused.exit_code(), 1);
+            assert!(
+                refused.to_string().contains("not a regular file"),
+                "{refused}"
+            );
+        }
+        assert!(link.is_symlink());
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "kept");
     }
 
     #[test]
