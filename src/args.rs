@@ -88,7 +88,20 @@ fn one_line(message: &str) -> String {
         .filter(|line| !line.is_empty())
         .collect();
     let text = parts.join("; ").replace(":; ", ": ");
-    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    shortened(text)
+}
+
+/// The beginning and the end of a message that quotes something very long.
+fn shortened(text: &str) -> String {
+    const ENDS: usize = 300;
+    let length = text.chars().count();
+    if length <= 2 * ENDS {
+        return text.to_owned();
+    }
+    let begin: String = text.chars().take(ENDS).collect();
+    let end: String = text.chars().skip(length - ENDS).collect();
+    format!("{begin} … {end}")
 }
 
 #[cfg(test)]
@@ -98,6 +111,15 @@ mod tests {
     #[test]
     fn the_definitions_are_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_very_long_value_is_quoted_in_part() {
+        let long = "x".repeat(100_000);
+        let error = Cli::try_parse_from(["parplan", "estimate", "--tp", &long]).unwrap_err();
+        let line = one_line(&error.render().to_string());
+        assert!(line.chars().count() < 700, "{}", line.len());
+        assert!(line.contains("1 to 16384"), "{line}");
     }
 
     #[test]
