@@ -258,7 +258,8 @@ fn layout_outcome(
         sm: sm(setup.gpu),
     };
     let mut scored = Vec::new();
-    let mut reason = None;
+    // What does not fit says more about a layout than an optional switch that it cannot have.
+    let (mut misfit, mut reason) = (None, None);
     for choice in space::choices(setup, traffic, space, layout) {
         let ground = Ground {
             rules: setup.rules,
@@ -286,7 +287,7 @@ fn layout_outcome(
         }
         let deployment = Deployment::new(setup, traffic, &space.settings, choice);
         if let Some(why) = deployment.does_not_fit(traffic) {
-            reason.get_or_insert(why);
+            misfit.get_or_insert(why);
             continue;
         }
         if let Some(floor) = floor
@@ -297,7 +298,7 @@ fn layout_outcome(
         let (service, points) = deployment.serve_counted(traffic);
         scored.push(score(&deployment, traffic, goal, &service, points));
     }
-    match (scored.is_empty(), reason) {
+    match (scored.is_empty(), misfit.or(reason)) {
         (true, Some(reason)) => Outcome::Rejected(Rejected { layout, reason }),
         _ => Outcome::Scored(scored),
     }

@@ -2,6 +2,7 @@
 
 use crate::deployment::Setup;
 use crate::layout::Layout;
+use crate::legality::ModelShape;
 use crate::plan::Choice;
 use crate::question::{Space, Traffic};
 
@@ -18,10 +19,30 @@ fn fixed_or(value: Option<u32>, all: Vec<u32>) -> Vec<u32> {
     }
 }
 
+/// GPUs above which sizes that do not divide the model are left out without a word.
+///
+/// A count with many divisors has millions of splits; a refusal of each helps nobody.
+const MANY_GPUS: u32 = 256;
+
+/// Whether some attention layer's heads spread evenly over `ranks`.
+fn spreads(shape: &ModelShape, ranks: u32) -> bool {
+    shape
+        .attention
+        .iter()
+        .any(|heads| heads.query.is_multiple_of(ranks))
+        || shape
+            .recurrent_heads
+            .iter()
+            .any(|heads| heads.is_multiple_of(ranks))
+}
+
 /// Every split of the space's GPUs that its fixed sizes allow, in a fixed order.
 ///
 /// Sizes that a person fixed are taken as they are, legal or not, so that a refusal can say why.
 pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
+    let shape = ModelShape::of(setup.model);
+    let many = space.gpus > MANY_GPUS;
+    let most_experts = shape.experts.iter().map(|e| e.count).max().unwrap_or(1);
     let per_node = space.gpus.div_ceil(space.nodes.max(1)).max(1);
     let moe = setup.model.is_moe();
     let mut out = Vec::new();
@@ -39,9 +60,16 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
                 }
                 for attention_dp in fixed_or(space.attention_dp, divisors(tp)) {
                     let attention_tp = tp / attention_dp.max(1);
+                    if many && space.attention_dp.is_none() && !spreads(&shape, attention_tp.max(1))
+                    {
+                        continue;
+                    }
                     for dcp in fixed_or(space.dcp, divisors(attention_tp.max(1))) {
                         let widths = if moe { divisors(tp) } else { vec![1] };
                         for ep in fixed_or(space.ep, widths) {
+                            if many && space.ep.is_none() && ep > most_experts {
+                                continue;
+                            }
                             out.push(Layout {
                                 replicas,
                                 tp,
