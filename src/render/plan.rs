@@ -128,6 +128,7 @@ fn attention(plan: &Plan) -> String {
 fn feed_forward(plan: &Plan) -> String {
     let report = &plan.layout;
     let split = match (report.ep, report.moe_tp) {
+        (1, 1) if report.tp == 1 => return "on one GPU".to_owned(),
         (1, 1) => "on one GPU".to_owned(),
         (1, ways) => format!("split {ways} ways"),
         (ranks, 1) => format!("experts over {ranks} ranks, each one whole"),

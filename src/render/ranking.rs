@@ -47,7 +47,14 @@ fn limits(goal: &Goal) -> String {
 
 /// The ranked configurations, best first.
 pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
+    let over = |value: f64, limit: Option<f64>| limit.is_some_and(|limit| value > limit);
+    let missed = ranked.first().is_some_and(|plan| {
+        over(plan.predicted.ttft_ms.value, goal.ttft_ms)
+            || over(plan.predicted.tpot_ms.value, goal.tpot_ms)
+    });
     page.heading(match goal.objective {
+        // By how far the worse of the limits is missed, which is not the order of any column.
+        _ if missed => "Nearest to the limits first",
         Objective::Throughput => "Ranked by output tokens a second and GPU",
         Objective::Latency => "Ranked by time per output token",
         Objective::Pareto => "No other configuration beats these in throughput and TPOT",
