@@ -128,6 +128,10 @@ pub fn launched(common: &Common, job: &Job, launcher: Launcher, identity: Identi
         }
         _ => None,
     };
+    watch_calls(job.limits.wait, |why| {
+        eprintln!("error: {why}");
+        end_process(1)
+    });
     let result = run(identity, &address, &secret, job, |_| {});
     for visit in server.iter().flat_map(Rendezvous::refused) {
         eprintln!(
