@@ -119,6 +119,15 @@ pub fn sm(gpu: &GpuProfile) -> u16 {
 }
 
 impl<'a> Setup<'a> {
+    /// The expert all-to-all backend that a plan asks for: DeepEP, where the engine has it.
+    pub fn all_to_all_backend(&self) -> Option<&str> {
+        let backends = &self.rules.experts.backends;
+        backends
+            .iter()
+            .find(|name| name.starts_with("deepep"))
+            .map(String::as_str)
+    }
+
     fn split(&self, choice: &Choice) -> Split {
         let layout = &choice.layout;
         let attention_tp = layout.attention_tp();
@@ -301,10 +310,9 @@ impl<'a> Deployment<'a> {
         } else {
             Draft::None
         };
-        let backend = if choice.expert_all_to_all {
-            rules.experts.default.as_str()
-        } else {
-            "none"
+        let backend = match setup.all_to_all_backend() {
+            Some(backend) if choice.expert_all_to_all => backend,
+            _ => "none",
         };
         let reserve = ReserveContext {
             decode_graphs: choice.cuda_graphs,
@@ -509,11 +517,13 @@ impl<'a> Deployment<'a> {
         let symmetric = self.choice.symmetric_memory;
         let rule = setup.rules.symmetric.as_ref();
         let node = (layout.tp * layout.pp).div_ceil(layout.nodes.max(1));
-        let domain = setup
-            .gpu
-            .link_domain_gpus
-            .max(1)
-            .min(node.max(setup.gpu.link_domain_gpus));
+        // A rack-scale NVLink domain spans nodes; otherwise links end where the node does.
+        let link = setup.gpu.link_domain_gpus.max(1);
+        let domain = if link > setup.gpu.gpus_per_node {
+            link
+        } else {
+            link.min(node)
+        };
         let (mla, gqa) = dcp_merge(setup, layout.dcp <= domain);
         let gathers_symmetric = symmetric
             && rule.is_some_and(|r| {

@@ -339,7 +339,7 @@ pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<
             );
             let mut calls = calls.as_slice().to_vec();
             if layout.dcp > 1
-                && let Some(shape) = steps.dcp_shape(group, fullest * width)
+                && let Some(shape) = steps.dcp_shape(group, own)
             {
                 calls.splice(0..0, volume::dcp(&shape).as_slice().iter().copied());
             }

@@ -234,8 +234,8 @@ pub struct GraphPlan {
 /// One fixed configuration and all that is predicted of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
-    /// What was chosen.
-    #[serde(flatten)]
+    /// What was chosen; its parts are reported on their own.
+    #[serde(skip)]
     pub choice: Choice,
     /// The split, with its derived sizes.
     pub layout: LayoutReport,

@@ -175,9 +175,14 @@ impl Steps<'_> {
         if pass.graph {
             tally.add(Op::LayerGaps, layers, o.graph_layer_us);
         } else {
+            // Decode has the same small kernels and gaps as in a graph. What the fit knows of
+            // prefill's is in its kernel scale.
+            if pass.prefill_tokens <= 0.0 {
+                tally.add(Op::LayerGaps, layers, o.graph_layer_us);
+            }
             // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
             let launches = layers * o.eager_layer_us;
-            let gap = (launches - tally.kernels_us()).max(0.0);
+            let gap = (launches - tally.total_us()).max(0.0);
             tally.add(Op::EagerLaunch, layers, gap / layers.max(1.0));
         }
         if self.stages > 1.0 {

@@ -55,7 +55,11 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
             divisors(one).into_iter().filter(|&pp| pp <= 8).collect(),
         ) {
             for tp in fixed_or(space.tp, vec![one / pp.max(1)]) {
-                if space.tp.is_none() && tp * pp * replicas != space.gpus {
+                // All GPUs are used, unless every size was fixed to something else: then
+                // legality says what is wrong with it.
+                let fixed = space.tp.is_some() && space.pp.is_some() && space.replicas.is_some();
+                let used = tp.checked_mul(pp).and_then(|n| n.checked_mul(replicas));
+                if !fixed && used != Some(space.gpus) {
                     continue;
                 }
                 for attention_dp in fixed_or(space.attention_dp, divisors(tp)) {
@@ -88,17 +92,6 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
     out
 }
 
-/// The all-to-all backend that a plan asks for: DeepEP where the engine has it, otherwise none.
-pub fn all_to_all_backend<'a>(setup: &'a Setup<'_>) -> Option<&'a str> {
-    setup
-        .rules
-        .experts
-        .backends
-        .iter()
-        .find(|name| name.starts_with("deepep"))
-        .map(String::as_str)
-}
-
 /// Every choice beside the layout, in a fixed order.
 pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layout) -> Vec<Choice> {
     let drafts: &[u32] = &match traffic.speculation {
@@ -118,7 +111,7 @@ pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layo
                     continue;
                 }
                 for &expert_all_to_all in &space.expert_all_to_all {
-                    if expert_all_to_all && (layout.ep <= 1 || all_to_all_backend(setup).is_none())
+                    if expert_all_to_all && (layout.ep <= 1 || setup.all_to_all_backend().is_none())
                     {
                         continue;
                     }

@@ -383,9 +383,15 @@ impl Meter<'_, '_> {
         if self.fixed.dcp <= 1 {
             return;
         }
+        // A replayed graph exchanges all of its rows, padding too.
+        let tokens = if pass.graph {
+            pass.rows_max
+        } else {
+            pass.decode_requests * pass.query_tokens
+        };
         let shape = DcpShape {
             ranks: self.fixed.dcp,
-            tokens: pass.decode_requests * pass.query_tokens,
+            tokens,
             heads,
             qk_dim: qk,
             v_dim: v,
