@@ -207,7 +207,7 @@ pub struct Goal {
 pub enum Objective {
     /// Output tokens a second and GPU.
     Throughput,
-    /// Mean time of an output token.
+    /// Mean time of a whole request: to the first token, and then token by token.
     Latency,
     /// The front of both.
     Pareto,

@@ -322,7 +322,7 @@ fn score(
         .all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));
     let score = if meets {
         match goal.objective {
-            Objective::Latency => -tpot,
+            Objective::Latency => -(ttft + (traffic.osl - 1.0).max(0.0) * tpot),
             Objective::Throughput | Objective::Pareto => throughput,
         }
     } else {
@@ -359,7 +359,9 @@ fn bound(deployment: &Deployment<'_>, traffic: &Traffic, goal: &Goal) -> f64 {
         scale * (weights + cache) / setup.gpu.memory_bytes_per_s
     };
     match goal.objective {
-        Objective::Latency => -(step_s(0.0) * 1e3 / load.tokens_per_step),
+        Objective::Latency => {
+            -(step_s(0.0) * 1e3 / load.tokens_per_step * (traffic.osl - 1.0).max(0.0))
+        }
         Objective::Throughput | Objective::Pareto => {
             // Requests over step time grows with the requests, so the most is the bound.
             let tokens_per_s = most * limits.dp_ranks * load.tokens_per_step / step_s(most);

@@ -20,7 +20,7 @@ pub struct RecommendArgs {
 #[command(next_help_heading = "Ranking")]
 pub struct RankingArgs {
     /// What to rank by, among those that keep the limits: throughput (output tokens/s and GPU),
-    /// latency (TPOT), or pareto (all that no other beats in both)
+    /// latency (of a whole request), or pareto (all that no other beats in both)
     #[arg(
         long,
         value_name = "WHAT",

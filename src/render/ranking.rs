@@ -56,7 +56,7 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
         // By how far the worse of the limits is missed, which is not the order of any column.
         _ if missed => "Nearest to the limits first",
         Objective::Throughput => "Ranked by output tokens a second and GPU",
-        Objective::Latency => "Ranked by time per output token",
+        Objective::Latency => "Ranked by the mean time of a whole request",
         Objective::Pareto => "No other configuration beats these in throughput and TPOT",
     });
     let limited = goal.ttft_ms.is_some() || goal.tpot_ms.is_some();

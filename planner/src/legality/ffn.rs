@@ -62,6 +62,16 @@ pub(super) fn experts(
     }
     let moe_tp = tp / ep;
     for block in &model.experts {
+        if backend != rules.experts.default && rules.experts.gathered_formats.contains(&block.dtype)
+        {
+            let reason = || {
+                format!(
+                    "{} {} has no all-to-all for experts in {}; gather and reduce instead of '{backend}'",
+                    rules.name, rules.version, block.dtype
+                )
+            };
+            sink(Rule::ExpertBackend, &reason, None)?;
+        }
         if !block.count.is_multiple_of(ep) {
             let right = nearest_common_divisor(block.count, tp, ep);
             let reason = || {

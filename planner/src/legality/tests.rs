@@ -629,3 +629,49 @@ fn the_nearest_value_passes_its_rule_and_nothing_panics() {
         }
     }
 }
+
+/// gpt-oss has no DeepEP path in SGLang, so its experts are reached by gathering.
+#[test]
+fn mxfp4_experts_have_no_all_to_all_in_sglang() {
+    let library = parplan_profiles::Library::embedded();
+    let refusals = |name: &str| {
+        let model = ModelShape::of(&library.model(name).unwrap());
+        let rules = select(&embedded().unwrap(), "sglang", false).unwrap();
+        let ground = Ground {
+            rules: &rules,
+            model: &model,
+            machines: Machines {
+                gpus: 8,
+                gpus_per_node: 8,
+                link_domain: 8,
+                sm: 90,
+            },
+            options: Options {
+                expert_backend: Some("deepep"),
+                ..Options::default()
+            },
+        };
+        let layout = Layout {
+            replicas: 1,
+            tp: 8,
+            attention_dp: 8,
+            dcp: 1,
+            ep: 8,
+            pp: 1,
+            nodes: 1,
+        };
+        check(&layout, &ground).err().unwrap_or_default()
+    };
+    let refused = refusals("gpt-oss-120b");
+    assert!(
+        refused
+            .iter()
+            .any(|r| r.rule == Rule::ExpertBackend && r.reason.contains("mxfp4")),
+        "{refused:?}"
+    );
+    assert!(
+        refusals("deepseek-v3")
+            .iter()
+            .all(|r| r.rule != Rule::ExpertBackend)
+    );
+}

@@ -3,6 +3,7 @@
 //! Each kind is read by one function of the planner. A profile names, for every range of versions,
 //! which kind holds and with which numbers; nothing else in the project asks which engine it is.
 
+use crate::dtype::Dtype;
 use serde::{Deserialize, Serialize};
 
 /// Which splits of a model an engine accepts, and what its sizes mean.
@@ -578,6 +579,9 @@ pub struct ExpertExchange {
     pub deepep_auto: bool,
     /// Tokens a rank may dispatch in the low-latency kernels.
     pub low_latency_tokens: u32,
+    /// Formats of routed experts that no all-to-all runs.
+    #[serde(default)]
+    pub gathered_formats: Vec<Dtype>,
     /// Backends under which data-parallel ranks replay the same graph although nothing is gathered.
     #[serde(default)]
     pub same_graph: Vec<String>,
