@@ -8,6 +8,7 @@ use crate::question::{Balance, Traffic};
 use crate::serve::Service;
 use crate::step::pass::{self, ACTIVATION_BYTES};
 use crate::step::tally::Tally;
+use crate::sync::{self, MetadataSync};
 use crate::volume::{self, Exchange, Rows};
 use serde::Serialize;
 
@@ -33,6 +34,10 @@ pub struct GatherReport {
     pub c: f64,
     /// Mean over maximum at which the two modes cost the same: `1 / c`.
     pub break_even_balance: f64,
+    /// Exchange of batch shapes before each step; none where the engine has none.
+    pub sync: Option<MetadataSync>,
+    /// What it takes, microseconds.
+    pub sync_us: f64,
     /// A decode step as planned, microseconds.
     pub step_us: f64,
     /// The same work with one rank idle: the others carry its requests, and it steps along.
@@ -86,6 +91,8 @@ pub fn report(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Optio
         sum_len_us,
         c,
         break_even_balance: 1.0 / c,
+        sync: sync::metadata_sync(&d.setup.rules.sync, &layout, None),
+        sync_us: steps.sync_us,
         step_us: steps.decode(mean).total_us(),
         one_rank_idle_us: idle(d, traffic, layout, mean),
         one_rank_in_prefill_us: steps.prefill(chunk, 0.0, 1.0, mean).total_us(),
@@ -165,6 +172,10 @@ mod tests {
     fn one_rank_has_no_gather_and_idle_or_prefilling_ranks_cost() {
         assert!(of(1, 256.0).is_none());
         let report = of(8, 256.0).unwrap();
+        // SGLang 0.5.6 to 0.5.12 exchange six int64 a rank, over gloo.
+        let sync = report.sync.unwrap();
+        assert_eq!((sync.bytes_per_rank, sync.ranks), (48, 8));
+        assert!(report.sync_us > 0.0);
         assert!(report.one_rank_idle_us > report.step_us);
         assert!(report.one_rank_in_prefill_us > report.one_rank_idle_us);
         // An all-reduce does more than an all-gather, and at most a reduce-scatter on top of it.

@@ -3,6 +3,7 @@
 use super::{Page, Table, number};
 use parplan_planner::gather::GatherReport;
 use parplan_planner::padding::Padding;
+use parplan_planner::sync::SyncPath;
 
 /// The decision and what it rests on.
 pub fn table(page: &mut Page, report: &GatherReport) {
@@ -39,6 +40,21 @@ pub fn table(page: &mut Page, report: &GatherReport) {
             number::short(report.one_rank_in_prefill_us)
         ),
     ]);
+    if let Some(sync) = &report.sync {
+        let path = match sync.path {
+            SyncPath::Device => "device",
+            SyncPath::Host => "host",
+        };
+        table.row([
+            "batch shapes".to_owned(),
+            format!(
+                "{} B a rank over {} ranks, on the {path}: {} us a step",
+                sync.bytes_per_rank,
+                sync.ranks,
+                number::short(report.sync_us)
+            ),
+        ]);
+    }
     page.table(&table);
 }
 
