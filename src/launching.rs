@@ -1,7 +1,6 @@
 //! The command that starts a plan, from the plan that was priced.
 
 use crate::ask::Ask;
-use crate::ask::choice::all_to_all_backend;
 use parplan_planner::launch::{
     DraftMethod, LaunchError, LaunchPlan, LaunchSpec, Speculation, launch,
 };
@@ -36,7 +35,7 @@ pub fn commands(ask: &Ask, plan: &Plan) -> Result<LaunchPlan, LaunchError> {
         symmetric_memory: choice.symmetric_memory,
         expert_backend: choice
             .expert_all_to_all
-            .then(|| all_to_all_backend(&ask.rules))
+            .then(|| ask.rules.experts.all_to_all())
             .flatten()
             .map(str::to_owned),
         ..LaunchSpec::new(&ask.model.repository, layout, ask.gpu.gpus_per_node)

@@ -1,47 +1,25 @@
 //! One configuration, resolved: shapes, memory, graphs, limits and step times, ready to be asked.
 
-use crate::cost::OpCosts;
-use crate::engine_comm::{self, AllReduceCall};
+use crate::engine_comm;
 use crate::graphs::{self, CaptureList, GraphContext};
 use crate::kv::{self, KvFootprint};
-use crate::layout::Layout;
 use crate::memory::{self, MemoryInput, MemoryResult, Transients};
 use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
 use crate::plan::Choice;
 use crate::question::{Settings, Speculation, Traffic};
 use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
-use crate::shard::{Shard, Split};
+pub use crate::setup::{Setup, sm};
+use crate::shard::Shard;
 use crate::step::Steps;
 use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
-use crate::sync::{self, SyncPath};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::engine::rules::{self, Batching, DenseFfnSplit, GraphUnit, PaddingRule};
-use parplan_profiles::{Attention, GpuProfile, ModelProfile, Overheads};
-
-/// What stays fixed while configurations are compared.
-#[derive(Debug, Clone)]
-pub struct Setup<'a> {
-    /// The model.
-    pub model: &'a ModelProfile,
-    /// The GPU.
-    pub gpu: &'a GpuProfile,
-    /// The engine's rules.
-    pub rules: &'a EngineRules,
-    /// Prices of operations.
-    pub costs: OpCosts<'a>,
-    /// What the engine adds.
-    pub overheads: &'a Overheads,
-}
+use parplan_profiles::engine::rules::{self, Batching, GraphUnit, PaddingRule};
+use parplan_profiles::{Attention, ModelProfile};
 
 /// Padded share of a captured graph that the recommended capture list accepts.
 const GRAPH_WASTE: f64 = 0.125;
-
-/// A host exchange of batch shapes between two ranks of a node over gloo, microseconds, and one over
-/// NCCL with the copy back to the host (measured on 2 H200: `peers_h200.md`, 22 int64).
-const HOST_SYNC_US: f64 = 197.0;
-const DEVICE_SYNC_US: f64 = 62.0;
 
 /// One configuration and what follows from it.
 #[derive(Debug, Clone)]
@@ -111,76 +89,6 @@ fn is_mla(model: &ModelProfile) -> bool {
             Some(Attention::Mla(_) | Attention::Compressed(_))
         )
     })
-}
-
-/// Compute capability times ten, 0 where there is none (AMD).
-pub fn sm(gpu: &GpuProfile) -> u16 {
-    u16::from(gpu.compute_capability[0]) * 10 + u16::from(gpu.compute_capability[1])
-}
-
-impl<'a> Setup<'a> {
-    /// The expert all-to-all backend that a plan asks for: DeepEP, where the engine has it.
-    pub fn all_to_all_backend(&self) -> Option<&str> {
-        let backends = &self.rules.experts.backends;
-        backends
-            .iter()
-            .find(|name| name.starts_with("deepep"))
-            .map(String::as_str)
-    }
-
-    fn split(&self, choice: &Choice) -> Split {
-        let layout = &choice.layout;
-        let attention_tp = layout.attention_tp();
-        let alone = layout.attention_dp > 1 && self.dense_on_attention_tp();
-        let stage = if alone { attention_tp } else { layout.tp };
-        Split {
-            dense_ranks: stage,
-            shared_ranks: if choice.expert_all_to_all { 1 } else { stage },
-            head_ranks: stage,
-        }
-    }
-
-    fn dense_on_attention_tp(&self) -> bool {
-        self.rules.geometry.dense_ffn == DenseFfnSplit::AttentionTp
-    }
-
-    /// Largest buffer that the engine's own all-reduce takes over `ranks` ranks of one domain, bytes.
-    fn reduce_path(&self, ranks: u32, symmetric: bool) -> ReducePath {
-        let reach = |graph: bool| {
-            let call = AllReduceCall {
-                bytes: 0,
-                ranks,
-                sm: sm(self.gpu),
-                graph,
-                peer_access: true,
-                multicast: self.gpu.link.multicast,
-                symmetric: false,
-                custom_off: false,
-            };
-            engine_comm::largest_custom(&self.rules.all_reduce, &call) as f64
-        };
-        let local = ranks <= self.gpu.link_domain_gpus;
-        let rule = self.rules.symmetric.as_ref();
-        ReducePath {
-            custom_graph_bytes: if local { reach(true) } else { 0.0 },
-            custom_eager_bytes: if local { reach(false) } else { 0.0 },
-            symmetric: symmetric && local && rule.is_some_and(|r| ranks >= r.least_world),
-        }
-    }
-
-    /// Exchange of batch shapes before a step, microseconds.
-    fn sync_us(&self, layout: &Layout) -> f64 {
-        match sync::metadata_sync(&self.rules.sync, layout, None) {
-            None => 0.0,
-            Some(exchange) => match exchange.path {
-                SyncPath::Device => DEVICE_SYNC_US,
-                // Measured over one hop; half of it is taken as fixed, half as the hop.
-                SyncPath::Host => {
-                    HOST_SYNC_US * (1.0 + f64::from(exchange.serial_hops.max(1))) / 2.0
-                }
-            },
-        }
-    }
 }
 
 impl<'a> Deployment<'a> {
@@ -310,7 +218,7 @@ impl<'a> Deployment<'a> {
         } else {
             Draft::None
         };
-        let backend = match setup.all_to_all_backend() {
+        let backend = match setup.rules.experts.all_to_all() {
             Some(backend) if choice.expert_all_to_all => backend,
             _ => "none",
         };

@@ -18,6 +18,7 @@ pub mod question;
 pub mod reserve;
 pub mod search;
 pub mod serve;
+pub mod setup;
 pub mod shard;
 pub mod simulate;
 pub mod step;

@@ -1,5 +1,6 @@
 //! What is asked: traffic, the space of configurations, and what counts as good.
 
+use crate::padding::split_mix;
 use parplan_profiles::Dtype;
 use serde::Serialize;
 
@@ -133,15 +134,6 @@ impl Balance {
             }
         }
     }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): enough for a seeded draw.
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// The configurations to compare; a set field fixes it.

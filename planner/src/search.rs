@@ -268,7 +268,7 @@ fn layout_outcome(
             options: Options {
                 expert_backend: choice
                     .expert_all_to_all
-                    .then_some(setup.all_to_all_backend())
+                    .then_some(setup.rules.experts.all_to_all())
                     .flatten(),
                 speculation: choice.speculative_steps > 0,
                 kv_dtype: choice.kv_dtype,

@@ -197,13 +197,6 @@ fn expert_all_to_all(ask: &mut Ask, switches: &SwitchArgs, layout: &Layout) -> b
     })
 }
 
-/// The backend that an expert all-to-all runs on: DeepEP where the version has it.
-pub fn all_to_all_backend(rules: &EngineRules) -> Option<&str> {
-    let backends = &rules.experts.backends;
-    let found = backends.iter().find(|name| name.starts_with("deepep"));
-    found.map(String::as_str)
-}
-
 /// Refuses what the engine cannot run, with every reason.
 fn legal(ask: &Ask, choice: &Choice) -> Result<(), Failure> {
     let layout = &choice.layout;
@@ -212,7 +205,7 @@ fn legal(ask: &Ask, choice: &Choice) -> Result<(), Failure> {
             "--expert-all-to-all on needs experts on several ranks; give --ep above 1, or off",
         ));
     }
-    let backend = match (choice.expert_all_to_all, all_to_all_backend(&ask.rules)) {
+    let backend = match (choice.expert_all_to_all, ask.rules.experts.all_to_all()) {
         (false, _) => None,
         (true, Some(backend)) => Some(backend),
         (true, None) => {

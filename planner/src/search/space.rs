@@ -111,7 +111,8 @@ pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layo
                     continue;
                 }
                 for &expert_all_to_all in &space.expert_all_to_all {
-                    if expert_all_to_all && (layout.ep <= 1 || setup.all_to_all_backend().is_none())
+                    if expert_all_to_all
+                        && (layout.ep <= 1 || setup.rules.experts.all_to_all().is_none())
                     {
                         continue;
                     }

@@ -586,3 +586,11 @@ pub struct ExpertExchange {
     #[serde(default)]
     pub same_graph: Vec<String>,
 }
+
+impl ExpertExchange {
+    /// The all-to-all backend that is planned and launched: DeepEP, where the version has it.
+    pub fn all_to_all(&self) -> Option<&str> {
+        let found = self.backends.iter().find(|name| name.starts_with("deepep"));
+        found.map(String::as_str)
+    }
+}
