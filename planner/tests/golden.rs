@@ -39,7 +39,9 @@ fn kv_bytes_per_token_per_rank() {
 /// The formula gives 788 / (656 / 2 + 132) = 1.71 at dcp 2. Published: 1.855 (sglang#31821, bf16 rows,
 /// which the formula with 1,152 B rows gives as 1.81); 3.92 at dcp 4 for GLM-5.2 (vllm#46076, where an
 /// indexer sits in 21 of 78 layers: with its rows replicated the formula stays below that, so vLLM must
-/// split them).
+/// split them); 3.21 at dcp 8 for GLM-5.3 (sglang#39330), for which no dimensions are at hand: an
+/// indexer in every layer would give 3.68 with fp8 rows, GLM-5.2's share of indexers 5.9, so neither
+/// reproduces it.
 #[test]
 fn what_dcp_frees_of_a_sparse_cache() {
     let gain = |model: &str, dcp: u32, dtype| kv(model, 8, 1, dtype) / kv(model, 8, dcp, dtype);
