@@ -246,7 +246,7 @@ pub fn supervise(plan: &Plan, mut note: impl FnMut(&str)) -> Result<Supervised> 
             server.cancel();
         }
     }
-    run.listen(&rx, &mut note);
+    run.drain(&rx, &mut note);
     run.attach_errors();
     // One look at the processes may find several ends; the rank that was killed comes
     // before those that ended because of it.
@@ -381,16 +381,34 @@ impl Run {
             std::thread::sleep(Duration::from_millis(1));
         }
         while let Some((rank, report)) = first.take().or_else(|| rx.try_recv().ok()) {
-            match report {
-                Report::Note(text) => note(&text),
-                Report::Done(value) if rank == 0 => self.result = Some(value),
-                Report::Done(_) => {}
-                Report::Failed { error, .. } => {
-                    // Counted from the report: its process may still hang in its end.
-                    self.first_failure.get_or_insert_with(Instant::now);
-                    if let Some(r) = self.ranks.iter_mut().find(|r| r.identity.rank == rank) {
-                        r.error = Some(error);
-                    }
+            self.take(rank, report, note);
+        }
+    }
+
+    /// Takes what is still on its way from ranks that have ended: a process can be seen to end
+    /// before the thread that reads its pipe has run. Every reader ends at its pipe's end; the
+    /// deadline is for a pipe that something else holds open.
+    fn drain(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(&str)) {
+        let until = Instant::now() + GRACE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match rx.recv_timeout(left) {
+                Ok((rank, report)) => self.take(rank, report, note),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn take(&mut self, rank: usize, report: Report, note: &mut impl FnMut(&str)) {
+        match report {
+            Report::Note(text) => note(&text),
+            Report::Done(value) if rank == 0 => self.result = Some(value),
+            Report::Done(_) => {}
+            Report::Failed { error, .. } => {
+                // Counted from the report: its process may still hang in its end.
+                self.first_failure.get_or_insert_with(Instant::now);
+                if let Some(r) = self.ranks.iter_mut().find(|r| r.identity.rank == rank) {
+                    r.error = Some(error);
                 }
             }
         }
