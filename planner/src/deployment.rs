@@ -129,7 +129,7 @@ impl<'a> Deployment<'a> {
 
     /// Requests of a rank that its KV cache holds on average; below nothing where the weights and
     /// what else is needed leave less than nothing for it.
-    fn requests_held(&self, traffic: &Traffic) -> f64 {
+    pub fn requests_held(&self, traffic: &Traffic) -> f64 {
         // A running request holds its prompt and, on average, half of its output; the engine admits
         // as long as there is room.
         let held = traffic.isl + traffic.osl / 2.0;

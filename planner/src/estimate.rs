@@ -12,7 +12,7 @@ use crate::serve::Service;
 use crate::step::pass::ACTIVATION_BYTES;
 use crate::step::tally::{Op, Tally};
 use crate::volume::{self, Exchange, Rows};
-use parplan_profiles::engine::rules::{GraphUnit, RequestLimit};
+use parplan_profiles::engine::rules::GraphUnit;
 use parplan_profiles::{Attention, Dtype, Ffn, LayerGroup};
 
 /// Everything that is predicted of one configuration. The layout must be legal.
@@ -29,10 +29,8 @@ pub fn from_parts(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> P
     let dp = f64::from(layout.attention_dp);
     let replicas = f64::from(layout.replicas);
     let fullest = service.decoding_per_rank / d.mean_over_max;
-    let held = traffic.isl + traffic.osl / 2.0;
     let kv_tokens = d.kv_tokens();
-    let kv_concurrency =
-        crate::memory::requests_held(&d.footprint, d.memory.map.kv_cache, held) * dp * replicas;
+    let kv_concurrency = d.requests_held(traffic).max(0.0) * dp * replicas;
     let graphs = graph_plan(d, fullest);
     let running = d.capped_running() * dp * replicas;
     let padding_mode = match d.decode_exchange() {
@@ -343,6 +341,24 @@ pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<
             {
                 calls.splice(0..0, volume::dcp(&shape).as_slice().iter().copied());
             }
+            if let (Exchange::AllToAll, Some(Ffn::Moe(moe))) = (steps.decode_exchange, &group.ffn) {
+                let width = if moe.latent > 0 {
+                    moe.latent
+                } else {
+                    d.setup.model.hidden_size
+                };
+                // Attention-TP ranks of one DP rank share its tokens between them.
+                let tokens = own / f64::from(layout.attention_tp());
+                let formats = d.setup.model.formats_of(group);
+                let exchange = volume::experts(
+                    tokens,
+                    f64::from(moe.top_k),
+                    f64::from(width),
+                    formats.experts,
+                    layout.ep,
+                );
+                calls.extend_from_slice(exchange.as_slice());
+            }
             LayerVolume {
                 layers: f64::from(group.count) / f64::from(layout.pp),
                 layer: layer_name(group),
@@ -373,14 +389,4 @@ pub fn layer_name(group: &LayerGroup) -> String {
         .flatten()
         .collect::<Vec<_>>()
         .join(" + ")
-}
-
-/// The request limit as the engine's command line counts it.
-pub fn request_limit_flag(d: &Deployment<'_>) -> u32 {
-    let per_rank = d.capped_running();
-    let flag = match d.setup.rules.scheduler.requests {
-        RequestLimit::Server => per_rank * f64::from(d.choice.layout.attention_dp),
-        RequestLimit::Engine => per_rank,
-    };
-    flag.clamp(1.0, f64::from(u32::MAX)) as u32
 }

@@ -52,13 +52,6 @@ impl KvFootprint {
     }
 }
 
-/// Bytes that one cached row of a value takes under a KV format, scales included.
-///
-/// fp4 and MX rows carry one scale byte for 16 or 32 values (SGLang B2 "fp4: /2 + scales; mxfp8: + 1/32").
-fn element_bytes(kv: Dtype) -> f64 {
-    kv.bytes()
-}
-
 /// KV heads that a rank stores: `max(1, kv_heads / (attention_tp / dcp))`.
 ///
 /// Ranks of one DCP group hold the same heads and share the tokens, so a wider DCP group
@@ -74,8 +67,7 @@ fn gqa_row(a: &Gqa, layout: &Layout, kv: Dtype) -> f64 {
     let index = a
         .sparse
         .map_or(0.0, |s| f64::from(s.head_dim) * Dtype::Bf16.bytes());
-    kv_heads_per_rank(a.kv_heads, layout) * f64::from(a.head_dim + a.v_head_dim) * element_bytes(kv)
-        / dcp
+    kv_heads_per_rank(a.kv_heads, layout) * f64::from(a.head_dim + a.v_head_dim) * kv.bytes() / dcp
         + index
 }
 
@@ -87,7 +79,7 @@ fn mla_row(a: &Mla, kv: Dtype) -> f64 {
     if a.indexer.is_some() && matches!(kv, Dtype::Fp8 | Dtype::Fp8Block) {
         latent + latent / 128.0 * 4.0 + rope * 2.0
     } else {
-        (latent + rope) * element_bytes(kv)
+        (latent + rope) * kv.bytes()
     }
 }
 
@@ -129,7 +121,7 @@ fn compressed_row(a: &Compressed, kv: Dtype) -> f64 {
     if kv.bytes() < 1.5 {
         rest + rest / 64.0 + rope * Dtype::Bf16.bytes()
     } else {
-        f64::from(a.head_dim) * element_bytes(kv)
+        f64::from(a.head_dim) * kv.bytes()
     }
 }
 

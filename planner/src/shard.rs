@@ -167,8 +167,6 @@ pub struct Shard {
     pub lm_head: Linear,
     /// Layers of one stage, in all.
     pub layers: f64,
-    /// Layers of one stage that have experts.
-    pub moe_layers: f64,
     /// Weight bytes of this rank (the first stage's share, embeddings included).
     pub weight_bytes: f64,
     /// Weight bytes of the MTP layers, held only when speculation uses them.
@@ -433,11 +431,6 @@ impl Shard {
         let vocab = f64::from(model.vocab_size) / f64::from(split.head_ranks);
         let lm_head = Linear::new(vocab, hidden, model.weights.lm_head());
         let layers = groups.iter().map(|g| g.layers).sum();
-        let moe_layers = groups
-            .iter()
-            .filter(|g| matches!(g.block, Block::Moe { .. }))
-            .map(|g| g.layers)
-            .sum();
         // The embedding lives on the first stage and the output projection on the last: one stage
         // holds both, and of several the fullest holds one.
         let tables = if stages > 1.0 || model.tied_embeddings {
@@ -463,7 +456,6 @@ impl Shard {
             hidden,
             lm_head,
             layers,
-            moe_layers,
             weight_bytes,
             mtp_bytes,
         }

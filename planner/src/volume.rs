@@ -5,6 +5,7 @@
 //! an all-reduce. DP attention follows SGLang `layers/dp_attention.py` (facts A3), decode context
 //! parallel vLLM `v1/attention/ops/dcp.py` and SGLang `dcp_kernels.py` (facts C4, C5).
 
+use parplan_profiles::Dtype;
 use serde::Serialize;
 
 /// A kind of collective.
@@ -288,6 +289,37 @@ pub fn layer(rows: &Rows, exchange: Exchange, has_mixer: bool, has_ffn: bool) ->
     calls
 }
 
+/// Bytes an element of a row takes on its way to its expert: fp8 with a scale for 128 values where
+/// the experts are at most 8 bits wide, bf16 otherwise. Rows come back in bf16.
+pub fn dispatch_element_bytes(experts: Dtype) -> f64 {
+    if experts.bytes() <= 1.1 {
+        1.0 + 4.0 / 128.0
+    } else {
+        Dtype::Bf16.bytes()
+    }
+}
+
+/// Dispatch and combine of an expert all-to-all over `ranks` ranks: each row of a rank's `tokens`
+/// goes to every one of its `top_k` experts by itself (DeepEP's low-latency kernels). Bytes are those
+/// that one rank holds.
+pub fn experts(tokens: f64, top_k: f64, width: f64, experts: Dtype, ranks: u32) -> Calls {
+    let mut calls = Calls::new();
+    let values = tokens * top_k * width;
+    for (kind, element_bytes) in [
+        (Kind::ExpertDispatch, dispatch_element_bytes(experts)),
+        (Kind::ExpertCombine, Dtype::Bf16.bytes()),
+    ] {
+        calls.push(Call {
+            purpose: Purpose::Experts,
+            kind,
+            group: Group::Ep,
+            ranks,
+            bytes: values * element_bytes,
+        });
+    }
+    calls
+}
+
 /// How a DCP group merges its partial attention outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -420,6 +452,23 @@ mod tests {
         let ring = 7.0 / 8.0 * rows.row_bytes;
         assert!((moved(Exchange::MaxLen) - 2.0 * 512.0 * ring).abs() < 1.0);
         assert!((moved(Exchange::SumLen) - 4.0 * 320.0 * ring).abs() < 1.0);
+    }
+
+    /// DeepSeek-V3 over 8 ranks: 64 tokens, 8 experts each, 7168 wide, fp8 out and bf16 back.
+    #[test]
+    fn expert_rows_go_out_in_fp8_and_come_back_in_bf16() {
+        let calls = experts(64.0, 8.0, 7168.0, Dtype::Fp8Block, 8);
+        let bytes: Vec<f64> = calls.as_slice().iter().map(|c| c.bytes).collect();
+        assert_eq!(bytes, [64.0 * 8.0 * 7392.0, 64.0 * 8.0 * 14336.0]);
+        assert_eq!(
+            experts(64.0, 8.0, 7168.0, Dtype::Bf16, 8).as_slice()[0].bytes,
+            bytes[1]
+        );
+        assert!(
+            experts(64.0, 8.0, 7168.0, Dtype::Bf16, 1)
+                .as_slice()
+                .is_empty()
+        );
     }
 
     #[test]

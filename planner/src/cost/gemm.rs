@@ -1,8 +1,8 @@
 //! Dense matrix products, MLA's absorption products, and memory-bound kernels.
 
+use super::overlap;
 use super::resolve::OpCosts;
 use super::terms::Product;
-use super::{OpClass, overlap};
 use parplan_profiles::Dtype;
 
 /// One matrix product: `m` rows of activations of width `k` times a weight of `k`×`n`.
@@ -105,11 +105,6 @@ impl OpCosts<'_> {
     pub fn mla_bmm_roofline(&self, bmm: &MlaBmm) -> f64 {
         let (memory, compute) = self.bmm(bmm.weights).bmm_peaks(bmm);
         memory.max(compute)
-    }
-
-    /// The class whose figures price a product on these weights.
-    pub fn gemm_class(weights: Dtype) -> OpClass {
-        OpClass::Gemm(weights)
     }
 
     fn bmm(&self, weights: Dtype) -> &Product {

@@ -5,7 +5,7 @@ use super::pass::{ACTIVATION_BYTES, Pass};
 use super::tally::Op;
 use crate::cost::{ExpertExchange, ExpertMode, Moe};
 use crate::shard::{Block, ShardGroup};
-use crate::volume::{Exchange, Rows};
+use crate::volume::{Exchange, Rows, dispatch_element_bytes};
 
 impl Meter<'_, '_> {
     pub(super) fn block(
@@ -93,11 +93,7 @@ impl Meter<'_, '_> {
             tokens: rows.max / f64::from(rows.attention_tp),
             top_k: moe.top_k,
             hidden: moe.hidden,
-            element_bytes: if moe.weights.bytes() <= 1.1 {
-                1.0 + 4.0 / 128.0
-            } else {
-                ACTIVATION_BYTES
-            },
+            element_bytes: dispatch_element_bytes(moe.weights),
             ranks: ep,
             ranks_per_domain: near,
             imbalance: moe.imbalance,
