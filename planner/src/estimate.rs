@@ -9,7 +9,7 @@ use crate::plan::{
 };
 use crate::question::{Settings, Traffic};
 use crate::serve::Service;
-use crate::step::pass::ACTIVATION_BYTES;
+use crate::step::pass::{self, ACTIVATION_BYTES};
 use crate::step::tally::{Op, Tally};
 use crate::volume::{self, Exchange, Rows};
 use parplan_profiles::engine::rules::GraphUnit;
@@ -328,14 +328,23 @@ pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<
         .model
         .layers
         .iter()
-        .map(|group| {
+        .zip(&d.shard.groups)
+        .map(|(group, shard)| {
+            let (rows, exchange, alone) =
+                pass::meeting(&steps.fixed, &shard.block, rows, steps.decode_exchange);
             let calls = volume::layer(
                 &rows,
-                steps.decode_exchange,
+                exchange,
                 group.attention.is_some(),
                 group.ffn.is_some(),
             );
             let mut calls = calls.as_slice().to_vec();
+            if alone {
+                // With one DP rank the group of a stage is an attention-TP group.
+                calls
+                    .iter_mut()
+                    .for_each(|call| call.group = volume::Group::AttentionTp);
+            }
             if layout.dcp > 1
                 && let Some(shape) = steps.dcp_shape(group, own)
             {

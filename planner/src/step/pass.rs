@@ -130,6 +130,27 @@ pub fn layers(fixed: &Fixed<'_>, pass: &Pass, tally: &mut Tally) {
     }
 }
 
+/// The rows that a block works on, and how they reach it: those of the stage, or, where every DP rank
+/// holds the block for itself or there is none, the rank's own (said by the last value).
+pub fn meeting(
+    fixed: &Fixed<'_>,
+    block: &Block,
+    stage: Rows,
+    exchange: Exchange,
+) -> (Rows, Exchange, bool) {
+    let own = matches!(block, Block::Dense { .. }) && fixed.dense_on_attention_tp;
+    if own || (matches!(block, Block::None) && fixed.dp > 1) {
+        let rows = Rows {
+            sum: stage.max,
+            dp: 1,
+            ..stage
+        };
+        (rows, Exchange::AllReduce, true)
+    } else {
+        (stage, exchange, false)
+    }
+}
+
 fn layer_group(meter: &mut Meter<'_, '_>, group: &ShardGroup, pass: &Pass) {
     let fixed = meter.fixed;
     let hidden = fixed.shard.hidden;
@@ -140,21 +161,7 @@ fn layer_group(meter: &mut Meter<'_, '_>, group: &ShardGroup, pass: &Pass) {
         attention_tp: fixed.attention_tp,
         row_bytes: hidden * ACTIVATION_BYTES,
     };
-    // A dense block that every DP rank holds for itself sees only its own rows.
-    let own = matches!(group.block, Block::Dense { .. }) && fixed.dense_on_attention_tp;
-    let alone = own || (matches!(group.block, Block::None) && fixed.dp > 1);
-    let (rows, exchange) = if alone {
-        (
-            Rows {
-                sum: stage.max,
-                dp: 1,
-                ..stage
-            },
-            Exchange::AllReduce,
-        )
-    } else {
-        (stage, pass.exchange)
-    };
+    let (rows, exchange, alone) = meeting(fixed, &group.block, stage, pass.exchange);
     let has_mixer = !matches!(group.mixer, Mixer::None);
     let has_block = !matches!(group.block, Block::None);
     meter.mixer(group, pass, hidden);
