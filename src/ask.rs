@@ -6,13 +6,14 @@ use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads};
+use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo};
 
 pub mod assume;
 pub mod choice;
 mod names;
 pub mod space;
 mod traffic;
+mod workload;
 
 pub use assume::Assumptions;
 pub use names::{as_path, library, user_folder};
@@ -32,6 +33,8 @@ pub struct Ask {
     pub overheads: &'static Overheads,
     /// The traffic.
     pub traffic: Traffic,
+    /// Limits that it is to keep.
+    pub slo: Slo,
     /// Engine settings that were fixed.
     pub settings: Settings,
     /// What was not said and had to be assumed.
@@ -52,7 +55,14 @@ impl Ask {
         let efficiency = EfficiencyProfile::embedded(&rules.name, &gpu)?;
         let overheads = Overheads::embedded(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
-        let traffic = traffic::resolve(&args.traffic, &model, &settings, &mut assumptions)?;
+        let (traffic, slo) = traffic::resolve(
+            &args.traffic,
+            &args.limits,
+            &library,
+            &model,
+            &settings,
+            &mut assumptions,
+        )?;
         assumptions.of_links(&gpu);
         assumptions.of_efficiency(efficiency, &gpu);
         assumptions.of_overheads(overheads);
@@ -63,6 +73,7 @@ impl Ask {
             efficiency,
             overheads,
             traffic,
+            slo,
             settings,
             assumptions,
         })

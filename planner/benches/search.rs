@@ -7,7 +7,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
-use parplan_planner::question::{Balance, Goal, Objective, Settings, Space, Traffic};
+use parplan_planner::question::{Balance, Goal, Objective, Settings, Space, Spread, Traffic};
 use parplan_planner::search::{Effort, Pruning, recommend};
 use parplan_profiles::engine::{embedded, select};
 use parplan_profiles::{Dtype, EfficiencyProfile, Library, Overheads};
@@ -51,7 +51,8 @@ fn deepseek_v3_on_h200(bencher: Bencher<'_, '_>, gpus: u32) {
     let traffic = Traffic {
         isl: 4096.0,
         osl: 1024.0,
-        length_ratio: 0.8,
+        prompts: Spread::even(0.8),
+        outputs: Spread::even(0.8),
         concurrency: 512.0,
         prefix_hit: 0.0,
         balance: Balance::Even,

@@ -132,7 +132,7 @@ impl<'a> Deployment<'a> {
     pub fn requests_held(&self, traffic: &Traffic) -> f64 {
         // A running request holds its prompt and, on average, half of its output; the engine admits
         // as long as there is room.
-        let held = traffic.isl + traffic.osl / 2.0;
+        let held = traffic.context();
         let kv = self.memory.map.kv_cache - self.memory.missing;
         memory::requests_held(&self.footprint, kv, held)
     }
@@ -470,7 +470,7 @@ impl<'a> Deployment<'a> {
             buckets: &self.buckets,
             stages: f64::from(layout.pp),
             mean_over_max: self.mean_over_max,
-            context: traffic.isl + traffic.osl / 2.0,
+            context: traffic.context(),
             prompt: self.prompt(traffic),
             mixed: setup.rules.scheduler.batching == Batching::Mixed,
             speculation: speculation(&self.choice, traffic),
@@ -494,7 +494,8 @@ impl<'a> Deployment<'a> {
             tokens_per_step: speculation(&self.choice, traffic)
                 .map_or(1.0, |s| s.tokens_per_step()),
             waves: traffic.waves,
-            length_ratio: traffic.length_ratio,
+            weighted_prompt: prefill * traffic.prompts.weighted,
+            output_width: traffic.osl * traffic.outputs.width,
         }
     }
 

@@ -120,7 +120,7 @@ mod tests {
     use crate::cost::OpCosts;
     use crate::deployment::Setup;
     use crate::plan::Choice;
-    use crate::question::Settings;
+    use crate::question::{Settings, Spread};
     use parplan_profiles::engine::{embedded, select};
     use parplan_profiles::{EfficiencyProfile, Library, Overheads};
 
@@ -140,7 +140,8 @@ mod tests {
         let traffic = Traffic {
             isl: 4096.0,
             osl: 1024.0,
-            length_ratio: 0.8,
+            prompts: Spread::even(0.8),
+            outputs: Spread::even(0.8),
             concurrency: clients,
             prefix_hit: 0.0,
             balance: Balance::Even,

@@ -1,7 +1,7 @@
 //! What is asked: traffic, the space of configurations, and what counts as good.
 
 use crate::padding::split_mix;
-use parplan_profiles::Dtype;
+use parplan_profiles::{Dtype, Lengths};
 use serde::Serialize;
 
 /// Closed-loop traffic.
@@ -11,8 +11,10 @@ pub struct Traffic {
     pub isl: f64,
     /// Mean generated tokens.
     pub osl: f64,
-    /// Shortest over longest length, of prompts and of outputs alike; 1 when all are equal.
-    pub length_ratio: f64,
+    /// How prompt lengths lie around their mean.
+    pub prompts: Spread,
+    /// How output lengths lie around their mean.
+    pub outputs: Spread,
     /// Clients with one request at a time each, over the whole deployment.
     pub concurrency: f64,
     /// Share of prompt tokens found in the prefix cache, 0 to 1.
@@ -28,8 +30,56 @@ pub struct Traffic {
 impl Traffic {
     /// Tokens of the longest request, prompt and output.
     pub fn longest(&self) -> f64 {
-        // Lengths are drawn evenly from [r, 1] of the longest, whose mean is (1 + r) / 2 of it.
-        (self.isl + self.osl) * 2.0 / (1.0 + self.length_ratio)
+        self.isl * self.prompts.longest + self.osl * self.outputs.longest
+    }
+
+    /// Tokens in the cache of a request that is being decoded, averaged over such requests at a
+    /// moment: its prompt, and half of an output that counts by its length, since long ones run long.
+    pub fn context(&self) -> f64 {
+        self.isl + self.osl * self.outputs.weighted / 2.0
+    }
+}
+
+/// How the lengths of requests lie around their mean. All figures are parts of that mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The longest.
+    pub longest: f64,
+    /// Mean of the squares, over the square of the mean: the length of the sequence that a token
+    /// picked at random lies in.
+    pub weighted: f64,
+    /// Width of the even distribution whose 10th and 90th percentiles are as far apart.
+    pub width: f64,
+}
+
+impl Spread {
+    /// All lengths are equal.
+    pub const NONE: Spread = Spread {
+        longest: 1.0,
+        weighted: 1.0,
+        width: 0.0,
+    };
+
+    /// Lengths drawn evenly from `ratio` of the longest up to it; `ratio` is above 0 and at most 1.
+    pub fn even(ratio: f64) -> Spread {
+        let longest = 2.0 / (1.0 + ratio);
+        let width = (1.0 - ratio) * longest;
+        Spread {
+            longest,
+            weighted: 1.0 + width * width / 12.0,
+            width,
+        }
+    }
+
+    /// That of a distribution; none of a trace that was not read.
+    pub fn of(lengths: &Lengths) -> Option<Spread> {
+        let mean = lengths.mean()?.max(1e-9);
+        let far = lengths.quantile(0.9)? - lengths.quantile(0.1)?;
+        Some(Spread {
+            longest: f64::from(lengths.max()?) / mean,
+            weighted: (lengths.mean_square()? / (mean * mean)).max(1.0),
+            width: far / 0.8 / mean,
+        })
     }
 }
 

@@ -59,8 +59,11 @@ pub struct ClosedLoop {
     pub tokens_per_step: f64,
     /// Requests each client sends.
     pub waves: f64,
-    /// Shortest over longest length of the traffic; 1 when all lengths are equal.
-    pub length_ratio: f64,
+    /// Tokens to prefill of the request that a token of them lies in, on average: above
+    /// `prefill_tokens` where lengths differ, because long prompts have more of the tokens.
+    pub weighted_prompt: f64,
+    /// Over how many tokens output lengths are spread evenly; 0 when all are equal.
+    pub output_width: f64,
 }
 
 /// What limits one replica.
@@ -141,9 +144,10 @@ fn prefill<T: StepTimes>(
     let tokens = own * together.on_rank;
     let passes = (tokens / budget).ceil().max(1.0);
     let chunk = tokens / passes;
-    // Attention of a chunk sees what came before it: on average half of the prompt, and the
-    // cached prefix. Requests of a common pass do not see each other.
-    let before = load.cached_tokens + (own - chunk.min(own)).max(0.0) / 2.0;
+    // Attention of a chunk sees what came before it: on average half of the prompt that its tokens
+    // lie in, and the cached prefix. Requests of a common pass do not see each other.
+    let before =
+        load.cached_tokens + (load.weighted_prompt.max(own) - chunk.min(own)).max(0.0) / 2.0;
     let pass = times.prefill_us(chunk, before, together.ranks, decoding);
     // Decoding goes on beside the chunks, everywhere or on the other ranks.
     let progress = if mixed { 1.0 } else { elsewhere };
@@ -320,11 +324,10 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     (service, tried)
 }
 
-/// How many of `burst` requests that started decoding together end in the same step: lengths drawn
-/// evenly from [r, 1] of the longest end over `(1 − r) · longest` steps, equal ones all at once.
+/// How many of `burst` requests that started decoding together end in the same step: lengths spread
+/// over so many tokens end over as many steps, equal ones all at once.
 fn end_together(load: &ClosedLoop, burst: f64) -> f64 {
-    let longest = load.output_tokens * 2.0 / (1.0 + load.length_ratio);
-    let span = (1.0 - load.length_ratio) * longest / load.tokens_per_step;
+    let span = load.output_width / load.tokens_per_step;
     (burst / span.max(1.0)).max(1.0)
 }
 

@@ -338,7 +338,8 @@ mod tests {
                     output_tokens: (1.0 + ratio) / 2.0 * osl,
                     tokens_per_step: 1.0,
                     waves: 10.0,
-                    length_ratio: ratio,
+                    weighted_prompt: (1.0 + ratio) / 2.0 * isl,
+                    output_width: (1.0 - ratio) * osl,
                 };
                 let (ttft, tpot) = simulated(&times, clients, isl, osl, ratio, &limits);
                 let (form, _) = closed_loop(&times, &load, &limits);
@@ -378,7 +379,8 @@ mod tests {
             output_tokens: 1024.0,
             tokens_per_step: 1.0,
             waves: 10.0,
-            length_ratio: 0.8,
+            weighted_prompt: 4096.0,
+            output_width: 0.2 * 1024.0 / 0.9,
         };
         let served = |ranks: f64, steps: f64| {
             let limits = Limits {

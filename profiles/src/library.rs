@@ -4,7 +4,7 @@ use crate::engine::EngineProfile;
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
-use crate::workload::Workload;
+use crate::workload::{Trace, Workload};
 use std::path::{Path, PathBuf};
 
 mod check;
@@ -109,6 +109,22 @@ impl Library {
     /// An unknown name with the nearest known ones, or every fault of the profile.
     pub fn workload(&self, name: &str) -> Result<Workload, LibraryError> {
         self.find(name)
+    }
+
+    /// The workload of a file: a TOML profile, or a trace (see [`Trace`](crate::Trace)).
+    ///
+    /// # Errors
+    /// Every fault of a profile, or the first line that is no request of a trace.
+    pub fn workload_file(&self, path: &Path) -> Result<Workload, LibraryError> {
+        let is_profile = path
+            .extension()
+            .is_some_and(|ending| ending.eq_ignore_ascii_case("toml"));
+        if is_profile {
+            return self.open_file(path);
+        }
+        let trace = Trace::read(path)?;
+        Workload::of_trace(path, &trace)
+            .ok_or_else(|| Fault::whole(path.display().to_string(), "holds no request").into())
     }
 
     /// The engine of a name or an alias; upper and lower case are one. Its rules follow from

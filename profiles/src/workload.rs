@@ -1,6 +1,7 @@
 //! What traffic is: lengths, load, prefix hits, imbalance, speculation, and the limits to hold.
 
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 mod lengths;
 mod trace;
@@ -39,6 +40,31 @@ pub struct Workload {
     /// Where the figures come from; required of embedded workloads.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
+}
+
+impl Workload {
+    /// The traffic that a trace recorded, under the name of its file: its lengths, its mean rate, and
+    /// what a prefix cache without limit would have found. None of a trace without requests.
+    pub fn of_trace(path: &Path, trace: &Trace) -> Option<Workload> {
+        let requests = u32::try_from(trace.requests.len()).unwrap_or(u32::MAX);
+        let load = match trace.requests_per_s() {
+            Some(requests_per_s) => Load::Rate { requests_per_s },
+            None => Load::Concurrency { requests },
+        };
+        let stem = path.file_stem()?.to_string_lossy().into_owned();
+        Some(Workload {
+            name: stem,
+            aliases: Vec::new(),
+            input: trace.input()?,
+            output: trace.output()?,
+            load,
+            prefix_hit: trace.prefix_hit().unwrap_or(0.0),
+            imbalance: Imbalance::default(),
+            speculation: None,
+            slo: Slo::default(),
+            source: format!("{requests} requests of {}", path.display()),
+        })
+    }
 }
 
 /// How much of it there is.

@@ -1,7 +1,7 @@
 //! The options that every planning command shares.
 
 use super::LayoutArgs;
-use super::values::{self, Imbalance, KvFormat, Sizes, Speculative, Switch};
+use super::values::{self, Imbalance, KvFormat, Lengths, Sizes, Speculative, Switch};
 use clap::Args;
 use parplan_profiles::Dtype;
 use std::path::PathBuf;
@@ -78,12 +78,18 @@ pub struct EngineArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Traffic")]
 pub struct TrafficArgs {
-    /// Input (prompt) tokens of a request, at most (see --range-ratio) [default: 1024]
-    #[arg(long, value_name = "TOKENS", value_parser = values::mean_tokens, allow_negative_numbers = true)]
-    pub isl: Option<f64>,
-    /// Output (generated) tokens of a request, at most [default: 1024]
-    #[arg(long, value_name = "TOKENS", value_parser = values::mean_tokens, allow_negative_numbers = true)]
-    pub osl: Option<f64>,
+    /// Traffic as one piece: a name that `parplan profiles list workloads` shows, a workload's TOML
+    /// file, or a trace (.csv of Azure's kind, .jsonl of Mooncake's); the options below replace what
+    /// it says
+    #[arg(long, value_name = "NAME|FILE")]
+    pub workload: Option<String>,
+    /// Input (prompt) tokens of a request: the longest (see --range-ratio), or fixed:TOKENS,
+    /// uniform:MAX,RATIO, log-normal:MEDIAN,SIGMA,MAX [default: 1024]
+    #[arg(long, value_name = "TOKENS|HOW", allow_negative_numbers = true)]
+    pub isl: Option<Lengths>,
+    /// Output (generated) tokens of a request, likewise [default: 1024]
+    #[arg(long, value_name = "TOKENS|HOW", allow_negative_numbers = true)]
+    pub osl: Option<Lengths>,
     /// Draw both lengths uniformly from this share of them up to the whole, as InferenceX does
     /// [default: 0.8; 1 makes all requests alike]
     #[arg(long, value_name = "SHARE", value_parser = values::positive_share, allow_negative_numbers = true)]

@@ -1,6 +1,6 @@
 //! Values that options take, each read with a message that says what would be right.
 
-use parplan_profiles::Dtype;
+use parplan_profiles::{Dtype, Lengths as Drawn};
 use std::str::FromStr;
 
 /// Largest count of GPUs, ranks or replicas that is planned.
@@ -121,6 +121,55 @@ impl Switch {
             Switch::Off => Some(false),
             Switch::Auto => None,
         }
+    }
+}
+
+/// Tokens of requests, as typed.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lengths {
+    /// The longest; how far below it others lie is said elsewhere.
+    Longest(f64),
+    /// A distribution.
+    Drawn(Drawn),
+}
+
+impl FromStr for Lengths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((kind, rest)) = text.split_once(':') else {
+            return mean_tokens(text).map(Lengths::Longest).map_err(|error| {
+                format!(
+                    "{error}, or a distribution: fixed:TOKENS, uniform:MAX,RATIO or \
+                     log-normal:MEDIAN,SIGMA,MAX"
+                )
+            });
+        };
+        let parts: Vec<&str> = rest.split(',').collect();
+        let longest = |text: &str| count(text, MAX_TOKENS);
+        let drawn = match (kind.trim(), parts.as_slice()) {
+            ("fixed", [tokens]) => Drawn::Fixed {
+                tokens: longest(tokens)?,
+            },
+            ("uniform", [max, ratio]) => Drawn::Uniform {
+                max: longest(max)?,
+                range_ratio: number(ratio, 0.0, 1.0)?,
+            },
+            ("log-normal" | "lognormal", [median, sigma, max]) => Drawn::LogNormal {
+                median: mean_tokens(median)?,
+                sigma: number(sigma, 0.0, 5.0)?,
+                max: longest(max)?,
+            },
+            _ => {
+                return Err(
+                    "must be a number of tokens, fixed:TOKENS, uniform:MAX,RATIO such as \
+                     uniform:8192,0.8, or log-normal:MEDIAN,SIGMA,MAX such as \
+                     log-normal:900,1.1,32768"
+                        .to_owned(),
+                );
+            }
+        };
+        Ok(Lengths::Drawn(drawn))
     }
 }
 
@@ -265,6 +314,34 @@ mod tests {
         assert_eq!("seed:42".parse(), Ok(Imbalance::Seed(42)));
         for text in ["0", "1.01", "seed:", "seed:-1", "0,0", "1,nan", "1,,2", ""] {
             assert!(text.parse::<Imbalance>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_a_number_or_a_distribution() {
+        assert_eq!("1024".parse(), Ok(Lengths::Longest(1024.0)));
+        let drawn = Drawn::LogNormal {
+            median: 900.0,
+            sigma: 1.1,
+            max: 32768,
+        };
+        assert_eq!(
+            "log-normal:900,1.1,32768".parse(),
+            Ok(Lengths::Drawn(drawn))
+        );
+        for text in [
+            "",
+            "fixed:",
+            "fixed:0",
+            "fixed:1,2",
+            "uniform:8",
+            "uniform:8,1.5",
+            "uniform:8,nan",
+            "log-normal:1,9,8",
+            "normal:1,2,3",
+            "trace:x",
+        ] {
+            assert!(text.parse::<Lengths>().is_err(), "{text}");
         }
     }
 

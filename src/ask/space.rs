@@ -1,7 +1,7 @@
 //! The space of configurations that `recommend` searches.
 
 use super::Ask;
-use crate::args::{KvFormat, LayoutArgs, LimitArgs, Ranking, RankingArgs, RecommendArgs, Switch};
+use crate::args::{KvFormat, LayoutArgs, Ranking, RankingArgs, RecommendArgs, Switch};
 use crate::failure::Failure;
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_profiles::Dtype;
@@ -100,10 +100,10 @@ fn shares(gpus: u32, layout: &LayoutArgs) -> Result<(), Failure> {
 }
 
 /// What counts as good.
-pub fn goal(limits: &LimitArgs, ranking: &RankingArgs) -> Goal {
+pub fn goal(ask: &Ask, ranking: &RankingArgs) -> Goal {
     Goal {
-        ttft_ms: limits.ttft,
-        tpot_ms: limits.tpot,
+        ttft_ms: ask.slo.ttft_ms,
+        tpot_ms: ask.slo.tpot_ms,
         objective: match ranking.objective {
             Ranking::Throughput => Objective::Throughput,
             Ranking::Latency => Objective::Latency,

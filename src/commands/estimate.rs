@@ -36,7 +36,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     pages::question(&mut page, &ask, plan.layout.gpus);
     pages::whole(&mut page, &plan);
     launch::commands(&mut page, &launching::commands(&ask, &plan));
-    pages::limits(&mut page, &args.limits, &plan);
+    pages::limits(&mut page, &ask.slo, &plan);
     page.alerts("Warnings", ask.assumptions.warnings());
     page.list("Assumed", ask.assumptions.notes());
     if output.stats {

@@ -18,7 +18,7 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     let watch = Stopwatch::start();
     let mut ask = Ask::resolve(&args.question)?;
     let space = space::resolve(&mut ask, args)?;
-    let goal = space::goal(&args.question.limits, &args.ranking);
+    let goal = space::goal(&ask, &args.ranking);
     let effort = Effort {
         top: args.ranking.top,
         threads: std::thread::available_parallelism().map_or(1, usize::from),

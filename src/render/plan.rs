@@ -1,13 +1,13 @@
 //! One configuration: what it is, what it is predicted to do, what it keeps in memory.
 
 use super::{Page, Table, memory, number};
-use crate::args::LimitArgs;
 use crate::ask::Ask;
 use crate::stats::Stats;
 use parplan_planner::Layout;
 use parplan_planner::plan::{Choice, Plan, Predicted};
 use parplan_planner::question::Balance;
 use parplan_planner::volume::Exchange;
+use parplan_profiles::Slo;
 
 /// The question in two lines.
 pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
@@ -16,7 +16,7 @@ pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
         ask.model.name, ask.gpu.name, ask.rules.name, ask.rules.version
     ));
     let traffic = &ask.traffic;
-    let drawn = if traffic.length_ratio < 1.0 {
+    let drawn = if traffic.prompts.longest > 1.0 || traffic.outputs.longest > 1.0 {
         " on average"
     } else {
         ""
@@ -240,11 +240,11 @@ pub fn whole(page: &mut Page, plan: &Plan) {
 }
 
 /// Whether the limits are kept.
-pub fn limits(page: &mut Page, limits: &LimitArgs, plan: &Plan) {
+pub fn limits(page: &mut Page, limits: &Slo, plan: &Plan) {
     let predicted = &plan.predicted;
     let checks = [
-        ("TTFT", limits.ttft, &predicted.ttft_ms),
-        ("TPOT", limits.tpot, &predicted.tpot_ms),
+        ("TTFT", limits.ttft_ms, &predicted.ttft_ms),
+        ("TPOT", limits.tpot_ms, &predicted.tpot_ms),
     ];
     if checks.iter().all(|(_, limit, _)| limit.is_none()) {
         return;

@@ -6,7 +6,7 @@ use parplan_planner::Layout;
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use parplan_planner::plan::Choice;
-use parplan_planner::question::{Balance, Traffic};
+use parplan_planner::question::{Balance, Spread, Traffic};
 use parplan_profiles::engine::{EngineRules, embedded, select};
 use parplan_profiles::{Dtype, EfficiencyProfile, GpuProfile, Library, ModelProfile, Overheads};
 
@@ -71,7 +71,8 @@ pub fn traffic(isl: f64, osl: f64, concurrency: f64) -> Traffic {
     Traffic {
         isl: 0.9 * isl,
         osl: 0.9 * osl,
-        length_ratio: 0.8,
+        prompts: Spread::even(0.8),
+        outputs: Spread::even(0.8),
         concurrency,
         prefix_hit: 0.0,
         balance: Balance::Even,

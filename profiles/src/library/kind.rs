@@ -103,6 +103,10 @@ impl Profile for Workload {
                 true => trace.input(),
                 false => trace.output(),
             });
+            if is_input && !document.has_key("prefix_hit") {
+                let hit = read.and_then(|(_, trace)| trace.prefix_hit());
+                workload.prefix_hit = hit.unwrap_or(0.0);
+            }
             if let Some(measured) = measured {
                 *lengths = measured;
             }

@@ -60,6 +60,12 @@ impl Library {
         }
     }
 
+    /// The valid profile of a file.
+    pub(super) fn open_file<P: Profile>(&self, path: &Path) -> Result<P, LibraryError> {
+        let text = read_limited(path, MAX_PROFILE_BYTES)?;
+        self.open(&path.display().to_string(), &text, 0, true)
+    }
+
     fn open<P: Profile>(
         &self,
         file: &str,

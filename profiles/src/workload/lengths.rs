@@ -62,6 +62,23 @@ impl Lengths {
         })
     }
 
+    /// Mean of the squares, tokens². A trace that was not read yet has none.
+    pub fn mean_square(&self) -> Option<f64> {
+        Some(match self {
+            Lengths::Fixed { tokens } => f64::from(*tokens).powi(2),
+            Lengths::Uniform { max, range_ratio } => {
+                let (low, high) = (f64::from(shortest(*max, *range_ratio)), f64::from(*max));
+                (low * low + low * high + high * high) / 3.0
+            }
+            Lengths::LogNormal { median, sigma, max } => {
+                // The square of a log-normal is log-normal, with twice the sigma.
+                clipped_mean(median * median, 2.0 * sigma, f64::from(*max).powi(2))
+            }
+            Lengths::Quantiles { tokens, mean } => measured_square(tokens, *mean),
+            Lengths::Trace { .. } => return None,
+        })
+    }
+
     /// The longest, tokens. A trace that was not read yet has none.
     pub fn max(&self) -> Option<u32> {
         match self {
@@ -133,6 +150,35 @@ fn clipped_mean(median: f64, sigma: f64, max: f64) -> f64 {
     let reach = (max / median).ln() / sigma;
     let below = median * (sigma * sigma / 2.0).exp() * normal(reach - sigma);
     below + max * (1.0 - normal(reach))
+}
+
+/// Mean of the squares of measured lengths. Between quantiles they lie evenly, but for the last
+/// part, whose lengths thin out towards the longest as a power law so that the mean is the measured
+/// one: with `low + (high − low) · u^k` for u from 0 to 1.
+fn measured_square(tokens: &[u32], mean: f64) -> f64 {
+    let Some((&last, rest)) = tokens.split_last() else {
+        return mean * mean;
+    };
+    let Some(&before) = rest.last() else {
+        return f64::from(last).powi(2);
+    };
+    let parts = rest.len() as f64;
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for pair in rest.windows(2) {
+        let (low, high) = (f64::from(pair[0]), f64::from(pair[1]));
+        sum += (low + high) / 2.0;
+        squares += (low * low + low * high + high * high) / 3.0;
+    }
+    let (low, high) = (f64::from(before), f64::from(last));
+    let reach = high - low;
+    let excess = (mean * parts - sum - low).clamp(0.01 * reach, 0.99 * reach);
+    let power = if excess > 0.0 {
+        reach / excess - 1.0
+    } else {
+        1.0
+    };
+    squares += low * low + 2.0 * low * reach / (power + 1.0) + reach * reach / (2.0 * power + 1.0);
+    (squares / parts).max(mean * mean)
 }
 
 /// Inverse of [`normal`] by halving: 60 steps leave an error far under one token.

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::json;
 use crate::output::Style;
 use crate::render::{Page, Table, number};
-use parplan_profiles::{Dtype, Library, LinkKind, Listed};
+use parplan_profiles::{Dtype, Lengths, Library, LinkKind, Listed, Load};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -187,10 +187,33 @@ fn engines(page: &mut Page, library: &Library) -> Result<(), Failure> {
 
 fn workloads(page: &mut Page, library: &Library) -> Result<(), Failure> {
     page.heading("Workloads");
-    let mut table = Table::new(&["name", ""]);
+    let mut table = Table::new(&[
+        "name", ">prompt", ">longest", ">output", ">longest", "load", ">hits %", "",
+    ]);
     for listed in library.workloads()? {
-        table.row([listed.name.clone(), origin(&listed)]);
+        let workload = library.workload(&listed.name)?;
+        let mean = |lengths: &Lengths| lengths.mean().map_or_else(String::new, number::whole);
+        let longest = |lengths: &Lengths| {
+            let most = lengths.max().map(f64::from);
+            most.map_or_else(String::new, number::whole)
+        };
+        table.row([
+            listed.name.clone(),
+            mean(&workload.input),
+            longest(&workload.input),
+            mean(&workload.output),
+            longest(&workload.output),
+            match workload.load {
+                Load::Concurrency { requests } => format!("{requests} clients"),
+                Load::Rate { requests_per_s } => {
+                    format!("{} req/s", number::plain(requests_per_s))
+                }
+            },
+            number::percent(workload.prefix_hit),
+            origin(&listed),
+        ]);
     }
     page.table(&table);
+    page.aside("Tokens on average and at most; `--workload NAME` plans for one of them.");
     Ok(())
 }

@@ -10,7 +10,7 @@ use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::{Deployment, Setup};
 use parplan_planner::estimate;
 use parplan_planner::plan::Choice;
-use parplan_planner::question::{Balance, Settings, Traffic};
+use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::serve::Service;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{
@@ -389,7 +389,8 @@ impl Record {
             traffic: Traffic {
                 isl: self.isl * mean,
                 osl: self.osl * mean,
-                length_ratio: ratio,
+                prompts: Spread::even(ratio),
+                outputs: Spread::even(ratio),
                 concurrency: self.concurrency,
                 prefix_hit: 0.0,
                 balance: Balance::Even,

@@ -6,6 +6,7 @@ use super::errors::{Errors, Outcome, Pairs, outcomes, quantile, ratios, table};
 use super::fit::{Figures, finished, fit, predict};
 use super::runs::{Run, Runs, read};
 use super::write::{differences, parse, render};
+use parplan_planner::question::Spread;
 use parplan_profiles::{GpuArchitecture, Overheads};
 
 const HEADER: &str = "id,backend,backend_version,model_path,system,precision,mode,isl,concurrency,osl,tp_size,attention_dp_size,moe_tp_size,moe_ep_size,silicon_ttft_ms,silicon_tpot_ms";
@@ -57,7 +58,7 @@ fn rows_are_repaired_matched_and_left_out_with_a_reason() {
         .collect();
     assert_eq!(layouts, [[4, 4, 4], [4, 1, 4]]);
     assert!((runs.kept[0].traffic.isl - 921.6).abs() < 1e-9);
-    assert_eq!(runs.kept[0].traffic.length_ratio, 0.8);
+    assert_eq!(runs.kept[0].traffic.outputs, Spread::even(0.8));
     assert_eq!(runs.dropped.values().sum::<u32>(), 6);
     assert!(
         runs.dropped
