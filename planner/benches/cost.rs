@@ -15,6 +15,7 @@ fn gpu() -> GpuProfile {
         aliases: Vec::new(),
         vendor: Vendor::Nvidia,
         memory_mib: 143_771,
+        context_mib: None,
         memory_bytes_per_s: 4.8e12,
         sms: 132,
         l2_bytes: 50 << 20,

@@ -359,6 +359,9 @@ impl<'a> Deployment<'a> {
             .map_or(0.0, |&size| f64::from(size) * width);
         self.memory = memory::map(&MemoryInput {
             card_bytes: setup.gpu.memory_mib as f64 * 1024.0 * 1024.0,
+            context_bytes: setup.gpu.context_mib.map_or(memory::CONTEXT_BYTES, |mib| {
+                f64::from(mib) * 1024.0 * 1024.0
+            }),
             shard: &self.shard,
             weights: self.shard.weight_bytes + mtp,
             fraction: self.fraction,

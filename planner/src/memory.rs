@@ -11,8 +11,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// CUDA context, driver and library state of an engine process: 140.4 GiB of an H200, less 2.0 GiB
 /// for the communicators, less the 137.3 GiB that were then free (SGLang's start-up log in
-/// sgl-project/sglang#11716, TP8).
-const CONTEXT_BYTES: f64 = 1.1 * 1024.0 * MIB;
+/// sgl-project/sglang#11716, TP8). A device's profile may know its own.
+pub(crate) const CONTEXT_BYTES: f64 = 1.1 * 1024.0 * MIB;
 
 /// Communicators of an 8-rank stage (same log: "Init torch distributed ends. mem usage=2.01 GB").
 const NCCL_BYTES_AT_8: f64 = 2.0 * 1024.0 * MIB;
@@ -132,6 +132,8 @@ pub fn activation_bytes(shard: &Shard, rows: f64, ffn_rows: f64) -> f64 {
 pub struct MemoryInput<'a> {
     /// The card, bytes.
     pub card_bytes: f64,
+    /// What an engine process holds of it before it loads anything, bytes.
+    pub context_bytes: f64,
     /// The model on one rank.
     pub shard: &'a Shard,
     /// Weight bytes of the rank, MTP included where it runs.
@@ -200,7 +202,7 @@ pub fn map(input: &MemoryInput<'_>) -> MemoryResult {
         + cuda_graphs
         + input.symmetric_bytes
         + input.request_table_bytes;
-    let free = input.card_bytes - CONTEXT_BYTES - nccl;
+    let free = input.card_bytes - input.context_bytes - nccl;
     let fraction = input.fraction.value;
     let kv = match input.fraction.of {
         FractionOf::CardForWeightsAndKv => fraction * free - input.weights,
@@ -211,7 +213,7 @@ pub fn map(input: &MemoryInput<'_>) -> MemoryResult {
                 0.0
             };
             fraction * input.card_bytes
-                - CONTEXT_BYTES
+                - input.context_bytes
                 - nccl
                 - input.weights
                 - gathered
@@ -232,7 +234,7 @@ pub fn map(input: &MemoryInput<'_>) -> MemoryResult {
         cuda_graphs,
         symmetric_pool: input.symmetric_bytes,
         nccl,
-        context: CONTEXT_BYTES,
+        context: input.context_bytes,
         request_tables: input.request_table_bytes,
         headroom: 0.0,
         total: input.card_bytes,

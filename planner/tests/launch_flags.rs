@@ -2,7 +2,7 @@
 //! takes.
 //!
 //! The committed tables are generated from those parsers. With `PARPLAN_COMMANDS=FILE` the commands
-//! of every version at which a rule or spelling changes are also written to FILE, which
+//! of every version at which a rule or spelling changes, or that has a table, are also written to FILE, which
 //! `cargo xtask engines --commands FILE` runs through the real parsers.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -242,7 +242,17 @@ fn commands_for_the_real_parsers() {
     let mut text = String::new();
     for name in ["sglang", "vllm"] {
         let profile = profile(name);
-        for version in profile.versions_of_change() {
+        let mut versions = profile.versions_of_change();
+        let tables = tables().unwrap();
+        versions.extend(
+            tables
+                .iter()
+                .filter(|t| t.engine == name)
+                .map(|t| t.version),
+        );
+        versions.sort();
+        versions.dedup();
+        for version in versions {
             let rules = profile.rules(version).unwrap();
             let (mut all, _) = commands(&rules);
             all.sort();

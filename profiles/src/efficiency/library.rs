@@ -14,6 +14,8 @@ pub enum GpuArchitecture {
     Hopper,
     /// Compute capability 10: B200, B300, GB200, GB300.
     Blackwell,
+    /// A host without a GPU. It has overheads of its own; its operations take the generic table.
+    Cpu,
     /// Any GPU that no table covers: the same fractions of the roofline, with a wider spread.
     Generic,
 }
@@ -24,6 +26,7 @@ impl GpuArchitecture {
         match (gpu.vendor, gpu.compute_capability[0]) {
             (Vendor::Nvidia, 9) => Self::Hopper,
             (Vendor::Nvidia, 10) => Self::Blackwell,
+            (Vendor::Cpu, _) => Self::Cpu,
             _ => Self::Generic,
         }
     }
@@ -120,7 +123,7 @@ impl EfficiencyProfile {
         let wanted = match GpuArchitecture::of(gpu) {
             GpuArchitecture::Hopper => format!("{engine}-hopper"),
             GpuArchitecture::Blackwell => format!("{engine}-blackwell"),
-            GpuArchitecture::Generic => String::new(),
+            GpuArchitecture::Cpu | GpuArchitecture::Generic => String::new(),
         };
         let index = FILES
             .iter()
@@ -347,6 +350,7 @@ mod tests {
             let architecture = match profile.architecture {
                 GpuArchitecture::Hopper => "hopper",
                 GpuArchitecture::Blackwell => "blackwell",
+                GpuArchitecture::Cpu => "cpu",
                 GpuArchitecture::Generic => "generic",
             };
             assert_eq!(format!("{}-{architecture}", profile.engine), name);

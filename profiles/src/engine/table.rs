@@ -138,11 +138,12 @@ impl FlagTable {
 }
 
 /// The tables in the binary, as TOML.
-const EMBEDDED: [&str; 5] = [
+const EMBEDDED: [&str; 6] = [
     include_str!("../../data/engine_flags/sglang-0.5.6.post2.toml"),
     include_str!("../../data/engine_flags/sglang-0.5.14.toml"),
     include_str!("../../data/engine_flags/sglang-0.5.23.toml"),
     include_str!("../../data/engine_flags/vllm-0.24.0.toml"),
+    include_str!("../../data/engine_flags/vllm-0.32.0.toml"),
     include_str!("../../data/engine_flags/vllm-0.33.0.toml"),
 ];
 
@@ -171,7 +172,7 @@ mod tests {
 
     #[test]
     fn tables_know_what_changed() {
-        assert_eq!(tables().unwrap().len(), 5);
+        assert_eq!(tables().unwrap().len(), 6);
         assert!(check("0.5.23", &["--attn-dp-size", "8"]).is_ok());
         assert!(check("0.5.14", &["--attn-dp-size", "8"]).is_err());
         assert!(check("0.5.14", &["--cuda-graph-bs", "1", "2"]).is_ok());

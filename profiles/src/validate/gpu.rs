@@ -32,6 +32,17 @@ impl GpuProfile {
                 ),
             );
         }
+        if let Some(context) = self.context_mib
+            && u64::from(context) >= self.memory_mib
+        {
+            check.fault(
+                "context_mib",
+                format!(
+                    "is {context}; it must be below memory_mib, {}",
+                    self.memory_mib
+                ),
+            );
+        }
         let bandwidth = self.memory_bytes_per_s;
         check.quantity("memory_bytes_per_s", bandwidth, 1e10, 1e15, "B/s");
         check.size("sms", self.sms, 1 << 14);

@@ -26,6 +26,7 @@ fn entry(o: &Overheads) -> String {
     let architecture = match o.architecture {
         GpuArchitecture::Hopper => "hopper",
         GpuArchitecture::Blackwell => "blackwell",
+        GpuArchitecture::Cpu => "cpu",
         GpuArchitecture::Generic => "generic",
     };
     let mut out = String::new();
@@ -52,8 +53,8 @@ fn entry(o: &Overheads) -> String {
     out
 }
 
-/// The file with the entries of every engine in `fitted` replaced; comments before the first entry
-/// and entries of other engines stay as they are.
+/// The file with the entries of every engine and architecture in `fitted` replaced; comments before
+/// the first entry and all other entries stay as they are.
 pub(super) fn render(old: &str, fitted: &[Overheads]) -> Result<String> {
     let mut header = Vec::new();
     let mut kept = Vec::new();
@@ -61,10 +62,11 @@ pub(super) fn render(old: &str, fitted: &[Overheads]) -> Result<String> {
         let block = block.trim_matches('\n');
         if !block.contains("[[overheads]]") {
             header.push(block.to_owned());
-        } else if !parse(block)?
-            .iter()
-            .any(|o| fitted.iter().any(|f| f.engine == o.engine))
-        {
+        } else if !parse(block)?.iter().any(|o| {
+            fitted
+                .iter()
+                .any(|f| (&f.engine, f.architecture) == (&o.engine, o.architecture))
+        }) {
             kept.push(block.to_owned());
         }
     }
