@@ -5,6 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 use parplan_kernels::reference;
 
+use crate::attention::{Batch, Cache, Capacity, Queries, Shape, Shard, Workspace};
 use crate::{Buffer, MemoryMeter, Result, View};
 
 /// Memory and local work of one rank. On a GPU, work is enqueued on the rank's stream
@@ -67,6 +68,44 @@ pub trait Device: Send {
     /// # Errors
     /// As [`copy`](Device::copy).
     fn scale_bf16(&self, out: &View, input: &View, factor: f32) -> Result<()>;
+
+    /// Memory and the kernel for attentions of a shape, for batches up to a capacity.
+    /// Made once; it cannot be made while a graph is captured.
+    ///
+    /// # Errors
+    /// [`crate::Error::Arguments`] for a shape that no kernel runs;
+    /// [`crate::Error::OutOfMemory`].
+    fn attention_workspace(&self, shape: &Shape, capacity: Capacity) -> Result<Workspace>;
+
+    /// Cuts the attention of a step into pieces. Once a step, after lengths, offsets and
+    /// page table were written; serves all layers of the shape. Can be captured.
+    ///
+    /// # Errors
+    /// [`crate::Error::Arguments`] for sizes that do not fit; a device error.
+    fn plan_attention(
+        &self,
+        shape: &Shape,
+        shard: &Shard,
+        batch: &Batch,
+        workspace: &Workspace,
+    ) -> Result<()>;
+
+    /// Attention of every query token over the KV on this rank up to its own position,
+    /// as [`plan_attention`](Device::plan_attention) planned it for the same arguments.
+    /// Where this rank holds nothing that a token sees, its output is 0 and its LSE
+    /// negative infinity. Can be captured.
+    ///
+    /// # Errors
+    /// As [`plan_attention`](Device::plan_attention).
+    fn attention(
+        &self,
+        shape: &Shape,
+        shard: &Shard,
+        batch: &Batch,
+        cache: &Cache,
+        workspace: &Workspace,
+        queries: &Queries,
+    ) -> Result<()>;
 
     /// Bytes allocated through this device, now and at most.
     fn meter(&self) -> &Arc<MemoryMeter>;
@@ -183,6 +222,32 @@ impl Device for CpuDevice {
             out,
             bytemuck::cast_slice(&reference::scale_bf16(&values, factor)),
         )
+    }
+
+    fn attention_workspace(&self, shape: &Shape, capacity: Capacity) -> Result<Workspace> {
+        crate::attention::workspace_on_cpu(shape, capacity)
+    }
+
+    fn plan_attention(
+        &self,
+        shape: &Shape,
+        shard: &Shard,
+        batch: &Batch,
+        workspace: &Workspace,
+    ) -> Result<()> {
+        crate::attention::check_batch(shape, shard, batch, workspace)
+    }
+
+    fn attention(
+        &self,
+        shape: &Shape,
+        shard: &Shard,
+        batch: &Batch,
+        cache: &Cache,
+        workspace: &Workspace,
+        queries: &Queries,
+    ) -> Result<()> {
+        crate::attention::on_cpu(self, shape, shard, batch, cache, workspace, queries)
     }
 
     fn meter(&self) -> &Arc<MemoryMeter> {

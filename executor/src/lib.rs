@@ -4,6 +4,7 @@
 //! (memory and local work) and a [`Communicator`] (collectives of a group). The CPU
 //! and the CUDA backends are held to the same [`conformance`] suite.
 
+pub mod attention;
 pub mod bench;
 mod buffer;
 pub mod comm;

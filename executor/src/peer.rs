@@ -8,7 +8,7 @@ use parplan_kernels::peer::{
 };
 
 use crate::comm::{CpuCommunicator, check};
-use crate::cuda::{Argument, Gpu, Handle, Kernels, Mapped};
+use crate::cuda::{Argument, Gpu, Grid, Handle, Kernels, Mapped};
 use crate::{Buffer, Communicator, DType, Device, Error, Result, View};
 
 /// Which all-reduce to run.
@@ -53,6 +53,9 @@ impl PeerCollectives {
             )));
         }
         let kernels = gpu.kernels()?;
+        for operation in Operation::ALL {
+            kernels.prepare(gpu, operation.kernel(), 0)?;
+        }
         let staging = gpu.alloc(
             "peer staging",
             staging_bytes(size, MAX_BLOCKS, SLOTS_PER_BLOCK),
@@ -163,8 +166,7 @@ impl PeerCollectives {
             self.kernels.launch(
                 &self.gpu,
                 operation.kernel(),
-                blocks(words),
-                THREADS,
+                Grid::linear(blocks(words), THREADS),
                 &arguments,
             )
         }

@@ -40,7 +40,19 @@ struct AttentionArgs {
     u32 interleave;
     float scale_log2;  // softmax scale times log2(e), with the scale of fp8 keys
     float v_scale;     // scale of fp8 values, 1 for bf16
+    // Queries and results may be cut by heads, as ranks send them to each other:
+    // [parts, tokens, heads of a part, dim]. One part of all heads is the plain layout.
+    u32 tokens;
+    u32 q_part_heads;
+    u32 out_part_heads;
+    u32 pad;
 };
+
+// Row of (token, head) in a layout cut into parts of `part_heads`.
+__device__ inline u64 part_row(const AttentionArgs& a, u32 part_heads, u32 token, u32 head) {
+    const u32 part = head / part_heads;
+    return ((u64)part * a.tokens + token) * part_heads + (head - part * part_heads);
+}
 
 // One query tile, for all KV heads. 32 bytes.
 struct TileRecord {
@@ -84,9 +96,11 @@ __device__ inline u32 local_len(const AttentionArgs& a, u32 len) {
     return len / round * a.interleave + (part < a.interleave ? part : a.interleave);
 }
 
-// KV tokens on this rank that query token `i` of a request sees: all up to itself.
+// KV tokens on this rank that query token `i` of a request sees: all up to itself. None
+// for a token before position 0, which is how padding requests of length 0 come out.
 __device__ inline u32 row_limit(const AttentionArgs& a, const TileRecord& t, u32 i) {
-    return local_len(a, t.kv_len - t.query_len + i + 1);
+    const u32 end = t.kv_len + i + 1;
+    return end <= t.query_len ? 0u : local_len(a, end - t.query_len);
 }
 
 __device__ inline u32 tile_units(const AttentionArgs& a, u32 limit) {

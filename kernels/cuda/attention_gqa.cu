@@ -160,8 +160,9 @@ __device__ inline void gqa(const AttentionArgs& a) {
             const u32 in_request = tile.row_begin + (exists[h] ? row : 0);
             const u32 token = in_request / a.group;
             limit[h] = exists[h] ? row_limit(a, tile, token) : 0;
-            to[h] = (u64)(tile.token_begin + token) * a.heads + at.head * a.group + in_request % a.group;
-            const u16* from = (const u16*)a.q + to[h] * dim;
+            const u32 head = at.head * a.group + in_request % a.group;
+            to[h] = part_row(a, a.out_part_heads, tile.token_begin + token, head);
+            const u16* from = (const u16*)a.q + part_row(a, a.q_part_heads, tile.token_begin + token, head) * dim;
 #pragma unroll
             for (int k = 0; k < k_steps; k++) {
                 if (fp8) {

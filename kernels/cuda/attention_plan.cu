@@ -157,7 +157,7 @@ __device__ inline void combine(const AttentionArgs& a) {
         all_total += weight[w];
     }
     const u32 in_request = tile.row_begin + row;
-    const u64 to = (u64)(tile.token_begin + in_request / a.group) * a.heads + begin.head * a.group + in_request % a.group;
+    const u64 to = part_row(a, a.out_part_heads, tile.token_begin + in_request / a.group, begin.head * a.group + in_request % a.group);
     u16* out = (u16*)a.out + to * dim;
     for (u32 d = threadIdx.x; d < dim; d += 32 * COMBINE_WARPS) {
         float sum = 0.0f;

@@ -10,6 +10,13 @@ pub struct Module {
 }
 
 impl Module {
+    /// Whether this module has the entry point `kernel`.
+    #[must_use]
+    pub fn has(&self, kernel: &str) -> bool {
+        self.compute_80.contains(&format!(".entry {kernel}("))
+            || self.compute_90a.contains(&format!(".entry {kernel}("))
+    }
+
     /// The PTX for a GPU of this compute capability; `None` below 8.0. Code for 9.0a
     /// runs on 9.0 only, so newer GPUs get the portable one.
     #[must_use]
@@ -37,8 +44,13 @@ pub const ROWS: Module = module!("rows");
 /// Small collectives over peer memory.
 pub const PEER: Module = module!("peer");
 
+/// The plan of attention's splits, and the merge of what was split.
+pub const ATTENTION_PLAN: Module = module!("attention_plan");
+/// Grouped-query attention.
+pub const ATTENTION_GQA: Module = module!("attention_gqa");
+
 /// Every module.
-pub const MODULES: [Module; 2] = [ROWS, PEER];
+pub const MODULES: [Module; 4] = [ROWS, PEER, ATTENTION_PLAN, ATTENTION_GQA];
 
 /// `(u4* global, const u4* local, const u64 place[2], u64 total_rows, u64 row_words)`
 pub const PLACE_ROWS: &str = "parplan_place_rows";
@@ -75,7 +87,19 @@ mod tests {
                     .map(|o| o.kernel())
                     .collect(),
             ),
+            (
+                ATTENTION_PLAN,
+                [
+                    crate::attention::PLAN,
+                    "parplan_attention_combine_d64",
+                    "parplan_attention_combine_d128",
+                    "parplan_attention_combine_d512",
+                ]
+                .to_vec(),
+            ),
+            (ATTENTION_GQA, crate::attention::Kernel::GQA_NAMES.to_vec()),
         ];
+        assert_eq!(named.len(), MODULES.len());
         for (module, kernels) in named {
             for ptx in [module.compute_80, module.compute_90a] {
                 for kernel in &kernels {

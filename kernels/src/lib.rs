@@ -3,6 +3,7 @@
 //! This room never allocates device memory, never owns a communicator and never
 //! measures time: it says what a kernel is and what it must compute.
 
+pub mod attention;
 pub mod launch;
 pub mod peer;
 pub mod reference;

@@ -9,7 +9,8 @@ use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
 use parplan_kernels::launch::{PLACE_ROWS, SCALE_BF16, TAKE_ROWS};
 
-use super::{Argument, DeviceMemory, Freer, Health, Kernels, cuda};
+use super::{Argument, DeviceMemory, Freer, Grid, Health, Kernels, cuda};
+use crate::attention::{Batch, Cache, Capacity, Queries, Shape, Shard, Workspace};
 use crate::comm::DEFAULT_DEADLINE;
 use crate::device::{rows, same_len};
 use crate::{Buffer, Deadline, Device, Error, MemoryMeter, Result, View};
@@ -171,6 +172,19 @@ impl Gpu {
         )
     }
 
+    /// Multiprocessors.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn multiprocessors(&self) -> Result<usize> {
+        let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        cuda(
+            || "the number of multiprocessors".into(),
+            self.context.attribute(attribute),
+        )
+        .map(|n| n.max(1) as usize)
+    }
+
     /// Free and total bytes.
     ///
     /// # Errors
@@ -180,7 +194,7 @@ impl Gpu {
         Ok((free as u64, total as u64))
     }
 
-    /// parplan's own kernels, loaded on first use.
+    /// parplan's own kernels; each is loaded on first use.
     ///
     /// # Errors
     /// [`Error::Unusable`] for a GPU older than the PTX, [`Error::Cuda`].
@@ -189,7 +203,7 @@ impl Gpu {
         if let Some(kernels) = &*slot {
             return Ok(Arc::clone(kernels));
         }
-        let kernels = Arc::new(Kernels::load(self)?);
+        let kernels = Arc::new(Kernels::new(self)?);
         *slot = Some(Arc::clone(&kernels));
         Ok(kernels)
     }
@@ -306,8 +320,7 @@ impl Gpu {
             self.kernels()?.launch(
                 self,
                 name,
-                grid((bytes / 16) as u64),
-                ROW_THREADS,
+                Grid::linear(grid((bytes / 16) as u64), ROW_THREADS),
                 &arguments,
             )
         }
@@ -429,9 +442,39 @@ impl Device for Arc<Gpu> {
         ];
         // SAFETY: both views hold `count` bf16 values and are live.
         unsafe {
-            self.kernels()?
-                .launch(self, SCALE_BF16, grid(count), ROW_THREADS, &arguments)
+            self.kernels()?.launch(
+                self,
+                SCALE_BF16,
+                Grid::linear(grid(count), ROW_THREADS),
+                &arguments,
+            )
         }
+    }
+
+    fn attention_workspace(&self, shape: &Shape, capacity: Capacity) -> Result<Workspace> {
+        crate::attention::workspace_on_gpu(self, shape, capacity)
+    }
+
+    fn plan_attention(
+        &self,
+        shape: &Shape,
+        shard: &Shard,
+        batch: &Batch,
+        workspace: &Workspace,
+    ) -> Result<()> {
+        crate::attention::plan_on_gpu(self, shape, shard, batch, workspace)
+    }
+
+    fn attention(
+        &self,
+        shape: &Shape,
+        shard: &Shard,
+        batch: &Batch,
+        cache: &Cache,
+        workspace: &Workspace,
+        queries: &Queries,
+    ) -> Result<()> {
+        crate::attention::on_gpu(self, shape, shard, batch, cache, workspace, queries)
     }
 
     fn meter(&self) -> &Arc<MemoryMeter> {

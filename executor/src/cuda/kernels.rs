@@ -1,11 +1,13 @@
 //! parplan's own kernels on one GPU.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg};
+use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg, sys};
 use cudarc::nvrtc::Ptx;
-use parplan_kernels::launch::{MODULES, PEER, PLACE_ROWS, ROWS, SCALE_BF16, TAKE_ROWS};
-use parplan_kernels::peer::{Operation, PeerArgs};
+use parplan_kernels::attention::AttentionArgs;
+use parplan_kernels::launch::MODULES;
+use parplan_kernels::peer::PeerArgs;
 
 use super::{Gpu, Inside, cuda};
 use crate::{Error, Result};
@@ -21,7 +23,16 @@ pub enum Argument {
     F32(f32),
     /// The fixed part of a peer collective.
     Peer(PeerArgs),
+    /// The arguments of an attention.
+    Attention(AttentionArgs),
 }
+
+/// `AttentionArgs` as a kernel argument.
+#[repr(transparent)]
+struct AttentionRepr(AttentionArgs);
+
+// SAFETY: `AttentionArgs` is repr(C), plain data, and mirrors the struct in attention.cuh.
+unsafe impl DeviceRepr for AttentionRepr {}
 
 /// `PeerArgs` as a kernel argument.
 #[repr(transparent)]
@@ -30,34 +41,125 @@ struct PeerRepr(PeerArgs);
 // SAFETY: `PeerArgs` is repr(C), plain data, and mirrors the struct in peer.cu.
 unsafe impl DeviceRepr for PeerRepr {}
 
-/// The loaded kernels, by name.
-pub struct Kernels(BTreeMap<&'static str, CudaFunction>);
+/// Blocks, threads and memory of a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks along x.
+    pub x: u32,
+    /// Blocks along y.
+    pub y: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, bytes.
+    pub shared: u32,
+}
+
+impl Grid {
+    /// `blocks` of `threads`, without dynamic shared memory.
+    #[must_use]
+    pub fn linear(blocks: u32, threads: u32) -> Self {
+        Grid {
+            x: blocks,
+            y: 1,
+            threads,
+            shared: 0,
+        }
+    }
+}
+
+/// A kernel that was loaded, and the most dynamic shared memory it may be given so far.
+#[derive(Clone)]
+struct Loaded {
+    function: CudaFunction,
+    shared: u32,
+}
+
+/// The kernels of one GPU, loaded on first use: the driver takes seconds to translate
+/// the large modules, and most runs need only few.
+pub struct Kernels {
+    capability: (i32, i32),
+    loaded: Mutex<BTreeMap<&'static str, Loaded>>,
+    modules: Mutex<BTreeMap<&'static str, Arc<CudaModule>>>,
+}
+
+/// Dynamic shared memory that every kernel may be given without asking.
+const SHARED_BY_DEFAULT: u32 = 48 * 1024;
 
 impl Kernels {
-    pub(super) fn load(gpu: &Gpu) -> Result<Self> {
-        let (major, minor) = gpu.compute_capability()?;
-        let mut functions = BTreeMap::new();
-        for module in MODULES {
-            let ptx = module.ptx(major, minor).ok_or_else(|| {
-                Error::Unusable(format!(
-                    "GPU {} has compute capability {major}.{minor}, 8.0 or newer is needed",
-                    gpu.ordinal()
-                ))
-            })?;
-            let loaded = cuda(
-                || format!("loading the kernels of '{}'", module.name),
-                gpu.context().load_module(Ptx::from_src(ptx)),
-            )?;
-            let names: Vec<&'static str> = match module {
-                ROWS => vec![PLACE_ROWS, TAKE_ROWS, SCALE_BF16],
-                PEER => Operation::ALL.iter().map(|o| o.kernel()).collect(),
-                _ => Vec::new(),
-            };
-            for name in names {
-                functions.insert(name, function(&loaded, name)?);
-            }
+    pub(super) fn new(gpu: &Gpu) -> Result<Self> {
+        let capability = gpu.compute_capability()?;
+        if capability.0 < 8 {
+            return Err(Error::Unusable(format!(
+                "GPU {} has compute capability {}.{}, 8.0 or newer is needed",
+                gpu.ordinal(),
+                capability.0,
+                capability.1
+            )));
         }
-        Ok(Kernels(functions))
+        Ok(Kernels {
+            capability,
+            loaded: Mutex::default(),
+            modules: Mutex::default(),
+        })
+    }
+
+    /// Loads a kernel and grants it `shared` bytes of dynamic shared memory, so that a
+    /// launch of it can be captured: loading cannot.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] for an unknown name, [`Error::Cuda`].
+    pub fn prepare(&self, gpu: &Gpu, name: &'static str, shared: u32) -> Result<()> {
+        self.function(gpu, name, shared).map(drop)
+    }
+
+    fn function(&self, gpu: &Gpu, name: &'static str, shared: u32) -> Result<CudaFunction> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = loaded.get(name)
+            && shared <= known.shared
+        {
+            return Ok(known.function.clone());
+        }
+        let function = function(&self.module_of(gpu, name)?, name)?;
+        if shared > SHARED_BY_DEFAULT {
+            let attribute =
+                sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            cuda(
+                || format!("giving {name} {shared} bytes of shared memory"),
+                function.set_attribute(attribute, shared as i32),
+            )?;
+        }
+        let known = Loaded {
+            function: function.clone(),
+            shared: shared.max(SHARED_BY_DEFAULT),
+        };
+        loaded.insert(name, known);
+        Ok(function)
+    }
+
+    fn module_of(&self, gpu: &Gpu, kernel: &'static str) -> Result<Arc<CudaModule>> {
+        let module = MODULES
+            .iter()
+            .find(|m| m.has(kernel))
+            .ok_or_else(|| Error::Arguments {
+                op: "launch",
+                why: format!("no kernel '{kernel}'"),
+            })?;
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = modules.get(module.name) {
+            return Ok(Arc::clone(known));
+        }
+        let (major, minor) = self.capability;
+        let ptx = module.ptx(major, minor).ok_or_else(|| {
+            Error::Unusable(format!(
+                "no kernels for compute capability {major}.{minor}, 8.0 or newer is needed"
+            ))
+        })?;
+        let loaded = cuda(
+            || format!("loading the kernels of '{}'", module.name),
+            gpu.context().load_module(Ptx::from_src(ptx)),
+        )?;
+        modules.insert(module.name, Arc::clone(&loaded));
+        Ok(loaded)
     }
 
     /// Enqueues a kernel.
@@ -72,19 +174,16 @@ impl Kernels {
         &self,
         gpu: &Gpu,
         name: &'static str,
-        blocks: u32,
-        threads: u32,
+        grid: Grid,
         arguments: &[Argument],
     ) -> Result<()> {
-        let function = self.0.get(name).ok_or_else(|| Error::Arguments {
-            op: "launch",
-            why: format!("no kernel '{name}'"),
-        })?;
+        let function = self.function(gpu, name, grid.shared)?;
         // Launch arguments are taken by reference, so they need a place of their own.
         enum Slot {
             U64(u64),
             F32(f32),
             Peer(PeerRepr),
+            Attention(AttentionRepr),
         }
         let slots: Vec<Slot> = arguments
             .iter()
@@ -92,20 +191,22 @@ impl Kernels {
                 Argument::Address(v) | Argument::U64(v) => Slot::U64(*v),
                 Argument::F32(v) => Slot::F32(*v),
                 Argument::Peer(v) => Slot::Peer(PeerRepr(*v)),
+                Argument::Attention(v) => Slot::Attention(AttentionRepr(*v)),
             })
             .collect();
-        let mut builder = gpu.stream().launch_builder(function);
+        let mut builder = gpu.stream().launch_builder(&function);
         for slot in &slots {
             match slot {
                 Slot::U64(v) => builder.arg(v),
                 Slot::F32(v) => builder.arg(v),
                 Slot::Peer(v) => builder.arg(v),
+                Slot::Attention(v) => builder.arg(v),
             };
         }
         let config = LaunchConfig {
-            grid_dim: (blocks, 1, 1),
-            block_dim: (threads, 1, 1),
-            shared_mem_bytes: 0,
+            grid_dim: (grid.x, grid.y, 1),
+            block_dim: (grid.threads, 1, 1),
+            shared_mem_bytes: grid.shared,
         };
         let _inside = Inside::enter();
         // SAFETY: the caller promises that the arguments fit.
@@ -116,7 +217,7 @@ impl Kernels {
     }
 }
 
-fn function(module: &std::sync::Arc<CudaModule>, name: &str) -> Result<CudaFunction> {
+fn function(module: &Arc<CudaModule>, name: &str) -> Result<CudaFunction> {
     cuda(
         || format!("finding the kernel {name}"),
         module.load_function(name),

@@ -12,7 +12,7 @@ mod stuck;
 pub use gpu::{Gpu, Watch, device_count};
 pub use graph::{Event, Graph};
 pub use ipc::{Handle, Mapped};
-pub use kernels::{Argument, Kernels};
+pub use kernels::{Argument, Grid, Kernels};
 pub use memory::Freer;
 pub(crate) use memory::{DeviceMemory, Health};
 pub use pinned::Pinned;

@@ -1,0 +1,147 @@
+//! Launches of the attention kernels.
+
+use std::sync::Arc;
+
+use parplan_kernels::attention::{
+    AttentionArgs, COMBINE_THREADS, Kernel, PLAN, PLAN_THREADS, Shape, Shard, plan_bytes,
+};
+
+use super::types::{Launch, check_batch, check_call};
+use super::{Batch, Cache, Capacity, Queries, Workspace};
+use crate::cuda::{Argument, Gpu, Grid};
+use crate::{Device, Error, Result};
+
+/// Chooses the kernel, loads it, and allocates what it needs.
+pub(crate) fn workspace(gpu: &Arc<Gpu>, shape: &Shape, capacity: Capacity) -> Result<Workspace> {
+    let unusable = |why: String| Error::Arguments {
+        op: "attention",
+        why,
+    };
+    shape.check().map_err(|e| unusable(e.to_string()))?;
+    let capability = gpu.compute_capability()?;
+    let kernel = Kernel::choose(shape, capacity.max_query, capability)
+        .ok_or_else(|| unusable(format!("no kernel for {shape:?}")))?;
+    let kernels = gpu.kernels()?;
+    kernels.prepare(gpu, PLAN, 0)?;
+    kernels.prepare(gpu, kernel.name, kernel.shared)?;
+    kernels.prepare(gpu, kernel.combine, 0)?;
+    let chunks = gpu.multiprocessors()? * kernel.resident as usize;
+    let max_tiles = kernel.max_tiles(shape, capacity.requests, capacity.tokens);
+    // Each chunk begins at most one item that it does not end, and ends at most one
+    // that it did not begin.
+    let rows = 2 * chunks * kernel.rows as usize;
+    Ok(Workspace {
+        shape: *shape,
+        capacity,
+        launch: Some(Launch {
+            kernel,
+            chunks,
+            max_tiles,
+            plan: gpu.alloc(
+                "attention plan",
+                plan_bytes(capacity.requests, max_tiles, chunks),
+            )?,
+            partial_out: gpu.alloc("attention pieces", rows * shape.value_dim() * 4)?,
+            partial_lse: gpu.alloc("LSE of attention pieces", rows * 4)?,
+        }),
+    })
+}
+
+fn launch_of(workspace: &Workspace) -> Result<&Launch> {
+    workspace.launch.as_ref().ok_or_else(|| Error::Arguments {
+        op: "attention",
+        why: "the workspace was made for the CPU".into(),
+    })
+}
+
+/// All arguments that a plan needs; the rest is zero.
+fn arguments(
+    shape: &Shape,
+    shard: &Shard,
+    batch: &Batch,
+    launch: &Launch,
+) -> Result<AttentionArgs> {
+    Ok(AttentionArgs {
+        page_table: batch.page_table.address()?,
+        kv_lens: batch.kv_lens.address()?,
+        query_offsets: batch.query_offsets.address()?,
+        plan: launch.plan.all().address()?,
+        partial_out: launch.partial_out.all().address()?,
+        partial_lse: launch.partial_lse.all().address()?,
+        requests: batch.requests as u32,
+        tokens: batch.tokens as u32,
+        max_pages: batch.max_pages as u32,
+        chunks: launch.chunks as u32,
+        max_tiles: launch.max_tiles as u32,
+        ..AttentionArgs::of(shape, shard, &launch.kernel)
+    })
+}
+
+/// Enqueues the plan of a step.
+pub(crate) fn plan(
+    gpu: &Arc<Gpu>,
+    shape: &Shape,
+    shard: &Shard,
+    batch: &Batch,
+    workspace: &Workspace,
+) -> Result<()> {
+    check_batch(shape, shard, batch, workspace)?;
+    let launch = launch_of(workspace)?;
+    let arguments = [Argument::Attention(arguments(shape, shard, batch, launch)?)];
+    gpu.bind()?;
+    // SAFETY: the views have the sizes that the counts say, which was checked; the plan
+    // has room for the workspace's capacity, which the batch does not exceed. Lengths
+    // and offsets in device memory are the caller's promise, see `Batch`.
+    unsafe {
+        gpu.kernels()?
+            .launch(gpu, PLAN, Grid::linear(1, PLAN_THREADS), &arguments)
+    }
+}
+
+/// Enqueues an attention and the merge of its pieces.
+pub(crate) fn attention(
+    gpu: &Arc<Gpu>,
+    shape: &Shape,
+    shard: &Shard,
+    batch: &Batch,
+    cache: &Cache,
+    workspace: &Workspace,
+    queries: &Queries,
+) -> Result<()> {
+    check_call(shape, shard, batch, cache, workspace, queries)?;
+    let launch = launch_of(workspace)?;
+    let arguments = AttentionArgs {
+        q: queries.q.address()?,
+        k: cache.k.address()?,
+        v: cache.v.address()?,
+        out: queries.out.address()?,
+        lse: match &queries.lse {
+            Some(lse) => lse.address()?,
+            None => 0,
+        },
+        q_part_heads: (shape.heads() / queries.parts.q) as u32,
+        out_part_heads: (shape.heads() / queries.parts.out) as u32,
+        ..arguments(shape, shard, batch, launch)?
+    };
+    let group = shape.heads() / shape.kv_heads();
+    let rows = (group * batch.max_query)
+        .min(launch.kernel.rows as usize)
+        .max(1);
+    let arguments = [Argument::Attention(arguments)];
+    let kernel = &launch.kernel;
+    let attend = Grid {
+        shared: kernel.shared,
+        ..Grid::linear(launch.chunks as u32, kernel.threads)
+    };
+    let combine = Grid {
+        y: rows as u32,
+        ..Grid::linear(launch.chunks as u32, COMBINE_THREADS)
+    };
+    gpu.bind()?;
+    let kernels = gpu.kernels()?;
+    // SAFETY: as for the plan. Pages in the table lie in the cache: the caller's promise.
+    unsafe {
+        kernels.launch(gpu, kernel.name, attend, &arguments)?;
+        kernels.launch(gpu, kernel.combine, combine, &arguments)
+    }
+}

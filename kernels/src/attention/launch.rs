@@ -1,0 +1,214 @@
+//! Launch description of the attention kernels; the mirror of `cuda/attention.cuh`.
+
+use super::{Kind, KvType, Shape, Shard};
+
+/// Mirror of `struct AttentionArgs` in `cuda/attention.cuh`, passed by value. Addresses
+/// are of device memory; the arrays' shapes stand there.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // described once, in the header
+pub struct AttentionArgs {
+    pub q: u64,
+    pub k: u64,
+    pub v: u64,
+    pub out: u64,
+    pub lse: u64,
+    pub page_table: u64,
+    pub kv_lens: u64,
+    pub query_offsets: u64,
+    pub plan: u64,
+    pub partial_out: u64,
+    pub partial_lse: u64,
+    pub requests: u32,
+    pub max_pages: u32,
+    pub page: u32,
+    pub page_shift: u32,
+    pub heads: u32,
+    pub kv_heads: u32,
+    pub group: u32,
+    pub rows: u32,
+    pub unit_tokens: u32,
+    pub chunks: u32,
+    pub min_chunk: u32,
+    pub max_tiles: u32,
+    pub shard_rank: u32,
+    pub shard_size: u32,
+    pub interleave: u32,
+    pub scale_log2: f32,
+    pub v_scale: f32,
+    pub tokens: u32,
+    pub q_part_heads: u32,
+    pub out_part_heads: u32,
+    pub pad: u32,
+}
+
+impl AttentionArgs {
+    /// The part that follows from the shape and the shard; addresses and sizes are zero.
+    #[must_use]
+    pub fn of(shape: &Shape, shard: &Shard, kernel: &Kernel) -> Self {
+        // The kernels read e4m3 as f16 that are 2^-8 of it.
+        let (k_scale, v_scale) = match shape.kv {
+            KvType::Bf16 => (1.0, 1.0),
+            KvType::Fp8 => (shape.k_scale * 256.0, shape.v_scale * 256.0),
+        };
+        AttentionArgs {
+            page: shape.page as u32,
+            page_shift: if shape.page.is_power_of_two() {
+                shape.page.trailing_zeros()
+            } else {
+                32
+            },
+            heads: shape.heads() as u32,
+            kv_heads: shape.kv_heads() as u32,
+            group: (shape.heads() / shape.kv_heads()) as u32,
+            rows: kernel.rows,
+            unit_tokens: kernel.unit_tokens,
+            min_chunk: MIN_CHUNK,
+            shard_rank: shard.rank as u32,
+            shard_size: shard.size as u32,
+            interleave: shard.interleave as u32,
+            scale_log2: shape.scale * k_scale * std::f32::consts::LOG2_E,
+            v_scale,
+            q_part_heads: shape.heads() as u32,
+            out_part_heads: shape.heads() as u32,
+            ..AttentionArgs::default()
+        }
+    }
+}
+
+/// Fewest units of a chunk: shorter ones cost more in the merge than they save.
+const MIN_CHUNK: u32 = 2;
+
+/// Entry point of the plan kernel; one block. Arguments of all attention kernels: `(AttentionArgs)`.
+pub const PLAN: &str = "parplan_attention_plan";
+/// Threads of the plan kernel.
+pub const PLAN_THREADS: u32 = 256;
+/// Threads of the combine kernels. Their grid is `(chunks, rows of a tile that may exist)`.
+pub const COMBINE_THREADS: u32 = 128;
+
+/// One attention kernel and how it is launched: `chunks` blocks of `threads`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Entry point.
+    pub name: &'static str,
+    /// Entry point of the merge that follows it.
+    pub combine: &'static str,
+    /// Rows of a query tile: query tokens times query heads of a KV head.
+    pub rows: u32,
+    /// KV tokens of a unit.
+    pub unit_tokens: u32,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, bytes.
+    pub shared: u32,
+    /// Blocks that are resident on a multiprocessor at once.
+    pub resident: u32,
+}
+
+/// KV tokens of a unit of the GQA kernels.
+const UNIT: u32 = 64;
+
+impl Kernel {
+    /// Entry points of the GQA kernels.
+    pub(crate) const GQA_NAMES: [&str; 8] = [
+        "parplan_gqa_bf16_d64_narrow",
+        "parplan_gqa_bf16_d64_wide",
+        "parplan_gqa_fp8_d64_narrow",
+        "parplan_gqa_fp8_d64_wide",
+        "parplan_gqa_bf16_d128_narrow",
+        "parplan_gqa_bf16_d128_wide",
+        "parplan_gqa_fp8_d128_narrow",
+        "parplan_gqa_fp8_d128_wide",
+    ];
+
+    /// The kernel for a shape on a GPU of this compute capability, where no request has
+    /// more than `max_query` query tokens. `None` where there is none, see [`Shape::check`].
+    #[must_use]
+    pub fn choose(shape: &Shape, max_query: usize, capability: (i32, i32)) -> Option<Self> {
+        let rows = shape.heads() / shape.kv_heads().max(1) * max_query;
+        match shape.kind {
+            Kind::Gqa { head_dim, .. } => Self::gqa(shape.kv, head_dim, rows > 16, capability),
+            Kind::Mla { .. } => None,
+        }
+    }
+
+    /// The GQA kernels; the ring and the merge area as `struct Shared` in
+    /// `attention_gqa.cu` lays them out.
+    fn gqa(kv: KvType, dim: usize, wide: bool, capability: (i32, i32)) -> Option<Self> {
+        let at = match (dim, kv) {
+            (64, KvType::Bf16) => 0,
+            (64, KvType::Fp8) => 2,
+            (128, KvType::Bf16) => 4,
+            (128, KvType::Fp8) => 6,
+            _ => return None,
+        };
+        let name = Self::GQA_NAMES[at + usize::from(wide)];
+        let combine = match dim {
+            64 => "parplan_attention_combine_d64",
+            _ => "parplan_attention_combine_d128",
+        };
+        let dim = dim as u32;
+        let stages = if capability == (9, 0) { 3 } else { 2 };
+        // A row of K of the narrow kernels may be a quarter of the largest; the ring
+        // then has as many more stages.
+        let row = dim * kv.size() as u32;
+        let stages = if wide { stages } else { stages * 256 / row };
+        let ring = stages * 2 * UNIT * row;
+        let merge = 2 * 16 * dim * 4 + 2 * 4 * 16 * 4;
+        Some(Kernel {
+            name,
+            combine,
+            rows: if wide { 64 } else { 16 },
+            unit_tokens: UNIT,
+            threads: 128,
+            shared: ring + merge,
+            resident: 2,
+        })
+    }
+
+    /// Tiles that requests may have: every request rounds its rows up to whole tiles.
+    #[must_use]
+    pub fn max_tiles(&self, shape: &Shape, requests: usize, tokens: usize) -> usize {
+        let rows = tokens * (shape.heads() / shape.kv_heads().max(1));
+        requests + rows / self.rows as usize
+    }
+}
+
+/// Bytes of the plan, as `plan_of` lays it out.
+#[must_use]
+pub fn plan_bytes(requests: usize, max_tiles: usize, chunks: usize) -> usize {
+    16 * 4 + max_tiles * 32 + chunks * 16 + (requests + 1) * 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_fits_the_gpus_that_a_kernel_is_for() {
+        for kv in [KvType::Bf16, KvType::Fp8] {
+            for head_dim in [64, 128] {
+                for max_query in [1, 100] {
+                    let kind = Kind::Gqa {
+                        heads: 8,
+                        kv_heads: 1,
+                        head_dim,
+                    };
+                    let shape = Shape::new(kind, kv, 16);
+                    let hopper = Kernel::choose(&shape, max_query, (9, 0)).unwrap();
+                    // 228 KB of a multiprocessor, 1 KB of each block reserved.
+                    assert!(
+                        hopper.resident * (hopper.shared + 1024) <= 228 * 1024,
+                        "{hopper:?}"
+                    );
+                    let ampere = Kernel::choose(&shape, max_query, (8, 0)).unwrap();
+                    assert!(ampere.shared <= 99 * 1024, "{ampere:?}");
+                    assert!(
+                        ampere.resident * (ampere.shared + 1024) <= 164 * 1024,
+                        "{ampere:?}"
+                    );
+                }
+            }
+        }
+    }
+}
