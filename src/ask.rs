@@ -6,7 +6,7 @@ use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo};
+use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced};
 
 pub mod assume;
 pub mod choice;
@@ -28,9 +28,9 @@ pub struct Ask {
     /// The engine's rules.
     pub rules: EngineRules,
     /// How close kernels come to the roofline.
-    pub efficiency: &'static EfficiencyProfile,
+    pub efficiency: Sourced<EfficiencyProfile>,
     /// What the engine adds.
-    pub overheads: &'static Overheads,
+    pub overheads: Sourced<Overheads>,
     /// The traffic.
     pub traffic: Traffic,
     /// Limits that it is to keep.
@@ -52,8 +52,8 @@ impl Ask {
         let model = names::model(&library, &args.model)?;
         let gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
-        let efficiency = EfficiencyProfile::embedded(&rules.name, &gpu)?;
-        let overheads = Overheads::embedded(&rules.name, &gpu)?;
+        let efficiency = library.efficiency(&rules.name, &gpu)?;
+        let overheads = library.overheads(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
         let (traffic, slo) = traffic::resolve(
             &args.traffic,
@@ -64,8 +64,8 @@ impl Ask {
             &mut assumptions,
         )?;
         assumptions.of_links(&gpu);
-        assumptions.of_efficiency(efficiency, &gpu);
-        assumptions.of_overheads(overheads);
+        assumptions.of_efficiency(&efficiency, &gpu);
+        assumptions.of_overheads(&overheads);
         Ok(Ask {
             model,
             gpu,
@@ -88,8 +88,8 @@ impl Ask {
             model: &self.model,
             gpu: &self.gpu,
             rules: &self.rules,
-            costs: OpCosts::new(self.efficiency, &self.gpu)?,
-            overheads: self.overheads,
+            costs: OpCosts::new(&self.efficiency.figures, &self.gpu)?,
+            overheads: &self.overheads.figures,
         })
     }
 }

@@ -17,7 +17,7 @@ pub use dtype::{Dtype, TensorRate, UnknownDtype};
 pub use efficiency::{EfficiencyError, EfficiencyProfile, GpuArchitecture};
 pub use fault::{Fault, Faults};
 pub use gpu::{GpuProfile, Link, LinkKind, TensorRates, Vendor};
-pub use library::{Library, LibraryError, Listed};
+pub use library::{Library, LibraryError, Listed, Sourced};
 pub use model::{
     ActiveCounts, Attention, BlockSparse, Compressed, DenseFfn, Ffn, GatedDelta, Gqa, Indexer,
     KimiDelta, LayerGroup, Mamba2, Mla, ModelProfile, MoeFfn, Published, WeightFormats,

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 
 mod check;
 mod embedded;
+mod figures;
 mod kind;
 mod lookup;
 mod overlay;
 mod text;
 
 pub use embedded::EmbeddedFile;
+pub use figures::Sourced;
 pub(crate) use kind::Profile;
 pub use text::{MAX_PROFILE_BYTES, read_limited};
 

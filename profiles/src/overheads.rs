@@ -2,7 +2,9 @@
 //! through its front end. Fitted from measured serving runs; each profile names them.
 
 use crate::efficiency::GpuArchitecture;
+use crate::fault::Faults;
 use crate::gpu::GpuProfile;
+use crate::validate::Checker;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
@@ -97,15 +99,59 @@ static EMBEDDED: LazyLock<Result<Vec<Overheads>, String>> = LazyLock::new(|| {
 const CARRIED_SIGMA: f64 = 0.25;
 
 impl Overheads {
+    /// Every figure that cannot be.
+    ///
+    /// # Errors
+    /// All of them, each naming its field.
+    pub fn validate(&self) -> Result<(), Faults> {
+        let mut check = Checker::new();
+        for (field, value) in [
+            ("step_us", self.step_us),
+            ("step_request_us", self.step_request_us),
+            ("graph_layer_us", self.graph_layer_us),
+            ("eager_layer_us", self.eager_layer_us),
+            ("prefill_pass_us", self.prefill_pass_us),
+            ("request_us", self.request_us),
+            ("prompt_token_us", self.prompt_token_us),
+        ] {
+            check.quantity(field, value, 0.0, 1e8, "us");
+        }
+        check.quantity("decode_scale", self.decode_scale, 0.1, 10.0, "(a ratio)");
+        check.quantity("prefill_scale", self.prefill_scale, 0.1, 10.0, "(a ratio)");
+        check.quantity("expert_spread", self.expert_spread, 0.01, 1.0, "(a share)");
+        check.quantity(
+            "tpot_sigma",
+            self.tpot_sigma,
+            1e-3,
+            3.0,
+            "(of the logarithm)",
+        );
+        check.quantity(
+            "ttft_sigma",
+            self.ttft_sigma,
+            1e-3,
+            3.0,
+            "(of the logarithm)",
+        );
+        Faults::or_ok(check.faults)
+    }
+
     /// The embedded overheads of an engine on a GPU.
     ///
     /// # Errors
     /// An engine with no entry, with the known ones.
     pub fn embedded(engine: &str, gpu: &GpuProfile) -> Result<&'static Overheads, OverheadsError> {
+        Overheads::of(engine, GpuArchitecture::of(gpu))
+    }
+
+    /// The same on an architecture.
+    pub(crate) fn of(
+        engine: &str,
+        wanted: GpuArchitecture,
+    ) -> Result<&'static Overheads, OverheadsError> {
         let entries = EMBEDDED
             .as_ref()
             .map_err(|error| OverheadsError::Fault(error.clone()))?;
-        let wanted = GpuArchitecture::of(gpu);
         let of_engine = || entries.iter().filter(|entry| entry.engine == engine);
         of_engine()
             .find(|entry| entry.architecture == wanted)

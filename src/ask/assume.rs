@@ -6,7 +6,7 @@ use parplan_planner::plan::Plan;
 use parplan_planner::question::Settings;
 use parplan_profiles::efficiency::GpuArchitecture;
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind, Overheads};
+use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind, Overheads, Sourced};
 
 /// Assumptions and warnings, in the order in which they were made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -128,8 +128,14 @@ impl Assumptions {
     }
 
     /// Where no measured table covers the engine on the GPU.
-    pub(super) fn of_efficiency(&mut self, profile: &EfficiencyProfile, gpu: &GpuProfile) {
-        if profile.architecture == GpuArchitecture::Generic {
+    pub(super) fn of_efficiency(&mut self, profile: &Sourced<EfficiencyProfile>, gpu: &GpuProfile) {
+        if let Some(file) = &profile.file {
+            self.note(format!(
+                "kernel prices: your {}, over the built-in ones",
+                file.display()
+            ));
+        }
+        if profile.figures.architecture == GpuArchitecture::Generic {
             self.warn(format!(
                 "no measured operation table covers {}: fractions of the roofline are carried \
                  over from other GPUs, and the intervals are wider",
@@ -139,7 +145,14 @@ impl Assumptions {
     }
 
     /// What host time and launch gaps rest on.
-    pub(super) fn of_overheads(&mut self, overheads: &Overheads) {
+    pub(super) fn of_overheads(&mut self, overheads: &Sourced<Overheads>) {
+        if let Some(file) = &overheads.file {
+            return self.note(format!(
+                "host time and launch gaps: your {}, over the built-in ones",
+                file.display()
+            ));
+        }
+        let overheads = &overheads.figures;
         let rest = match overheads.runs {
             0 => String::new(),
             runs => format!("as fitted to {runs} runs, "),

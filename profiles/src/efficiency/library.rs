@@ -2,6 +2,7 @@
 
 use super::{EfficiencyProfile, Note};
 use crate::dtype::Dtype;
+use crate::fault::{Fault, Faults};
 use crate::gpu::{GpuProfile, Vendor};
 use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
@@ -20,7 +21,21 @@ pub enum GpuArchitecture {
     Generic,
 }
 
+impl std::fmt::Display for GpuArchitecture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            GpuArchitecture::Hopper => "hopper",
+            GpuArchitecture::Blackwell => "blackwell",
+            GpuArchitecture::Cpu => "cpu",
+            GpuArchitecture::Generic => "generic",
+        })
+    }
+}
+
 impl GpuArchitecture {
+    /// Every architecture.
+    pub const ALL: [GpuArchitecture; 4] = [Self::Hopper, Self::Blackwell, Self::Cpu, Self::Generic];
+
     /// The architecture of a GPU.
     pub fn of(gpu: &GpuProfile) -> Self {
         match (gpu.vendor, gpu.compute_capability[0]) {
@@ -43,6 +58,9 @@ pub enum EfficiencyError {
         /// What the TOML reader says.
         source: toml::de::Error,
     },
+    /// There is none of this name.
+    #[error("efficiency profile {0} is not embedded")]
+    Unknown(String),
     /// A figure is outside its range, or a weight format is missing.
     #[error("efficiency profile {name}: {field} {problem}")]
     Value {
@@ -120,16 +138,12 @@ impl EfficiencyProfile {
         engine: &str,
         gpu: &GpuProfile,
     ) -> Result<&'static EfficiencyProfile, EfficiencyError> {
-        let wanted = match GpuArchitecture::of(gpu) {
-            GpuArchitecture::Hopper => format!("{engine}-hopper"),
-            GpuArchitecture::Blackwell => format!("{engine}-blackwell"),
-            GpuArchitecture::Cpu | GpuArchitecture::Generic => String::new(),
-        };
-        let index = FILES
-            .iter()
-            .position(|(name, _)| *name == wanted)
-            .unwrap_or(FILES.len() - 1);
-        Self::at(index)
+        Self::at(position(engine, GpuArchitecture::of(gpu)))
+    }
+
+    /// The text of the embedded profile for an engine family on an architecture.
+    pub(crate) fn embedded_text(engine: &str, architecture: GpuArchitecture) -> &'static str {
+        FILES[position(engine, architecture)].1
     }
 
     /// Names of the embedded profiles.
@@ -144,11 +158,7 @@ impl EfficiencyProfile {
     pub fn by_name(name: &str) -> Result<&'static EfficiencyProfile, EfficiencyError> {
         match FILES.iter().position(|(n, _)| *n == name) {
             Some(index) => Self::at(index),
-            None => Err(EfficiencyError::Value {
-                name: name.to_owned(),
-                field: "name".to_owned(),
-                problem: "is not an embedded profile".to_owned(),
-            }),
+            None => Err(EfficiencyError::Unknown(name.to_owned())),
         }
     }
 
@@ -170,99 +180,133 @@ impl EfficiencyProfile {
             name: name.to_owned(),
             source,
         })?;
-        profile
-            .check()
-            .map_err(|(field, problem)| EfficiencyError::Value {
-                name: name.to_owned(),
-                field,
-                problem,
-            })?;
-        Ok(profile)
+        match profile.validate() {
+            Ok(()) => Ok(profile),
+            Err(Faults(faults)) => Err(faults.into_iter().next().map_or_else(
+                || EfficiencyError::Unknown(name.to_owned()),
+                |fault| EfficiencyError::Value {
+                    name: name.to_owned(),
+                    field: fault.field,
+                    problem: fault.message,
+                },
+            )),
+        }
     }
 
-    fn check(&self) -> Result<(), (String, String)> {
+    /// Every figure that is outside its range, every weight format that is missing.
+    ///
+    /// # Errors
+    /// All of them, each naming its field.
+    pub fn validate(&self) -> Result<(), Faults> {
+        let mut check = Figures::default();
         for dtype in WEIGHTS {
-            let gemm = self
-                .gemm
-                .get(&dtype)
-                .ok_or_else(|| missing("gemm", dtype))?;
-            fraction(&format!("gemm.{dtype}"), &[gemm.memory, gemm.compute])?;
-            time(
-                &format!("gemm.{dtype}"),
-                &[
-                    gemm.base_us,
-                    gemm.depth_us,
-                    gemm.depth_tile_us,
-                    gemm.output_passes,
-                ],
-            )?;
-            spread(&format!("gemm.{dtype}"), &gemm.note)?;
-            let moe = self.moe.get(&dtype).ok_or_else(|| missing("moe", dtype))?;
-            fraction(&format!("moe.{dtype}"), &[moe.memory, moe.compute])?;
-            time(
-                &format!("moe.{dtype}"),
-                &[
-                    moe.base_us,
-                    moe.pad_rows,
-                    moe.hidden_passes,
-                    moe.intermediate_passes,
-                    moe.expert_us,
-                    moe.local_expert_us,
-                    moe.remote_passes,
-                    moe.remote_us,
-                ],
-            )?;
-            spread(&format!("moe.{dtype}"), &moe.note)?;
+            let field = format!("gemm.{dtype}");
+            if let Some(gemm) = check.has(&field, self.gemm.get(&dtype)) {
+                check.fractions(
+                    &field,
+                    &[("memory", gemm.memory), ("compute", gemm.compute)],
+                );
+                check.times(
+                    &field,
+                    &[
+                        ("base_us", gemm.base_us),
+                        ("depth_us", gemm.depth_us),
+                        ("depth_tile_us", gemm.depth_tile_us),
+                        ("output_passes", gemm.output_passes),
+                    ],
+                );
+                check.spread(&format!("{field}.note"), &gemm.note);
+            }
+            let field = format!("moe.{dtype}");
+            if let Some(moe) = check.has(&field, self.moe.get(&dtype)) {
+                check.fractions(&field, &[("memory", moe.memory), ("compute", moe.compute)]);
+                check.times(
+                    &field,
+                    &[
+                        ("base_us", moe.base_us),
+                        ("pad_rows", moe.pad_rows),
+                        ("hidden_passes", moe.hidden_passes),
+                        ("intermediate_passes", moe.intermediate_passes),
+                        ("expert_us", moe.expert_us),
+                        ("local_expert_us", moe.local_expert_us),
+                        ("remote_passes", moe.remote_passes),
+                        ("remote_us", moe.remote_us),
+                    ],
+                );
+                check.spread(&format!("{field}.note"), &moe.note);
+            }
         }
         for (dtype, moe) in &self.moe_alternative {
-            fraction(
-                &format!("moe_alternative.{dtype}"),
-                &[moe.memory, moe.compute],
-            )?;
+            let field = format!("moe_alternative.{dtype}");
+            check.fractions(&field, &[("memory", moe.memory), ("compute", moe.compute)]);
         }
+        self.check_attention(&mut check);
+        self.check_links(&mut check);
+        Faults::or_ok(check.faults)
+    }
+
+    fn check_attention(&self, check: &mut Figures) {
         for dtype in [Dtype::Bf16, Dtype::Fp8] {
             for (class, map) in [
                 ("decode_gqa", &self.decode_gqa),
                 ("decode_mla", &self.decode_mla),
                 ("sparse.attention_decode", &self.sparse.attention_decode),
             ] {
-                let fit = map.get(&dtype).ok_or_else(|| missing(class, dtype))?;
                 let field = format!("{class}.{dtype}");
-                fraction(&field, &[fit.memory, fit.compute])?;
-                time(&field, &[fit.base_us, fit.item_us, fit.split_us])?;
-                spread(&field, &fit.note)?;
+                if let Some(fit) = check.has(&field, map.get(&dtype)) {
+                    check.fractions(&field, &[("memory", fit.memory), ("compute", fit.compute)]);
+                    check.times(
+                        &field,
+                        &[
+                            ("base_us", fit.base_us),
+                            ("item_us", fit.item_us),
+                            ("split_us", fit.split_us),
+                        ],
+                    );
+                    check.spread(&format!("{field}.note"), &fit.note);
+                }
             }
             for (class, map) in [
                 ("prefill_gqa", &self.prefill_gqa),
                 ("prefill_mla", &self.prefill_mla),
                 ("sparse.attention_prefill", &self.sparse.attention_prefill),
             ] {
-                let fit = map.get(&dtype).ok_or_else(|| missing(class, dtype))?;
                 let field = format!("{class}.{dtype}");
-                fraction(&field, &[fit.memory, fit.compute])?;
-                time(&field, &[fit.base_us, fit.item_us, fit.depth_us])?;
-                spread(&field, &fit.note)?;
+                if let Some(fit) = check.has(&field, map.get(&dtype)) {
+                    check.fractions(&field, &[("memory", fit.memory), ("compute", fit.compute)]);
+                    check.times(
+                        &field,
+                        &[
+                            ("base_us", fit.base_us),
+                            ("item_us", fit.item_us),
+                            ("depth_us", fit.depth_us),
+                        ],
+                    );
+                    check.spread(&format!("{field}.note"), &fit.note);
+                }
             }
-            let bmm = self
-                .mla_bmm
-                .get(&dtype)
-                .ok_or_else(|| missing("mla_bmm", dtype))?;
-            fraction(&format!("mla_bmm.{dtype}"), &[bmm.memory, bmm.compute])?;
+            let field = format!("mla_bmm.{dtype}");
+            if let Some(bmm) = check.has(&field, self.mla_bmm.get(&dtype)) {
+                check.fractions(&field, &[("memory", bmm.memory), ("compute", bmm.compute)]);
+            }
         }
-        fraction("sparse.topk_memory", &[self.sparse.topk_memory])?;
-        fraction("elementwise.memory", &[self.elementwise.memory])?;
+        check.fractions("sparse", &[("topk_memory", self.sparse.topk_memory)]);
+        check.fractions("elementwise", &[("memory", self.elementwise.memory)]);
         for (field, scan) in [("gated_delta", &self.gated_delta), ("mamba2", &self.mamba2)] {
-            fraction(
+            check.fractions(
                 field,
                 &[
-                    scan.decode_memory,
-                    scan.prefill_memory,
-                    scan.prefill_compute,
+                    ("decode_memory", scan.decode_memory),
+                    ("prefill_memory", scan.prefill_memory),
+                    ("prefill_compute", scan.prefill_compute),
                 ],
-            )?;
-            spread(field, &scan.decode_note)?;
-            spread(field, &scan.prefill_note)?;
+            );
+            check.spread(&format!("{field}.decode_note"), &scan.decode_note);
+            check.spread(&format!("{field}.prefill_note"), &scan.prefill_note);
         }
+    }
+
+    fn check_links(&self, check: &mut Figures) {
         let c = &self.collective;
         for (field, ring) in [
             ("collective.all_gather", &c.all_gather),
@@ -271,72 +315,128 @@ impl EfficiencyProfile {
             ("collective.all_to_all", &c.all_to_all),
             ("collective.symmetric", &c.symmetric),
         ] {
-            time(field, &[ring.base_us, ring.rank_us, ring.ramp_us])?;
-            if ring.link.iter().any(|x| !(*x > 0.0 && *x <= 2.0)) {
-                return Err((
-                    field.to_owned(),
-                    "needs link fractions in (0, 2]".to_owned(),
-                ));
+            check.times(
+                field,
+                &[
+                    ("base_us", ring.base_us),
+                    ("rank_us", ring.rank_us),
+                    ("ramp_us", ring.ramp_us),
+                ],
+            );
+            for (at, link) in ring.link.iter().enumerate() {
+                check.within(
+                    &format!("{field}.link[{at}]"),
+                    *link,
+                    2.0,
+                    "fraction of the link",
+                );
             }
-            spread(field, &ring.note)?;
+            check.spread(&format!("{field}.note"), &ring.note);
         }
         let custom = &c.custom_all_reduce;
-        fraction(
+        check.fractions(
             "collective.custom_all_reduce",
-            &[custom.one_shot_link, custom.two_shot_link],
-        )?;
-        fraction("collective.network", &[c.network.network, c.network.pcie])?;
+            &[
+                ("one_shot_link", custom.one_shot_link),
+                ("two_shot_link", custom.two_shot_link),
+            ],
+        );
+        let network = &c.network;
+        check.fractions(
+            "collective.network",
+            &[("network", network.network), ("pcie", network.pcie)],
+        );
+        let deepep = &self.deepep;
         for (field, a2a) in [
-            (
-                "deepep.low_latency_dispatch",
-                &self.deepep.low_latency_dispatch,
-            ),
-            (
-                "deepep.low_latency_combine",
-                &self.deepep.low_latency_combine,
-            ),
-            ("deepep.normal_dispatch", &self.deepep.normal_dispatch),
-            ("deepep.normal_combine", &self.deepep.normal_combine),
+            ("deepep.low_latency_dispatch", &deepep.low_latency_dispatch),
+            ("deepep.low_latency_combine", &deepep.low_latency_combine),
+            ("deepep.normal_dispatch", &deepep.normal_dispatch),
+            ("deepep.normal_combine", &deepep.normal_combine),
         ] {
-            fraction(field, &[a2a.link, a2a.network])?;
-            time(field, &[a2a.base_us, a2a.node_us, a2a.row_us])?;
+            check.fractions(field, &[("link", a2a.link), ("network", a2a.network)]);
+            check.times(
+                field,
+                &[
+                    ("base_us", a2a.base_us),
+                    ("node_us", a2a.node_us),
+                    ("row_us", a2a.row_us),
+                ],
+            );
         }
-        Ok(())
     }
 }
 
-fn missing(class: &str, dtype: Dtype) -> (String, String) {
-    (format!("{class}.{dtype}"), "is missing".to_owned())
+/// The embedded file for an engine family on an architecture; the generic one where there is none.
+fn position(engine: &str, architecture: GpuArchitecture) -> usize {
+    let wanted = match architecture {
+        GpuArchitecture::Hopper => format!("{engine}-hopper"),
+        GpuArchitecture::Blackwell => format!("{engine}-blackwell"),
+        GpuArchitecture::Cpu | GpuArchitecture::Generic => String::new(),
+    };
+    FILES
+        .iter()
+        .position(|(name, _)| *name == wanted)
+        .unwrap_or(FILES.len() - 1)
 }
 
-fn fraction(field: &str, values: &[f64]) -> Result<(), (String, String)> {
-    if values.iter().all(|x| *x > 0.0 && *x <= 1.0) {
-        return Ok(());
-    }
-    Err((
-        field.to_owned(),
-        "needs fractions of the roofline in (0, 1]".to_owned(),
-    ))
+/// Collects figures that cannot be.
+#[derive(Default)]
+struct Figures {
+    faults: Vec<Fault>,
 }
 
-fn time(field: &str, values: &[f64]) -> Result<(), (String, String)> {
-    if values.iter().all(|x| *x >= 0.0 && *x < 1e6) {
-        return Ok(());
+impl Figures {
+    fn fault(&mut self, field: String, message: String) {
+        self.faults.push(Fault::field(field, message));
     }
-    Err((
-        field.to_owned(),
-        "needs finite, non-negative figures".to_owned(),
-    ))
-}
 
-fn spread(field: &str, note: &Note) -> Result<(), (String, String)> {
-    if note.sigma > 0.0 && note.sigma < 3.0 && !note.source.is_empty() {
-        return Ok(());
+    /// The entry of a class, or a fault that says that it is missing.
+    fn has<'a, T>(&mut self, field: &str, entry: Option<&'a T>) -> Option<&'a T> {
+        if entry.is_none() {
+            self.fault(field.to_owned(), "is missing".to_owned());
+        }
+        entry
     }
-    Err((
-        format!("{field}.note"),
-        "needs a sigma in (0, 3) and a source".to_owned(),
-    ))
+
+    fn within(&mut self, field: &str, value: f64, most: f64, what: &str) {
+        if !(value > 0.0 && value <= most) {
+            let message = format!("is {value}; a {what} lies in (0, {most}]");
+            self.fault(field.to_owned(), message);
+        }
+    }
+
+    fn fractions(&mut self, field: &str, values: &[(&str, f64)]) {
+        for (name, value) in values {
+            self.within(
+                &format!("{field}.{name}"),
+                *value,
+                1.0,
+                "fraction of the roofline",
+            );
+        }
+    }
+
+    fn times(&mut self, field: &str, values: &[(&str, f64)]) {
+        for (name, value) in values {
+            if !(*value >= 0.0 && *value < 1e6) {
+                let message = format!("is {value}; it must lie in [0, 1e6)");
+                self.fault(format!("{field}.{name}"), message);
+            }
+        }
+    }
+
+    fn spread(&mut self, field: &str, note: &Note) {
+        if !(note.sigma > 0.0 && note.sigma < 3.0) {
+            let message = format!("is {}; a spread lies in (0, 3)", note.sigma);
+            self.fault(format!("{field}.sigma"), message);
+        }
+        if note.source.is_empty() {
+            self.fault(
+                format!("{field}.source"),
+                "is empty; it names what was measured".to_owned(),
+            );
+        }
+    }
 }
 
 #[cfg(test)]
@@ -368,6 +468,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused() {
-        assert!(EfficiencyProfile::by_name("sglang-volta").is_err());
+        let error = EfficiencyProfile::by_name("sglang-volta").unwrap_err();
+        assert!(error.to_string().contains("sglang-volta is not embedded"));
     }
 }

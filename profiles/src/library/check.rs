@@ -1,13 +1,14 @@
 //! Checking a folder of profiles.
 
 use super::lookup::{Header, toml_files};
-use super::text::{Document, MAX_PROFILE_BYTES, placed, read_limited};
-use super::{Library, Profile};
-use crate::efficiency::{EfficiencyError, EfficiencyProfile};
+use super::text::{Document, MAX_PROFILE_BYTES, read_limited};
+use super::{Library, Profile, figures};
+use crate::efficiency::EfficiencyProfile;
 use crate::engine::EngineProfile;
 use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
+use crate::overheads::Overheads;
 use crate::workload::Workload;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,7 +35,8 @@ impl Library {
             + library.check_kind::<GpuProfile>(folder, &mut faults)
             + library.check_kind::<Workload>(folder, &mut faults)
             + library.check_kind::<EngineProfile>(folder, &mut faults)
-            + check_efficiency(folder, &mut faults);
+            + figures::check::<EfficiencyProfile>(folder, &mut faults)
+            + figures::check::<Overheads>(folder, &mut faults);
         if checked == 0 && faults.is_empty() {
             faults.push(Fault::whole(
                 shown,
@@ -110,30 +112,4 @@ impl Library {
             }
         }
     }
-}
-
-/// Checks the cost figures of a folder; their room reads and checks them itself.
-fn check_efficiency(folder: &Path, faults: &mut Vec<Fault>) -> usize {
-    let paths = match toml_files(&folder.join("efficiency")) {
-        Ok(paths) => paths,
-        Err(fault) => {
-            faults.push(fault);
-            return 0;
-        }
-    };
-    for path in &paths {
-        let file = path.display().to_string();
-        let fault = match read_limited(path, MAX_PROFILE_BYTES) {
-            Err(fault) => Some(fault),
-            Ok(text) => match EfficiencyProfile::from_toml(&file, &text) {
-                Ok(_) => None,
-                Err(EfficiencyError::Parse { source, .. }) => Some(placed(&file, &text, &source)),
-                Err(EfficiencyError::Value { field, problem, .. }) => {
-                    Some(Fault::field(field, problem).in_file(&file))
-                }
-            },
-        };
-        faults.extend(fault);
-    }
-    paths.len()
 }

@@ -77,6 +77,17 @@ impl<'t> Document<'t> {
         faults
     }
 
+    /// Takes a key of the top level out, and its text where it is one.
+    pub(crate) fn take(&mut self, key: &str) -> Option<String> {
+        let value = self.table.get_mut().remove(key)?;
+        value.get_ref().as_str().map(str::to_owned)
+    }
+
+    /// Adds every entry of `base`, at any depth, that this text leaves out.
+    pub(crate) fn complete_from(&mut self, base: &Document<'t>) {
+        complete(self.table.get_mut(), base.table.get_ref());
+    }
+
     pub(crate) fn has_key(&self, key: &str) -> bool {
         self.table.get_ref().contains_key(key)
     }
@@ -157,6 +168,23 @@ impl<'t> Document<'t> {
             here = Some(value.get_ref());
         }
         offset
+    }
+}
+
+/// Adds the entries of `base` that `table` has not; entries of both are kept, tables entry by entry.
+fn complete<'t>(table: &mut DeTable<'t>, base: &DeTable<'t>) {
+    for (key, value) in base.iter() {
+        match (table.get_mut(key.get_ref().as_ref()), value.get_ref()) {
+            (None, _) => {
+                table.insert(key.clone(), value.clone());
+            }
+            (Some(mine), DeValue::Table(inner)) => {
+                if let DeValue::Table(own) = mine.get_mut() {
+                    complete(own, inner);
+                }
+            }
+            (Some(_), _) => {}
+        }
     }
 }
 
