@@ -5,6 +5,15 @@ use crate::fault::Fault;
 mod gpu;
 mod model;
 
+/// A number as a person would write it.
+fn plain(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e7).contains(&value.abs()) {
+        value.to_string()
+    } else {
+        format!("{value:e}")
+    }
+}
+
 /// Collects faults under a field path.
 pub(crate) struct Checker {
     pub(crate) faults: Vec<Fault>,
@@ -38,7 +47,12 @@ impl Checker {
         if !(value.is_finite() && value >= least && value <= most) {
             self.fault(
                 field,
-                format!("is {value:e} {unit}; it must lie in {least:e}..={most:e}"),
+                format!(
+                    "is {} {unit}; it must lie in {}..={}",
+                    plain(value),
+                    plain(least),
+                    plain(most)
+                ),
             );
         }
     }

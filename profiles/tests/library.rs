@@ -118,6 +118,7 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
     let folder = Folder::new("check");
     let gpu = embedded_text("gpus/h200.toml")
         .replace("sms = 132", "sms = \"many\"")
+        .replace("compute_capability = [9, 0]", "compute_capability = [0, 0]")
         .replace("gpus_per_node = 8", "gpus_per_node = 8\ncolour = \"green\"");
     folder.write("gpus/wrong-types.toml", &gpu);
     let gpu = embedded_text("gpus/b200.toml")
@@ -140,6 +141,10 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
     let engine = embedded_text("engines/vllm.toml").replacen("verified =", "verfied =", 1);
     folder.write("engines/wrong-key.toml", &engine);
     folder.write("efficiency/wrong.toml", "engine = 3\n");
+    folder.write(
+        "overheads/wrong.toml",
+        "engine = \"vllm\"\narchitecture = \"hopper\"\nstep_us = -5.0\nstep = 3.0\n",
+    );
     let Err(faults) = Library::check(&folder.0) else {
         panic!("nothing was found");
     };
@@ -157,6 +162,17 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
         has("gpus/wrong-types.toml:12:1: unknown field `colour`"),
         "{said:#?}"
     );
+    // What is wrong with the values of a file that cannot be read, too.
+    assert!(
+        has("gpus/wrong-types.toml:10:1: compute_capability is"),
+        "{said:#?}"
+    );
+    for line in [
+        "overheads/wrong.toml:3:1: step_us is -5 us",
+        "overheads/wrong.toml:4:1: unknown field `step`",
+    ] {
+        assert!(has(line), "{said:#?}");
+    }
     assert!(
         has("gpus/wrong-values.toml:8:1: sms is 0; it must lie in 1..=16384"),
         "{said:#?}"
@@ -263,18 +279,19 @@ fn the_examples_of_the_documentation_are_valid() {
     let mut blocks = 0;
     for block in text.split("```toml\n").skip(1) {
         let example = block.split("```").next().expect("a block");
-        let kind = if example.starts_with("base") {
-            "models"
-        } else {
-            "workloads"
+        let file = match example.lines().next().expect("a line") {
+            line if line.starts_with("base") => "models/example.toml",
+            line if line.starts_with("name") => "workloads/example.toml",
+            // The others say where they lie.
+            line => line.trim_start_matches("# "),
         };
-        folder.write(&format!("{kind}/example.toml"), example);
+        folder.write(file, example);
         blocks += 1;
     }
     folder.write(
         "workloads/requests.csv",
         "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9,100,10\n",
     );
-    assert_eq!(blocks, 2);
-    assert_eq!(Library::check(&folder.0), Ok(2));
+    assert_eq!(blocks, 4);
+    assert_eq!(Library::check(&folder.0), Ok(4));
 }

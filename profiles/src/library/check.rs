@@ -81,9 +81,8 @@ impl Library {
             }
         };
         match P::parse(&document, self, 0) {
-            Err(_) => faults.extend(
-                document.structural_faults(|document| P::parse(document, self, 0).map(|_| ())),
-            ),
+            Err(_) => faults
+                .extend(document.every_fault(|document| P::parse(document, self, 0), P::validate)),
             Ok(profile) => {
                 if let Err(found) = profile.validate() {
                     faults.extend(document.place_all(found).0);

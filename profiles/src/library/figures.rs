@@ -201,9 +201,9 @@ fn read<T: Figures>(file: &str, text: &str) -> Result<T, Faults> {
         .map_err(|error| document.place(Fault::field("engine", error)))?;
     let base = Document::parse("embedded", &base)?;
     document.complete_from(&base);
-    let figures = document.read::<T>().map_err(|_| {
-        Faults(document.structural_faults(|document| document.read::<T>().map(|_| ())))
-    })?;
+    let figures = document
+        .read::<T>()
+        .map_err(|_| Faults(document.every_fault(|document| document.read::<T>(), T::validate)))?;
     figures
         .validate()
         .map_err(|faults| document.place_all(faults))?;

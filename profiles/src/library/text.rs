@@ -97,38 +97,79 @@ impl<'t> Document<'t> {
             .map_err(|error| placed(self.file, self.text, &error))
     }
 
-    /// Every fault that keeps the text from being read at all.
+    /// Every fault that keeps the text from being read at all, and those of the values that can be
+    /// told apart from them.
     ///
-    /// A reader stops at its first complaint, so the complained-of entry is taken out and the text
-    /// is read again, until what remains is readable or a complaint has no entry of its own.
-    pub(crate) fn structural_faults(
+    /// A reader stops at its first complaint. So what is complained of is given a value of another
+    /// type or, where none will do, taken out, and the text is read again, until it can be read or a
+    /// complaint has no entry of its own. Values are then checked under two sets of stand-ins: a
+    /// fault that both have does not come from them.
+    pub(crate) fn every_fault<T>(
         &self,
-        read: impl Fn(&Document<'t>) -> Result<(), Fault>,
+        read: impl Fn(&Document<'t>) -> Result<T, Fault>,
+        validate: impl Fn(&T) -> Result<(), Faults>,
     ) -> Vec<Fault> {
-        let mut rest = Document {
-            file: self.file,
-            text: self.text,
-            table: self.table.clone(),
-        };
+        let mut trials = [self.again(), self.again()];
         let mut faults = Vec::new();
         let mut removed = Vec::new();
-        while let Err(fault) = read(&rest) {
+        // Every round mends one entry; a text of more than that is no profile.
+        for _ in 0..1000 {
+            let Err(fault) = read(&trials[0]) else { break };
             let offset = fault
                 .position
                 .and_then(|position| offset_at(self.text, position));
             let about_removed = removed
                 .iter()
                 .any(|key| fault.message == format!("missing field `{key}`"));
+            let whole = fault.field == "base";
+            let position = fault.position;
             if !about_removed {
                 faults.push(fault);
             }
-            let key = offset.and_then(|offset| remove_at(rest.table.get_mut(), offset));
-            match key {
+            // Without its base an overlay is no profile at all, and says so of every field.
+            let Some(offset) = offset.filter(|_| !whole) else {
+                break;
+            };
+            let fits = stand_ins().find(|[first, second]| {
+                let mut trial = trials[0].again();
+                if !replace_at(trial.table.get_mut(), offset, first) {
+                    return false;
+                }
+                if read(&trial).is_err_and(|fault| fault.position == position) {
+                    return false;
+                }
+                trials[0] = trial;
+                replace_at(trials[1].table.get_mut(), offset, second)
+            });
+            if fits.is_some() {
+                continue;
+            }
+            let [first, second] = &mut trials;
+            remove_at(second.table.get_mut(), offset);
+            match remove_at(first.table.get_mut(), offset) {
                 Some(key) => removed.push(key),
                 None => break,
             }
         }
+        let [first, second] = trials.map(|trial| {
+            let values = read(&trial).map(|profile| validate(&profile));
+            match values {
+                Ok(Err(Faults(found))) => found,
+                Ok(Ok(())) | Err(_) => Vec::new(),
+            }
+        });
+        let both = first.into_iter().filter(|fault| second.contains(fault));
+        faults.extend(both.map(|fault| self.place(fault)));
+        faults.sort_by_key(|fault| fault.position);
         faults
+    }
+
+    fn again(&self) -> Document<'t> {
+        Document {
+            file: self.file,
+            text: self.text,
+            table: self.table.clone(),
+        }
     }
 
     /// Ties a fault of a field to the place of that field, or of the nearest thing around it.
@@ -219,6 +260,53 @@ fn offset_at(text: &str, (line, column): (usize, usize)) -> Option<usize> {
         .nth(column - 1)
         .map_or(tail.len(), |(at, _)| at);
     Some(start + inside)
+}
+
+/// Values of each type to read a text on with, in pairs that differ.
+fn stand_ins() -> impl Iterator<Item = [DeValue<'static>; 2]> {
+    const VALUES: &str = "v = [[1, 4096], ['stand-in-a', 'stand-in-b'], [true, false], [[], []]]";
+    let table = DeTable::parse(VALUES).ok().map(toml::Spanned::into_inner);
+    let list = table.and_then(|mut table| table.remove("v"));
+    let pairs = match list.map(toml::Spanned::into_inner) {
+        Some(DeValue::Array(pairs)) => pairs.into_iter().collect(),
+        _ => Vec::new(),
+    };
+    pairs
+        .into_iter()
+        .filter_map(|pair| match pair.into_inner() {
+            DeValue::Array(values) => {
+                let mut values = values.into_iter().map(toml::Spanned::into_inner);
+                Some([values.next()?, values.next()?])
+            }
+            _ => None,
+        })
+}
+
+/// Puts a value in the place of the one that starts at an offset and is no table; says whether there
+/// was one.
+fn replace_at<'t>(table: &mut DeTable<'t>, offset: usize, with: &DeValue<'t>) -> bool {
+    table
+        .iter_mut()
+        .any(|(_, value)| replace_value(value, offset, with))
+}
+
+fn replace_value<'t>(
+    value: &mut toml::Spanned<DeValue<'t>>,
+    offset: usize,
+    with: &DeValue<'t>,
+) -> bool {
+    let starts = value.span().start == offset;
+    match value.get_mut() {
+        DeValue::Table(inner) => replace_at(inner, offset, with),
+        DeValue::Array(items) if !starts => items
+            .iter_mut()
+            .any(|item| replace_value(item, offset, with)),
+        other if starts => {
+            *other = with.clone();
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Takes out the innermost entry whose key or scalar value starts at an offset, and names it.
