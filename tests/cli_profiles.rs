@@ -184,3 +184,23 @@ fn man_pages_are_written_for_every_command() {
     let page = fs::read_to_string(folder.path().join("man").join("parplan-estimate.1")).unwrap();
     assert!(page.contains("attn\\-dp"), "{page}");
 }
+
+#[test]
+fn a_profile_of_this_machine_is_added_or_what_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let add = ["profiles", "add", "--from-this-machine"];
+    let (out, said, code) = with(folder.path(), &add);
+    if code == 0 {
+        assert!(out.contains("plan with --gpu this-machine"), "{out}");
+        let (shown, ..) = with(folder.path(), &["profiles", "show", "this-machine"]);
+        assert!(shown.contains("NVML"), "{shown}");
+        let (_, said, code) = with(folder.path(), &add);
+        assert!(code == 2 && said.contains("--replace"), "{said}");
+    } else {
+        assert_eq!(code, 1, "{said}");
+        assert!(said.contains("NVIDIA"), "{said}");
+        assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
+    }
+    let both = ["profiles", "add", "x.toml", "--from-this-machine"];
+    assert_eq!(with(folder.path(), &both).2, 2);
+}

@@ -39,11 +39,17 @@ pub enum ProfilesCommand {
         /// The folder or file [default: your own profiles]
         path: Option<PathBuf>,
     },
-    /// Check a profile (TOML) or a config.json and add it to your own profiles
+    /// Check a profile (TOML) or a config.json, or make one of this machine's GPUs, and add it to
+    /// your own profiles
     Add {
         /// The file
-        file: PathBuf,
-        /// Call it this instead of the name in the file
+        #[arg(required_unless_present = "from_this_machine")]
+        file: Option<PathBuf>,
+        /// Describe the NVIDIA GPUs of this machine as their driver does (NVML)
+        #[arg(long, conflicts_with = "file")]
+        from_this_machine: bool,
+        /// Call it this instead of the name in the file [default for --from-this-machine:
+        /// this-machine]
         #[arg(long)]
         name: Option<String>,
         /// Replace one of yours that has the name

@@ -8,6 +8,7 @@ use crate::output::Style;
 mod add;
 mod check;
 mod list;
+mod machine;
 mod show;
 
 /// Runs one of the profile commands.
@@ -22,8 +23,12 @@ pub fn run(args: &ProfilesArgs, style: Style) -> Result<String, Failure> {
         ProfilesCommand::Check { path } => check::run(&library, path.as_deref()),
         ProfilesCommand::Add {
             file,
+            from_this_machine: _,
             name,
             replace,
-        } => add::run(&library, file, name.as_deref(), *replace),
+        } => match file {
+            Some(file) => add::run(&library, file, name.as_deref(), *replace),
+            None => machine::run(&library, name.as_deref(), *replace),
+        },
     }
 }

@@ -12,11 +12,6 @@ pub(super) fn run(
     name: Option<&str>,
     replace: bool,
 ) -> Result<String, Failure> {
-    let Some(folder) = library.folder() else {
-        return Err(Failure::unusable(
-            "this system has no configuration folder; say where your profiles are with --profiles",
-        ));
-    };
     let is_toml = file.extension().is_some_and(|ending| ending == "toml");
     let staged = match (is_toml, name) {
         (true, None) => Staged::read(library, file)?,
@@ -26,6 +21,19 @@ pub(super) fn run(
             ));
         }
         (false, name) => Staged::of_config(library, file, name)?,
+    };
+    place(library, &staged, replace)
+}
+
+/// Writes a profile into the user's folder, and says where.
+///
+/// # Errors
+/// No folder, or a profile of that name in it already.
+pub(super) fn place(library: &Library, staged: &Staged, replace: bool) -> Result<String, Failure> {
+    let Some(folder) = library.folder() else {
+        return Err(Failure::unusable(
+            "this system has no configuration folder; say where your profiles are with --profiles",
+        ));
     };
     let place = folder
         .join(staged.folder)
@@ -82,6 +90,11 @@ impl Staged {
         let text = toml::to_string(&model)
             .map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
         Staged::check(library, file, text)
+    }
+
+    /// Checks a text that was made here.
+    pub(super) fn of_text(library: &Library, shown: &str, text: String) -> Result<Staged, Failure> {
+        Staged::check(library, Path::new(shown), text)
     }
 
     fn check(library: &Library, file: &Path, text: String) -> Result<Staged, Failure> {
