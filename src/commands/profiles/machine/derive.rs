@@ -293,6 +293,7 @@ fn computed(card: &Card, checks: &mut Vec<Check>) -> Result<GpuProfile, Failure>
         aliases: Vec::new(),
         vendor: Vendor::Nvidia,
         memory_mib: card.memory_mib,
+        context_mib: None,
         memory_bytes_per_s: bandwidth,
         sms,
         l2_bytes: chip.l2,
