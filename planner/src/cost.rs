@@ -10,6 +10,7 @@ mod collective;
 mod expert_parallel;
 mod gemm;
 mod moe;
+mod operation;
 mod resolve;
 mod scan;
 mod sparse;
@@ -20,6 +21,7 @@ pub use collective::{Collective, Implementation, Launch, Registration, Span, Tra
 pub use expert_parallel::{ExpertExchange, ExpertMode};
 pub use gemm::{Gemm, MlaBmm};
 pub use moe::Moe;
+pub use operation::Operation;
 pub use resolve::{CostError, OpClass, OpCosts};
 pub use scan::{GatedDeltaStep, Mamba2Step};
 pub use sparse::{SparseDecode, SparsePrefill};

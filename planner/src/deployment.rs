@@ -466,6 +466,7 @@ impl<'a> Deployment<'a> {
                 low_latency_experts: setup.rules.experts.deepep_auto,
                 expert_spread: setup.overheads.expert_spread,
                 explain,
+                record: None,
             },
             overheads: setup.overheads,
             decode_exchange: self.decode_exchange,

@@ -1,6 +1,6 @@
 //! A resolved configuration as a plan: everything that is reported of it.
 
-use crate::cost::{OpClass, OpCosts};
+use crate::cost::OpClass;
 use crate::deployment::{Deployment, Setup};
 use crate::graphs::{self, GraphContext};
 use crate::kv;
@@ -10,10 +10,11 @@ use crate::plan::{
 use crate::question::{Settings, Traffic};
 use crate::serve::Service;
 use crate::step::pass::{self, ACTIVATION_BYTES};
+use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
 use crate::volume::{self, Exchange, Rows};
 use parplan_profiles::engine::rules::GraphUnit;
-use parplan_profiles::{Attention, Dtype, Ffn, LayerGroup};
+use parplan_profiles::{Attention, Ffn, LayerGroup};
 
 /// Everything that is predicted of one configuration. The layout must be legal.
 pub fn plan(setup: &Setup<'_>, traffic: &Traffic, settings: &Settings, choice: Choice) -> Plan {
@@ -183,34 +184,35 @@ fn warnings(
 
 /// A decode step and a prefill pass, term by term, at the service's own batch.
 pub fn breakdowns(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> [Breakdown; 2] {
-    let steps = d.steps(traffic, true);
+    let record = Record::default();
+    let mut steps = d.steps(traffic, true);
+    steps.fixed.record = Some(&record);
     let batch = service.decoding_per_rank;
     let decode = steps.decode(batch);
+    let decode_ran = record.take();
     let chunk = d.chunk_tokens.min(d.load(traffic).prefill_tokens);
     let prefill = steps.prefill(chunk, 0.0, 1.0, 0.0);
+    let title = format!(
+        "decode step, {batch:.1} requests a rank at {:.0} tokens",
+        steps.context
+    );
     [
-        breakdown(
-            d,
-            format!(
-                "decode step, {batch:.1} requests a rank at {:.0} tokens",
-                steps.context
-            ),
-            &decode,
-        ),
+        breakdown(d, title, &decode, &decode_ran),
         breakdown(
             d,
             format!("prefill pass, {chunk:.0} tokens on one rank"),
             &prefill,
+            &record.take(),
         ),
     ]
 }
 
-fn breakdown(d: &Deployment<'_>, title: String, tally: &Tally) -> Breakdown {
+fn breakdown(d: &Deployment<'_>, title: String, tally: &Tally, ran: &[Recorded]) -> Breakdown {
     let terms = Op::ALL
         .iter()
         .filter(|&&op| tally.us(op) > 0.0)
         .map(|&op| {
-            let (implementation, source, sigma) = provenance(d, op);
+            let (implementation, source, sigma) = provenance(d, op, ran);
             let us = Predicted::log_normal(tally.us(op), sigma);
             Term {
                 name: op.name().to_owned(),
@@ -234,79 +236,50 @@ fn breakdown(d: &Deployment<'_>, title: String, tally: &Tally) -> Breakdown {
     }
 }
 
-/// Implementation, source and spread of the figures behind a kind of work.
-fn provenance(d: &Deployment<'_>, op: Op) -> (String, String, f64) {
+/// Implementation, source and spread of the figures behind a kind of work: those of the operation
+/// that takes most of its time.
+fn provenance(d: &Deployment<'_>, op: Op, ran: &[Recorded]) -> (String, String, f64) {
     let setup = d.setup;
-    let weights = setup.model.weights;
     let engine = setup.rules.name.clone();
-    let sparse = setup
-        .model
-        .layers
-        .iter()
-        .any(|g| matches!(g.attention, Some(Attention::Mla(a)) if a.indexer.is_some()));
-    let mla = setup
-        .model
-        .layers
-        .iter()
-        .any(|g| matches!(g.attention, Some(Attention::Mla(_))));
-    let kv = d.choice.kv_dtype;
-    let class = match op {
-        Op::Elementwise => OpClass::Elementwise,
-        Op::QkvProjection => OpClass::Gemm(weights.attention),
-        Op::OutProjection => OpClass::Gemm(weights.attention_output()),
-        Op::DecodeAttention if sparse => OpClass::DecodeDsa(kv),
-        Op::DecodeAttention if mla => OpClass::DecodeMla(kv),
-        Op::DecodeAttention => OpClass::DecodeGqa(kv),
-        Op::PrefillAttention if sparse => OpClass::PrefillDsa(kv),
-        Op::PrefillAttention if mla => OpClass::PrefillMla(kv),
-        Op::PrefillAttention => OpClass::PrefillGqa(kv),
-        Op::Router => OpClass::Gemm(Dtype::Bf16),
-        Op::Experts => OpClass::Moe(weights.experts),
-        Op::SharedExperts => OpClass::Gemm(weights.shared_experts),
-        Op::DenseFfn => OpClass::Gemm(weights.dense_ffn),
-        Op::LmHead => OpClass::Gemm(weights.lm_head()),
-        Op::Draft => OpClass::Gemm(weights.attention),
-        Op::ExpertExchange => OpClass::ExpertLowLatency,
-        Op::Gather if d.decode_exchange() == Exchange::SumLen => OpClass::CustomAllReduce,
-        Op::Gather => OpClass::AllGather,
-        Op::Combine => match d.decode_exchange() {
-            Exchange::AllReduce | Exchange::SumLen => OpClass::CustomAllReduce,
-            _ => OpClass::ReduceScatter,
-        },
-        Op::AttentionReduce => OpClass::CustomAllReduce,
-        Op::Dcp | Op::Pipeline => OpClass::AllGather,
+    let overheads = setup.overheads;
+    match op {
         Op::LayerGaps | Op::EagerLaunch | Op::Host => {
-            return (
-                engine,
-                setup.overheads.source.clone(),
-                setup.overheads.tpot_sigma,
-            );
+            return (engine, overheads.source.clone(), overheads.tpot_sigma);
         }
         Op::MetadataSync => {
             return (
                 "gloo or nccl".to_owned(),
-                "measured on 2 H200 (22 int64: gloo 197 us, nccl 62 us)".to_owned(),
-                0.5,
+                overheads.sync.source.clone(),
+                overheads.sync.sigma,
             );
         }
+        _ => {}
+    }
+    let most = ran
+        .iter()
+        .filter(|r| r.op == op)
+        .max_by(|a, b| (a.count * a.us).total_cmp(&(b.count * b.us)));
+    // Drafts and the hand-over between stages are priced as sums; their kind of work says enough.
+    let (class, ranks) = match (most, op) {
+        (Some(r), _) => (r.operation.class(), r.operation.ranks()),
+        (None, Op::Pipeline) => (OpClass::AllToAll, 2.0),
+        (None, _) => (OpClass::Gemm(setup.model.weights.attention), 1.0),
     };
-    let implementation = match op {
-        Op::Gather | Op::Combine | Op::AttentionReduce if class == OpClass::CustomAllReduce => {
-            format!("{engine} all-reduce, nccl above its limit")
+    let implementation = match class {
+        OpClass::CustomAllReduce => format!("{engine} all-reduce"),
+        OpClass::AllGather | OpClass::ReduceScatter | OpClass::AllReduce | OpClass::AllToAll => {
+            "nccl".to_owned()
         }
-        Op::Gather | Op::Combine | Op::Dcp | Op::Pipeline => "nccl".to_owned(),
+        OpClass::SymmetricAllGather
+        | OpClass::SymmetricReduceScatter
+        | OpClass::SymmetricAllReduce => "nccl, symmetric windows".to_owned(),
+        OpClass::Network => "nccl over the network".to_owned(),
         _ => engine,
     };
-    match note(&setup.costs, class) {
-        Some((source, sigma)) => (implementation, source, sigma),
-        None => (implementation, "spec sheet".to_owned(), 0.5),
+    match (setup.costs.note(class), setup.costs.spread(class, ranks)) {
+        (Some(note), Some(sigma)) => (implementation, note.source.clone(), sigma),
+        _ => (implementation, "spec sheet".to_owned(), 0.5),
     }
-}
-
-fn note(costs: &OpCosts<'_>, class: OpClass) -> Option<(String, f64)> {
-    costs
-        .note(class)
-        .map(|note| (note.source.clone(), note.sigma))
 }
 
 /// Collectives of each kind of layer in the planned decode step.

@@ -11,11 +11,6 @@ use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::DenseFfnSplit;
 use parplan_profiles::{GpuProfile, ModelProfile, Overheads};
 
-/// A host exchange of batch shapes between two ranks of a node over gloo, microseconds, and one over
-/// NCCL with the copy back to the host (measured on 2 H200: `peers_h200.md`, 22 int64).
-const HOST_SYNC_US: f64 = 197.0;
-const DEVICE_SYNC_US: f64 = 62.0;
-
 /// What stays fixed while configurations are compared.
 #[derive(Debug, Clone)]
 pub struct Setup<'a> {
@@ -82,10 +77,11 @@ impl<'a> Setup<'a> {
         match sync::metadata_sync(&self.rules.sync, layout, None) {
             None => 0.0,
             Some(exchange) => match exchange.path {
-                SyncPath::Device => DEVICE_SYNC_US,
+                SyncPath::Device => self.overheads.sync.device_us,
                 // Measured over one hop; half of it is taken as fixed, half as the hop.
                 SyncPath::Host => {
-                    HOST_SYNC_US * (1.0 + f64::from(exchange.serial_hops.max(1))) / 2.0
+                    self.overheads.sync.host_us * (1.0 + f64::from(exchange.serial_hops.max(1)))
+                        / 2.0
                 }
             },
         }

@@ -4,6 +4,7 @@ mod block;
 mod meter;
 mod mixer;
 pub mod pass;
+pub mod record;
 pub mod tally;
 
 use crate::question::Speculation;

@@ -9,8 +9,8 @@ mod fit;
 mod library;
 
 pub use fit::{
-    A2aFit, AllReduceFit, CollectiveFit, DecodeFit, DeepEpFit, ElementwiseFit, GemmFit, MoeFit,
-    NetworkFit, Note, PrefillFit, RingFit, ScanFit, SparseFit,
+    A2aFit, AllReduceFit, Carried, CollectiveFit, DecodeFit, DeepEpFit, ElementwiseFit, GemmFit,
+    MoeFit, NetworkFit, Note, PrefillFit, RingFit, ScanFit, SparseFit,
 };
 pub use library::{EfficiencyError, GpuArchitecture};
 

@@ -1,5 +1,6 @@
 //! What things are: validated descriptions of models, GPUs, engines and workloads.
 
+pub mod calibration;
 pub mod dtype;
 pub mod efficiency;
 pub mod engine;
@@ -13,6 +14,7 @@ pub mod params;
 mod validate;
 pub mod workload;
 
+pub use calibration::Calibration;
 pub use dtype::{Dtype, TensorRate, UnknownDtype};
 pub use efficiency::{EfficiencyError, EfficiencyProfile, GpuArchitecture};
 pub use fault::{Fault, Faults};
@@ -22,6 +24,6 @@ pub use model::{
     ActiveCounts, Attention, BlockSparse, Compressed, DenseFfn, Ffn, GatedDelta, Gqa, Indexer,
     KimiDelta, LayerGroup, Mamba2, Mla, ModelProfile, MoeFfn, Published, WeightFormats,
 };
-pub use overheads::{Overheads, OverheadsError};
+pub use overheads::{Overheads, OverheadsError, SyncCosts};
 pub use params::{AttentionParams, FfnParams, LayerParams, ModelParams};
 pub use workload::{Imbalance, Lengths, Load, Slo, Speculation, Trace, TraceRequest, Workload};

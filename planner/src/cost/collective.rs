@@ -171,7 +171,7 @@ impl OpCosts<'_> {
             } else {
                 wire
             };
-            us = us.min(self.symmetric.time(ranks, symmetric_wire));
+            us = us.min(self.symmetric[t.kind.index()].time(ranks, symmetric_wire));
         }
         if t.implementation == Implementation::Custom
             && t.kind == Collective::AllReduce

@@ -83,8 +83,12 @@ pub enum OpClass {
     AllReduce,
     /// NCCL all-to-all.
     AllToAll,
-    /// NCCL on symmetric windows.
-    Symmetric,
+    /// NCCL all-gather on symmetric windows.
+    SymmetricAllGather,
+    /// NCCL reduce-scatter on symmetric windows.
+    SymmetricReduceScatter,
+    /// NCCL all-reduce on symmetric windows.
+    SymmetricAllReduce,
     /// The engine's own all-reduce.
     CustomAllReduce,
     /// Anything that leaves a node, or crosses PCIe.
@@ -116,7 +120,8 @@ pub struct OpCosts<'a> {
     pub(super) moe: [MoeTerm; 9],
     pub(super) moe_alternative: [Option<MoeTerm>; 9],
     pub(super) rings: [RingTerm; 4],
-    pub(super) symmetric: RingTerm,
+    /// All-gather, reduce-scatter, all-reduce on symmetric windows.
+    pub(super) symmetric: [RingTerm; 3],
     pub(super) custom_all_reduce: CustomTerm,
     pub(super) network: NetworkTerm,
     pub(super) low_latency: [A2aTerm; 2],
@@ -130,20 +135,30 @@ pub struct OpCosts<'a> {
 }
 
 /// Peak figures of a GPU as µs a unit.
-struct Peaks<'g> {
+pub(super) struct Peaks<'g> {
     gpu: &'g GpuProfile,
-    byte: f64,
+    pub(super) byte: f64,
     link: f64,
     network: f64,
     sms: f64,
 }
 
-impl Peaks<'_> {
+impl<'g> Peaks<'g> {
+    pub(super) fn of(gpu: &'g GpuProfile) -> Self {
+        Peaks {
+            gpu,
+            byte: 1e6 / gpu.memory_bytes_per_s,
+            link: 1e6 / gpu.link.bytes_per_s,
+            network: 1e6 / gpu.network_bytes_per_s,
+            sms: f64::from(gpu.sms),
+        }
+    }
+
     fn flop(&self, rate: TensorRate) -> f64 {
         1e6 / self.gpu.tensor.rate(rate)
     }
 
-    fn product(&self, fit: &GemmFit) -> Product {
+    pub(super) fn product(&self, fit: &GemmFit) -> Product {
         Product {
             base_us: fit.base_us,
             depth_us: fit.depth_us,
@@ -158,7 +173,7 @@ impl Peaks<'_> {
         }
     }
 
-    fn decode(&self, fit: &DecodeFit) -> DecodeTerm {
+    pub(super) fn decode(&self, fit: &DecodeFit) -> DecodeTerm {
         let flop = self.flop(fit.rate);
         DecodeTerm {
             base_us: fit.base_us,
@@ -173,7 +188,7 @@ impl Peaks<'_> {
         }
     }
 
-    fn prefill(&self, fit: &PrefillFit) -> PrefillTerm {
+    pub(super) fn prefill(&self, fit: &PrefillFit) -> PrefillTerm {
         let flop = self.flop(fit.rate);
         PrefillTerm {
             base_us: fit.base_us,
@@ -187,7 +202,7 @@ impl Peaks<'_> {
         }
     }
 
-    fn moe(&self, fit: &MoeFit) -> MoeTerm {
+    pub(super) fn moe(&self, fit: &MoeFit) -> MoeTerm {
         let flop = self.flop(fit.rate);
         MoeTerm {
             base_us: fit.base_us,
@@ -216,7 +231,7 @@ impl Peaks<'_> {
         }
     }
 
-    fn ring(&self, fit: &RingFit) -> RingTerm {
+    pub(super) fn ring(&self, fit: &RingFit) -> RingTerm {
         RingTerm {
             base_us: fit.base_us,
             rank_us: fit.rank_us,
@@ -297,13 +312,7 @@ impl<'a> OpCosts<'a> {
                 });
             }
         }
-        let peaks = Peaks {
-            gpu,
-            byte: 1e6 / gpu.memory_bytes_per_s,
-            link: 1e6 / gpu.link.bytes_per_s,
-            network: 1e6 / gpu.network_bytes_per_s,
-            sms: f64::from(gpu.sms),
-        };
+        let peaks = Peaks::of(gpu);
         let p = profile;
         let sparse = &p.sparse;
         let c = &p.collective;
@@ -346,7 +355,12 @@ impl<'a> OpCosts<'a> {
                 peaks.ring(&c.all_reduce),
                 peaks.ring(&c.all_to_all),
             ],
-            symmetric: peaks.ring(&c.symmetric),
+            symmetric: [
+                &c.symmetric_all_gather,
+                &c.symmetric_reduce_scatter,
+                &c.symmetric_all_reduce,
+            ]
+            .map(|own| peaks.ring(own.as_ref().unwrap_or(&c.symmetric))),
             custom_all_reduce: CustomTerm {
                 one_shot_us: custom.one_shot_us,
                 two_shot_us: custom.two_shot_us,
@@ -390,6 +404,7 @@ impl<'a> OpCosts<'a> {
                 Dtype::Bf16
             }
         };
+        let symmetric = |own: &'a Option<RingFit>| own.as_ref().unwrap_or(&p.collective.symmetric);
         Some(match class {
             OpClass::Gemm(d) => &p.gemm.get(&d)?.note,
             OpClass::MlaBmm(d) => &p.mla_bmm.get(&kv(d))?.note,
@@ -409,11 +424,27 @@ impl<'a> OpCosts<'a> {
             OpClass::ReduceScatter => &p.collective.reduce_scatter.note,
             OpClass::AllReduce => &p.collective.all_reduce.note,
             OpClass::AllToAll => &p.collective.all_to_all.note,
-            OpClass::Symmetric => &p.collective.symmetric.note,
+            OpClass::SymmetricAllGather => &symmetric(&p.collective.symmetric_all_gather).note,
+            OpClass::SymmetricReduceScatter => {
+                &symmetric(&p.collective.symmetric_reduce_scatter).note
+            }
+            OpClass::SymmetricAllReduce => &symmetric(&p.collective.symmetric_all_reduce).note,
             OpClass::CustomAllReduce => &p.collective.custom_all_reduce.note,
             OpClass::Network => &p.collective.network.note,
             OpClass::ExpertLowLatency => &p.deepep.low_latency_dispatch.note,
             OpClass::ExpertNormal => &p.deepep.normal_dispatch.note,
+        })
+    }
+
+    /// Spread (standard deviation of the log ratio) of a class at `ranks` ranks: that of the fit, and
+    /// what is added where the figures were measured at other rank counts.
+    pub fn spread(&self, class: OpClass, ranks: f64) -> Option<f64> {
+        let note = self.note(class)?;
+        Some(match &note.carried {
+            Some(c) if ranks > 1.0 && !c.ranks.iter().any(|&r| f64::from(r) == ranks) => {
+                note.sigma.hypot(c.sigma)
+            }
+            _ => note.sigma,
         })
     }
 

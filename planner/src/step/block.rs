@@ -3,7 +3,7 @@
 use super::meter::Meter;
 use super::pass::{ACTIVATION_BYTES, Pass};
 use super::tally::Op;
-use crate::cost::{ExpertExchange, ExpertMode, Moe};
+use crate::cost::{ExpertExchange, ExpertMode, Moe, Operation};
 use crate::shard::{Block, ShardGroup};
 use crate::volume::{Exchange, Rows, dispatch_element_bytes};
 
@@ -57,9 +57,7 @@ impl Meter<'_, '_> {
                     spread: self.fixed.expert_spread,
                     imbalance: random_imbalance(ep, per_rank),
                 };
-                self.add(Op::Experts, n, self.costs().moe(&moe), |c| {
-                    c.moe_roofline(&moe)
-                });
+                self.add(Op::Experts, n, &Operation::Moe(moe));
                 if exchange == Exchange::AllToAll && ep > 1.0 {
                     self.exchange(n, pass, rows, &moe, ep);
                 }
@@ -102,10 +100,11 @@ impl Meter<'_, '_> {
             element_bytes: ACTIVATION_BYTES,
             ..send
         };
-        let us = self.costs().expert_dispatch(&send) + self.costs().expert_combine(&back);
-        self.add(Op::ExpertExchange, n, us, |c| {
-            c.expert_exchange_roofline(&send) + c.expert_exchange_roofline(&back)
-        });
+        self.add(
+            Op::ExpertExchange,
+            n,
+            &Operation::ExpertExchange { send, back },
+        );
     }
 }
 

@@ -1,9 +1,10 @@
 //! Adds operations to a tally, each at its price.
 
 use super::pass::Fixed;
+use super::record::Recorded;
 use super::tally::{Op, Tally};
 use crate::cost::{
-    Collective, Gemm, Implementation, Launch, OpCosts, Registration, Span, Transfer,
+    Collective, Gemm, Implementation, Launch, Operation, Registration, Span, Transfer,
 };
 use crate::shard::Linear;
 use crate::volume::{Call, Group, Kind};
@@ -16,22 +17,24 @@ pub(super) struct Meter<'a, 'b> {
 }
 
 impl Meter<'_, '_> {
-    pub(super) fn costs(&self) -> &OpCosts<'_> {
-        self.fixed.costs
-    }
-
+    /// Adds one operation of each of `layers` layers.
     #[inline]
-    pub(super) fn add(
-        &mut self,
-        op: Op,
-        layers: f64,
-        us: f64,
-        roofline: impl FnOnce(&OpCosts<'_>) -> f64,
-    ) {
+    pub(super) fn add(&mut self, op: Op, layers: f64, operation: &Operation) {
+        let fixed = self.fixed;
+        let us = operation.us(fixed.costs);
         self.tally.add(op, layers, us);
-        if self.fixed.explain {
+        if fixed.explain {
             self.tally
-                .add_roofline(op, layers, roofline(self.fixed.costs));
+                .add_roofline(op, layers, operation.roofline_us(fixed.costs));
+        }
+        if let Some(record) = fixed.record {
+            record.add(Recorded {
+                op,
+                count: layers,
+                us,
+                launch: self.launch,
+                operation: *operation,
+            });
         }
     }
 
@@ -45,16 +48,15 @@ impl Meter<'_, '_> {
             k: weight.k,
             weights: weight.dtype,
         };
-        self.add(op, layers, self.costs().gemm(&gemm), |c| {
-            c.gemm_roofline(&gemm)
-        });
+        self.add(op, layers, &Operation::Gemm(gemm));
     }
 
     pub(super) fn elementwise(&mut self, layers: f64, bytes: f64, kernels: f64) {
-        let us = self.costs().elementwise(bytes, kernels);
-        self.add(Op::Elementwise, layers, us, |c| {
-            c.elementwise_roofline(bytes)
-        });
+        self.add(
+            Op::Elementwise,
+            layers,
+            &Operation::Elementwise { bytes, kernels },
+        );
     }
 
     pub(super) fn call(&mut self, op: Op, layers: f64, call: &Call) {
@@ -106,8 +108,6 @@ impl Meter<'_, '_> {
                 Registration::None
             },
         };
-        self.add(op, layers, self.costs().collective(&transfer), |c| {
-            c.collective_roofline(&transfer)
-        });
+        self.add(op, layers, &Operation::Collective(transfer));
     }
 }

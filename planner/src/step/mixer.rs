@@ -4,8 +4,8 @@ use super::meter::Meter;
 use super::pass::{ACTIVATION_BYTES, Pass};
 use super::tally::Op;
 use crate::cost::{
-    DecodeGqa, DecodeMla, GatedDeltaStep, Mamba2Step, MlaBmm, PrefillGqa, PrefillMla, SparseDecode,
-    SparsePrefill,
+    DecodeGqa, DecodeMla, GatedDeltaStep, Mamba2Step, MlaBmm, Operation, PrefillGqa, PrefillMla,
+    SparseDecode, SparsePrefill,
 };
 use crate::shard::{Linear, Mixer, ShardGroup};
 use crate::volume::{self, Call, DcpMerge, DcpShape, Group, Kind, Purpose};
@@ -47,10 +47,7 @@ impl Meter<'_, '_> {
                         kv: self.fixed.kv_dtype,
                         window,
                     };
-                    let us = self.costs().decode_attention_gqa(&a);
-                    self.add(Op::DecodeAttention, n, us, |c| {
-                        c.decode_attention_gqa_roofline(&a)
-                    });
+                    self.add(Op::DecodeAttention, n, &Operation::DecodeGqa(a));
                     let merge = self.fixed.dcp_gqa;
                     self.dcp(n, pass, *q_heads, *head_dim, *v_head_dim, merge);
                 }
@@ -67,10 +64,7 @@ impl Meter<'_, '_> {
                         kv: self.fixed.kv_dtype,
                         window,
                     };
-                    let us = self.costs().prefill_attention_gqa(&a);
-                    self.add(Op::PrefillAttention, n, us, |c| {
-                        c.prefill_attention_gqa_roofline(&a)
-                    });
+                    self.add(Op::PrefillAttention, n, &Operation::PrefillGqa(a));
                 }
                 self.linear(Op::OutProjection, n, rows, out);
             }
@@ -109,18 +103,14 @@ impl Meter<'_, '_> {
                 };
                 if pass.decode_requests > 0.0 {
                     let a = step(pass.decode_requests, pass.query_tokens);
-                    self.add(Op::DecodeAttention, n, self.costs().gated_delta(&a), |c| {
-                        c.gated_delta_roofline(&a)
-                    });
+                    self.add(Op::DecodeAttention, n, &Operation::GatedDelta(a));
                 }
                 if pass.prefill_tokens > 0.0 {
                     let a = step(
                         pass.prefill_prompts,
                         pass.prefill_tokens / pass.prefill_prompts,
                     );
-                    self.add(Op::PrefillAttention, n, self.costs().gated_delta(&a), |c| {
-                        c.gated_delta_roofline(&a)
-                    });
+                    self.add(Op::PrefillAttention, n, &Operation::GatedDelta(a));
                 }
                 self.linear(Op::OutProjection, n, rows, out);
             }
@@ -155,18 +145,14 @@ impl Meter<'_, '_> {
                 };
                 if pass.decode_requests > 0.0 {
                     let a = step(pass.decode_requests, pass.query_tokens);
-                    self.add(Op::DecodeAttention, n, self.costs().mamba2(&a), |c| {
-                        c.mamba2_roofline(&a)
-                    });
+                    self.add(Op::DecodeAttention, n, &Operation::Mamba2(a));
                 }
                 if pass.prefill_tokens > 0.0 {
                     let a = step(
                         pass.prefill_prompts,
                         pass.prefill_tokens / pass.prefill_prompts,
                     );
-                    self.add(Op::PrefillAttention, n, self.costs().mamba2(&a), |c| {
-                        c.mamba2_roofline(&a)
-                    });
+                    self.add(Op::PrefillAttention, n, &Operation::Mamba2(a));
                 }
                 self.linear(Op::OutProjection, n, rows, out);
             }
@@ -210,10 +196,7 @@ impl Meter<'_, '_> {
                 rope_dim: rope,
                 kv: self.fixed.kv_dtype,
             };
-            let us = self.costs().decode_attention_mla(&a);
-            self.add(Op::DecodeAttention, n, us, |c| {
-                c.decode_attention_mla_roofline(&a)
-            });
+            self.add(Op::DecodeAttention, n, &Operation::DecodeMla(a));
             self.dcp(n, pass, heads, lora + rope, lora, self.fixed.dcp_mla);
         }
         if pass.prefill_tokens > 0.0 {
@@ -228,10 +211,7 @@ impl Meter<'_, '_> {
                 v_head_dim: f64::from(dims.v_head_dim),
                 kv: self.fixed.kv_dtype,
             };
-            let us = self.costs().prefill_attention_mla(&a);
-            self.add(Op::PrefillAttention, n, us, |c| {
-                c.prefill_attention_mla_roofline(&a)
-            });
+            self.add(Op::PrefillAttention, n, &Operation::PrefillMla(a));
         }
     }
 
@@ -276,10 +256,7 @@ impl Meter<'_, '_> {
                 owns_index: index.owned,
                 kv: self.fixed.kv_dtype,
             };
-            let us = self.costs().decode_attention_dsa(&a);
-            self.add(Op::DecodeAttention, n, us, |c| {
-                c.decode_attention_dsa_roofline(&a)
-            });
+            self.add(Op::DecodeAttention, n, &Operation::SparseDecode(a));
             self.dcp(n, pass, heads, lora + rope, lora, self.fixed.dcp_mla);
         }
         if pass.prefill_tokens > 0.0 {
@@ -296,10 +273,7 @@ impl Meter<'_, '_> {
                 owns_index: index.owned,
                 kv: self.fixed.kv_dtype,
             };
-            let us = self.costs().prefill_attention_dsa(&a);
-            self.add(Op::PrefillAttention, n, us, |c| {
-                c.prefill_attention_dsa_roofline(&a)
-            });
+            self.add(Op::PrefillAttention, n, &Operation::SparsePrefill(a));
         }
     }
 
@@ -335,10 +309,7 @@ impl Meter<'_, '_> {
                 owns_index,
                 kv: self.fixed.kv_dtype,
             };
-            let us = self.costs().decode_attention_dsa(&a);
-            self.add(Op::DecodeAttention, n, us, |c| {
-                c.decode_attention_dsa_roofline(&a)
-            });
+            self.add(Op::DecodeAttention, n, &Operation::SparseDecode(a));
         }
         if pass.prefill_tokens > 0.0 {
             let new = pass.prefill_tokens / pass.prefill_prompts;
@@ -356,10 +327,7 @@ impl Meter<'_, '_> {
                 owns_index,
                 kv: self.fixed.kv_dtype,
             };
-            let us = self.costs().prefill_attention_dsa(&a);
-            self.add(Op::PrefillAttention, n, us, |c| {
-                c.prefill_attention_dsa_roofline(&a)
-            });
+            self.add(Op::PrefillAttention, n, &Operation::SparsePrefill(a));
         }
     }
 
@@ -373,9 +341,7 @@ impl Meter<'_, '_> {
                 kv_lora_rank: f64::from(dims.kv_lora_rank),
                 weights: Dtype::Bf16,
             };
-            self.add(Op::QkvProjection, n, self.costs().mla_bmm(&bmm), |c| {
-                c.mla_bmm_roofline(&bmm)
-            });
+            self.add(Op::QkvProjection, n, &Operation::MlaBmm(bmm));
         }
     }
 
@@ -405,7 +371,7 @@ impl Meter<'_, '_> {
         // Correction by the global LSE, or the local combine: partial outputs read and written once.
         let bytes =
             shape.tokens * heads * f64::from(shape.ranks) * v * (merge.1 + ACTIVATION_BYTES);
-        let us = self.costs().elementwise(bytes, 1.0);
-        self.add(Op::Dcp, n, us, |c| c.elementwise_roofline(bytes));
+        let kernels = 1.0;
+        self.add(Op::Dcp, n, &Operation::Elementwise { bytes, kernels });
     }
 }

@@ -5,6 +5,7 @@
 //! [`crate::cost`].
 
 use super::meter::Meter;
+use super::record::Record;
 use super::tally::{Op, Tally};
 use crate::cost::{Collective, Implementation, Launch, OpCosts, Registration, Span, Transfer};
 use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
@@ -93,6 +94,8 @@ pub struct Fixed<'a> {
     pub expert_spread: f64,
     /// Collects rooflines too.
     pub explain: bool,
+    /// Collects every operation with its shapes.
+    pub record: Option<&'a Record>,
 }
 
 impl Fixed<'_> {

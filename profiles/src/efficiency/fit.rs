@@ -15,6 +15,20 @@ pub struct Note {
     pub samples: u32,
     /// The table and its version, or what the figures were carried over from.
     pub source: String,
+    /// For a collective whose figures were measured at some rank counts: which, and how much less
+    /// sure they are at others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried: Option<Carried>,
+}
+
+/// Figures of a collective that were measured at some rank counts only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Carried {
+    /// The rank counts that were measured.
+    pub ranks: Vec<u32>,
+    /// What is added to the spread at any other, in quadrature.
+    pub sigma: f64,
 }
 
 /// A dense or batched matrix product.
@@ -192,6 +206,15 @@ pub struct CollectiveFit {
     pub all_to_all: RingFit,
     /// NCCL's symmetric kernels on registered windows.
     pub symmetric: RingFit,
+    /// The all-gather among them, where it was measured on its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symmetric_all_gather: Option<RingFit>,
+    /// The reduce-scatter among them, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symmetric_reduce_scatter: Option<RingFit>,
+    /// The all-reduce among them, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub symmetric_all_reduce: Option<RingFit>,
     /// The engine's own one-shot and two-shot all-reduce.
     pub custom_all_reduce: AllReduceFit,
     /// The same collectives between nodes and over PCIe.

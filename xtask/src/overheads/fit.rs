@@ -1,7 +1,7 @@
 //! The fit: a dozen figures an engine, by a search that always takes the same path.
 
 use anyhow::Result;
-use parplan_profiles::{GpuArchitecture, Overheads};
+use parplan_profiles::{GpuArchitecture, Overheads, SyncCosts};
 
 use super::errors::{Errors, Outcome, quantile};
 use super::runs::{Run, Times};
@@ -92,6 +92,7 @@ impl Figures {
             ttft_sigma: 0.0,
             runs: 0,
             source: super::write::SOURCE.to_owned(),
+            sync: SyncCosts::default(),
         }
     }
 
