@@ -13,6 +13,7 @@ mod moe;
 mod operation;
 mod resolve;
 mod scan;
+mod single;
 mod sparse;
 mod terms;
 
@@ -24,6 +25,7 @@ pub use moe::Moe;
 pub use operation::Operation;
 pub use resolve::{CostError, OpClass, OpCosts};
 pub use scan::{GatedDeltaStep, Mamba2Step};
+pub(crate) use single::Single;
 pub use sparse::{SparseDecode, SparsePrefill};
 
 #[cfg(test)]

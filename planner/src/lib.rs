@@ -1,5 +1,6 @@
 //! What will happen: pure prediction. No files, clocks, devices or environment in here.
 
+pub mod calibrate;
 pub mod compare;
 pub mod cost;
 pub mod deployment;

@@ -36,6 +36,9 @@ pub struct EngineProfile {
     pub newest: Version,
     /// Commands were run through the engine's own parser.
     pub verified: bool,
+    /// It runs parplan's own kernels, which samples of them price.
+    #[serde(default)]
+    pub own_kernels: bool,
     /// Splits and their meaning.
     pub geometry: Vec<Since<GeometryRule>>,
     /// Padding of data-parallel rows.
@@ -108,6 +111,8 @@ pub struct EngineRules {
     pub dialect: Dialect,
     /// Commands were run through the engine's own parser.
     pub verified: bool,
+    /// It runs parplan's own kernels, which samples of them price.
+    pub own_kernels: bool,
     /// Splits and their meaning.
     pub geometry: GeometryRule,
     /// Padding of data-parallel rows.
@@ -342,6 +347,7 @@ impl EngineProfile {
             assumed_for: None,
             dialect: self.dialect,
             verified: self.verified,
+            own_kernels: self.own_kernels,
             geometry: required(&self.geometry, version, "geometry", name, &mut sources)?,
             padding: required(&self.padding, version, "padding", name, &mut sources)?,
             graphs: required(&self.graphs, version, "graphs", name, &mut sources)?,

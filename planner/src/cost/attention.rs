@@ -129,7 +129,7 @@ fn round_up(value: f64, step: f64) -> f64 {
 
 impl DecodeGqa {
     #[inline]
-    fn work(&self, pad_rows: f64) -> AttentionWork {
+    pub(super) fn work(&self, pad_rows: f64) -> AttentionWork {
         let context = self.context.min(self.window);
         let widths = self.head_dim + self.v_head_dim;
         let rows = self.q_heads * self.q_tokens;
@@ -150,7 +150,7 @@ impl DecodeGqa {
 
 impl DecodeMla {
     #[inline]
-    fn work(&self, pad_rows: f64) -> AttentionWork {
+    pub(super) fn work(&self, pad_rows: f64) -> AttentionWork {
         let row = self.kv_lora_rank + self.rope_dim;
         let widths = row + self.kv_lora_rank;
         let rows = self.heads * self.q_tokens;
@@ -167,17 +167,9 @@ impl DecodeMla {
     }
 }
 
-impl DecodeMla {
-    /// The work of the same call as a part of sparse attention.
-    #[inline]
-    pub(super) fn sparse_work(&self, pad_rows: f64) -> AttentionWork {
-        self.work(pad_rows)
-    }
-}
-
 impl PrefillGqa {
     #[inline]
-    fn work(&self) -> AttentionWork {
+    pub(super) fn work(&self) -> AttentionWork {
         let widths = self.head_dim + self.v_head_dim;
         let pairs = causal_pairs(self.new_tokens, self.prefix, self.window);
         let tiles = (self.new_tokens / 128.0).ceil();

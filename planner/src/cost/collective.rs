@@ -119,6 +119,16 @@ impl RingTerm {
             + wire * self.us_per_wire_byte(ranks)
     }
 
+    /// The same as launched: the host paces an eager launch while the kernel is short.
+    #[inline]
+    pub(super) fn launched(&self, kind: Collective, bytes: f64, ranks: f64, launch: Launch) -> f64 {
+        let us = self.time(ranks, kind.wire(ranks) * bytes);
+        match launch {
+            Launch::Graph => us,
+            Launch::Eager => super::overlap(us, self.eager_us + self.base_us),
+        }
+    }
+
     #[inline]
     fn latency(&self, ranks: f64) -> f64 {
         let doublings = if ranks > 8.0 {

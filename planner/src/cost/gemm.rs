@@ -127,7 +127,7 @@ impl OpCosts<'_> {
 
 impl Product {
     #[inline]
-    fn time(&self, gemm: &Gemm) -> f64 {
+    pub(super) fn time(&self, gemm: &Gemm) -> f64 {
         let (memory, compute) = self.peaks(gemm);
         self.base_us
             + (self.depth_us + self.depth_tile_us * (gemm.m.min(256.0) / 256.0)) * gemm.k * 1e-3

@@ -80,7 +80,7 @@ fn power(base: f64, exponent: f64) -> f64 {
 impl MoeTerm {
     /// `base + experts + passes over rows · bytes / bandwidth + overlap(weights, padded products)`.
     #[inline]
-    fn time(&self, moe: &Moe, rows: f64, touched: f64) -> f64 {
+    pub(super) fn time(&self, moe: &Moe, rows: f64, touched: f64) -> f64 {
         let expert = moe.expert();
         let mut us = self.base_us
             + touched * self.us_per_expert

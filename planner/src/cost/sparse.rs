@@ -152,7 +152,7 @@ impl OpCosts<'_> {
         }
         let attention = a.attention();
         let term = &self.sparse_decode[narrow(a.kv)];
-        let mut us = term.time_joined(&attention.sparse_work(term.pad_rows));
+        let mut us = term.time_joined(&attention.work(term.pad_rows));
         if a.owns_index {
             let rows = a.requests * a.q_tokens;
             us += self.logits_decode.time(&a.logits());
@@ -164,7 +164,7 @@ impl OpCosts<'_> {
     /// Its roofline, µs: the sum of the parts' rooflines.
     pub fn decode_attention_dsa_roofline(&self, a: &SparseDecode) -> f64 {
         let term = &self.sparse_decode[narrow(a.kv)];
-        let mut us = term.roofline(&a.attention().sparse_work(1.0));
+        let mut us = term.roofline(&a.attention().work(1.0));
         if a.owns_index {
             us += self.logits_decode.roofline(&a.logits());
         }

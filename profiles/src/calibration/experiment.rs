@@ -98,7 +98,8 @@ pub enum Probe {
         /// By which way.
         way: SyncWay,
     },
-    /// A row of `nodes` kernels without work, each waiting for the one before: what one costs.
+    /// A row of `nodes` memory-bound kernels on a few KiB, each waiting for the one before: what
+    /// one costs when it has next to nothing to do.
     Kernels {
         /// How many.
         nodes: u32,
@@ -307,7 +308,7 @@ impl fmt::Display for Probe {
                 place(*in_place)
             ),
             Probe::MetadataSync { way } => write!(f, "metadata sync {}", way.name()),
-            Probe::Kernels { nodes } => write!(f, "{nodes} empty kernels"),
+            Probe::Kernels { nodes } => write!(f, "{nodes} small kernels"),
             Probe::MemoryRead { bytes } => write!(f, "memory read {}", size(*bytes)),
             Probe::MemoryCopy { bytes } => write!(f, "memory copy {}", size(*bytes)),
             Probe::Gemm { m, n, k, weights } => write!(f, "gemm {weights} {m}x{n}x{k}"),

@@ -1,0 +1,560 @@
+//! The figures of each class: which formula they belong to, where they start, where they go.
+
+use super::fit::Figure;
+use crate::cost::{Collective, DecodeGqa, DecodeMla, Gemm, Launch, Moe, PrefillGqa, Single};
+use parplan_profiles::calibration::{
+    BufferRegistration, Class, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay,
+};
+use parplan_profiles::efficiency::{
+    AllReduceFit, DecodeFit, EfficiencyProfile, GemmFit, MoeFit, Note, PrefillFit, RingFit,
+};
+use parplan_profiles::{GpuProfile, Overheads};
+
+/// The formula of a class with its figures.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Figures {
+    /// One figure, whatever the size: a launch, a graph node, a sync.
+    Constant {
+        us: f64,
+    },
+    /// `base + bytes / (fraction of the memory bandwidth)`.
+    Stream {
+        base_us: f64,
+        memory: f64,
+    },
+    Ring(RingFit, Collective),
+    /// One half of [`AllReduceFit`]: latency and share of the link.
+    Peer {
+        base_us: f64,
+        link: f64,
+        eager_us: f64,
+        passes: Passes,
+    },
+    Gemm(GemmFit),
+    Moe(MoeFit),
+    DecodeGqa(DecodeFit),
+    DecodeMla(DecodeFit),
+    PrefillGqa(PrefillFit),
+}
+
+/// How many times a peer kernel moves its bytes, of R ranks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Passes {
+    /// Every rank reads the whole of all others: R − 1.
+    OneShot,
+    /// Reduce-scatter and all-gather: 2 (R − 1) / R.
+    TwoShot,
+    /// All-gather: (R − 1) / R.
+    Gather,
+}
+
+impl Passes {
+    fn of(self, ranks: f64) -> f64 {
+        match self {
+            Passes::OneShot => ranks - 1.0,
+            Passes::TwoShot => 2.0 * (ranks - 1.0) / ranks,
+            Passes::Gather => (ranks - 1.0) / ranks,
+        }
+    }
+}
+
+/// Deviation (of the logarithm) of a figure that tables support on this architecture, of one that was
+/// carried over from another class, and of one that is only guessed (other architectures, the CPU).
+const TABLED: f64 = 0.35;
+const CARRIED: f64 = 0.8;
+const GUESSED: f64 = 2.5;
+
+/// The collective that the planner prices.
+pub(super) fn collective(kind: CollectiveKind) -> Collective {
+    match kind {
+        CollectiveKind::AllGather => Collective::AllGather,
+        CollectiveKind::ReduceScatter => Collective::ReduceScatter,
+        CollectiveKind::AllReduce => Collective::AllReduce,
+        CollectiveKind::AllToAll => Collective::AllToAll,
+    }
+}
+
+fn launch(mode: LaunchMode) -> Launch {
+    match mode {
+        LaunchMode::Graph => Launch::Graph,
+        LaunchMode::Stream => Launch::Eager,
+    }
+}
+
+impl Figures {
+    /// The figures of a class before it is measured; none for classes that are only recorded.
+    pub fn before(
+        class: Class,
+        efficiency: &EfficiencyProfile,
+        overheads: &Overheads,
+    ) -> Option<Figures> {
+        let c = &efficiency.collective;
+        let custom = &c.custom_all_reduce;
+        Some(match class {
+            Class::Collective(kind, BufferRegistration::Symmetric) => {
+                let own = match kind {
+                    CollectiveKind::AllGather => &c.symmetric_all_gather,
+                    CollectiveKind::ReduceScatter => &c.symmetric_reduce_scatter,
+                    CollectiveKind::AllReduce => &c.symmetric_all_reduce,
+                    CollectiveKind::AllToAll => return None,
+                };
+                let fit = own.as_ref().unwrap_or(&c.symmetric);
+                Figures::Ring(fit.clone(), collective(kind))
+            }
+            Class::Collective(kind, _) => {
+                let fit = match kind {
+                    CollectiveKind::AllGather => &c.all_gather,
+                    CollectiveKind::ReduceScatter => &c.reduce_scatter,
+                    CollectiveKind::AllReduce => &c.all_reduce,
+                    CollectiveKind::AllToAll => &c.all_to_all,
+                };
+                Figures::Ring(fit.clone(), collective(kind))
+            }
+            Class::PeerOneShot => Figures::Peer {
+                base_us: custom.one_shot_us,
+                link: custom.one_shot_link,
+                eager_us: custom.eager_us,
+                passes: Passes::OneShot,
+            },
+            Class::PeerTwoShot => Figures::Peer {
+                base_us: custom.two_shot_us,
+                link: custom.two_shot_link,
+                eager_us: custom.eager_us,
+                passes: Passes::TwoShot,
+            },
+            Class::PeerAllGather => Figures::Peer {
+                base_us: custom.one_shot_us,
+                link: custom.one_shot_link,
+                eager_us: custom.eager_us,
+                passes: Passes::Gather,
+            },
+            Class::Sync(SyncWay::HostTcp) => Figures::Constant {
+                us: overheads.sync.host_us,
+            },
+            Class::Sync(_) => Figures::Constant {
+                us: overheads.sync.device_us,
+            },
+            Class::Launch => Figures::Constant {
+                us: efficiency.elementwise.kernel_us,
+            },
+            Class::GraphNode => Figures::Constant {
+                us: efficiency.elementwise.kernel_us,
+            },
+            Class::MemoryRead | Class::MemoryCopy => Figures::Stream {
+                base_us: efficiency.elementwise.kernel_us,
+                memory: efficiency.elementwise.memory,
+            },
+            Class::Gemm(dtype) => Figures::Gemm(efficiency.gemm.get(&dtype)?.clone()),
+            Class::Experts(dtype) => Figures::Moe(efficiency.moe.get(&dtype)?.clone()),
+            Class::DecodeGqa(dtype) => {
+                Figures::DecodeGqa(efficiency.decode_gqa.get(&dtype)?.clone())
+            }
+            Class::DecodeMla(dtype) => {
+                Figures::DecodeMla(efficiency.decode_mla.get(&dtype)?.clone())
+            }
+            Class::PrefillGqa(dtype) => {
+                Figures::PrefillGqa(efficiency.prefill_gqa.get(&dtype)?.clone())
+            }
+            Class::GraphMemory | Class::UsableMemory => return None,
+        })
+    }
+
+    /// What the figures rested on before.
+    pub fn source(class: Class, efficiency: &EfficiencyProfile, overheads: &Overheads) -> String {
+        let c = &efficiency.collective;
+        let note: &Note = match class {
+            Class::Collective(kind, BufferRegistration::Symmetric) => {
+                let own = match kind {
+                    CollectiveKind::AllGather => &c.symmetric_all_gather,
+                    CollectiveKind::ReduceScatter => &c.symmetric_reduce_scatter,
+                    _ => &c.symmetric_all_reduce,
+                };
+                &own.as_ref().unwrap_or(&c.symmetric).note
+            }
+            Class::Collective(CollectiveKind::AllGather, _) => &c.all_gather.note,
+            Class::Collective(CollectiveKind::ReduceScatter, _) => &c.reduce_scatter.note,
+            Class::Collective(CollectiveKind::AllReduce, _) => &c.all_reduce.note,
+            Class::Collective(CollectiveKind::AllToAll, _) => &c.all_to_all.note,
+            Class::PeerOneShot | Class::PeerTwoShot | Class::PeerAllGather => {
+                &c.custom_all_reduce.note
+            }
+            Class::Sync(_) => return overheads.sync.source.clone(),
+            Class::Gemm(d) => match efficiency.gemm.get(&d) {
+                Some(fit) => &fit.note,
+                None => return String::new(),
+            },
+            Class::Experts(d) => match efficiency.moe.get(&d) {
+                Some(fit) => &fit.note,
+                None => return String::new(),
+            },
+            Class::DecodeGqa(d) => match efficiency.decode_gqa.get(&d) {
+                Some(fit) => &fit.note,
+                None => return String::new(),
+            },
+            Class::DecodeMla(d) => match efficiency.decode_mla.get(&d) {
+                Some(fit) => &fit.note,
+                None => return String::new(),
+            },
+            Class::PrefillGqa(d) => match efficiency.prefill_gqa.get(&d) {
+                Some(fit) => &fit.note,
+                None => return String::new(),
+            },
+            _ => &efficiency.elementwise.note,
+        };
+        note.source.clone()
+    }
+
+    /// The figures by name, where they start, and how far they may be off.
+    pub fn list(&self) -> Vec<Figure> {
+        let at = |name, start: f64, width| Figure { name, start, width };
+        // A figure that is 0 was left out by an earlier fit; it may come in again, small.
+        let time = |name, us: f64, width: f64| at(name, us.max(0.01), width);
+        match self {
+            Figures::Constant { us } => vec![time("us", *us, GUESSED)],
+            Figures::Stream { base_us, memory } => vec![
+                time("base_us", *base_us, 1.5),
+                at("memory", *memory, GUESSED),
+            ],
+            Figures::Ring(fit, _) => {
+                let w = width(&fit.note);
+                vec![
+                    time("base_us", fit.base_us, w),
+                    time("rank_us", fit.rank_us, w),
+                    time("ramp_us", fit.ramp_us, w.max(0.6)),
+                    at("link_2", fit.link[0], w),
+                    at("link_4", fit.link[1], w),
+                    at("link_8", fit.link[2], w),
+                    time("eager_us", fit.eager_us, w.max(0.8)),
+                ]
+            }
+            Figures::Peer {
+                base_us,
+                link,
+                eager_us,
+                ..
+            } => vec![
+                time("base_us", *base_us, 1.0),
+                at("link", *link, 1.0),
+                time("eager_us", *eager_us, 1.5),
+            ],
+            Figures::Gemm(fit) => {
+                let w = width(&fit.note);
+                vec![
+                    time("base_us", fit.base_us, w.max(0.6)),
+                    time("depth_us", fit.depth_us, w.max(0.6)),
+                    time("depth_tile_us", fit.depth_tile_us, w.max(0.6)),
+                    at("memory", fit.memory, w),
+                    at("compute", fit.compute, w),
+                    time("output_passes", fit.output_passes, w.max(0.6)),
+                ]
+            }
+            Figures::Moe(fit) => {
+                let w = width(&fit.note);
+                vec![
+                    time("base_us", fit.base_us, w.max(0.8)),
+                    time("expert_us", fit.expert_us, w.max(0.8)),
+                    at("memory", fit.memory, w),
+                    at("compute", fit.compute, w),
+                    time("pad_rows", fit.pad_rows, w.max(0.8)),
+                    time("hidden_passes", fit.hidden_passes, w.max(0.8)),
+                    time("intermediate_passes", fit.intermediate_passes, w.max(0.8)),
+                ]
+            }
+            Figures::DecodeGqa(fit) | Figures::DecodeMla(fit) => {
+                let w = width(&fit.note);
+                vec![
+                    time("base_us", fit.base_us, w.max(0.8)),
+                    time("item_us", fit.item_us, w.max(0.8)),
+                    time("split_us", fit.split_us, w.max(0.8)),
+                    at("memory", fit.memory, w),
+                    at("compute", fit.compute, w),
+                ]
+            }
+            Figures::PrefillGqa(fit) => {
+                let w = width(&fit.note);
+                vec![
+                    time("base_us", fit.base_us, w.max(0.8)),
+                    time("item_us", fit.item_us, w.max(0.8)),
+                    time("depth_us", fit.depth_us, w.max(0.8)),
+                    at("compute", fit.compute, w),
+                ]
+            }
+        }
+    }
+
+    /// The same formula with other figures, in the order of [`Figures::list`]. Fractions of a peak
+    /// end at the peak.
+    pub fn with(&self, p: &[f64]) -> Figures {
+        let part = |x: f64| x.min(1.0);
+        let share = |x: f64| x.min(2.0);
+        match (self, p) {
+            (Figures::Constant { .. }, &[us]) => Figures::Constant { us },
+            (Figures::Stream { .. }, &[base_us, memory]) => Figures::Stream {
+                base_us,
+                memory: part(memory),
+            },
+            (
+                Figures::Ring(fit, kind),
+                &[base_us, rank_us, ramp_us, two, four, eight, eager_us],
+            ) => Figures::Ring(
+                RingFit {
+                    base_us,
+                    rank_us,
+                    ramp_us,
+                    link: [share(two), share(four), share(eight)],
+                    eager_us,
+                    ..fit.clone()
+                },
+                *kind,
+            ),
+            (Figures::Peer { passes, .. }, &[base_us, link, eager_us]) => Figures::Peer {
+                base_us,
+                link: part(link),
+                eager_us,
+                passes: *passes,
+            },
+            (
+                Figures::Gemm(fit),
+                &[
+                    base_us,
+                    depth_us,
+                    depth_tile_us,
+                    memory,
+                    compute,
+                    output_passes,
+                ],
+            ) => Figures::Gemm(GemmFit {
+                base_us,
+                depth_us,
+                depth_tile_us,
+                memory: part(memory),
+                compute: part(compute),
+                output_passes,
+                ..fit.clone()
+            }),
+            (
+                Figures::Moe(fit),
+                &[
+                    base_us,
+                    expert_us,
+                    memory,
+                    compute,
+                    pad_rows,
+                    hidden_passes,
+                    intermediate_passes,
+                ],
+            ) => Figures::Moe(MoeFit {
+                base_us,
+                expert_us,
+                memory: part(memory),
+                compute: part(compute),
+                pad_rows,
+                hidden_passes,
+                intermediate_passes,
+                ..fit.clone()
+            }),
+            (Figures::DecodeGqa(fit), &[base_us, item_us, split_us, memory, compute]) => {
+                Figures::DecodeGqa(decode(fit, [base_us, item_us, split_us, memory, compute]))
+            }
+            (Figures::DecodeMla(fit), &[base_us, item_us, split_us, memory, compute]) => {
+                Figures::DecodeMla(decode(fit, [base_us, item_us, split_us, memory, compute]))
+            }
+            (Figures::PrefillGqa(fit), &[base_us, item_us, depth_us, compute]) => {
+                Figures::PrefillGqa(PrefillFit {
+                    base_us,
+                    item_us,
+                    depth_us,
+                    compute: part(compute),
+                    ..fit.clone()
+                })
+            }
+            // Lists are as long as `list` made them.
+            _ => self.clone(),
+        }
+    }
+
+    /// Microseconds of an experiment of the class.
+    pub fn us(&self, gpu: &GpuProfile, e: &Experiment) -> f64 {
+        let single = Single::on(gpu);
+        match (self, e.probe) {
+            (Figures::Constant { us }, _) => *us,
+            (Figures::Stream { base_us, memory }, Probe::MemoryRead { bytes }) => {
+                base_us + single.stream(bytes as f64, *memory)
+            }
+            (Figures::Stream { base_us, memory }, Probe::MemoryCopy { bytes }) => {
+                base_us + single.stream(2.0 * bytes as f64, *memory)
+            }
+            (Figures::Ring(fit, kind), Probe::Collective { bytes, .. }) => single.ring(
+                fit,
+                *kind,
+                bytes as f64,
+                f64::from(e.ranks),
+                launch(e.launch),
+            ),
+            (
+                Figures::Peer {
+                    base_us,
+                    link,
+                    eager_us,
+                    passes,
+                },
+                Probe::PeerCollective { bytes, .. },
+            ) => {
+                let wire = passes.of(f64::from(e.ranks)) * bytes as f64;
+                let us = base_us + wire * 1e6 / (gpu.link.bytes_per_s * link);
+                match e.launch {
+                    LaunchMode::Graph => us,
+                    LaunchMode::Stream => crate::cost::overlap(us, eager_us + base_us),
+                }
+            }
+            (Figures::Gemm(fit), Probe::Gemm { m, n, k, weights }) => single.gemm(
+                fit,
+                &Gemm {
+                    m: f64::from(m),
+                    n: f64::from(n),
+                    k: f64::from(k),
+                    weights,
+                },
+            ),
+            (
+                Figures::Moe(fit),
+                Probe::Experts {
+                    tokens,
+                    experts,
+                    top_k,
+                    hidden,
+                    intermediate,
+                    weights,
+                },
+            ) => single.moe(
+                fit,
+                &Moe {
+                    tokens: f64::from(tokens),
+                    experts_local: f64::from(experts),
+                    experts_total: f64::from(experts),
+                    top_k: f64::from(top_k),
+                    hidden: f64::from(hidden),
+                    intermediate: f64::from(intermediate),
+                    gated: true,
+                    weights,
+                    gathered: true,
+                    spread: 1.0,
+                    imbalance: 1.0,
+                },
+            ),
+            (
+                Figures::DecodeGqa(fit),
+                Probe::DecodeGqa {
+                    requests,
+                    context,
+                    q_heads,
+                    kv_heads,
+                    head_dim,
+                    kv,
+                },
+            ) => single.decode_gqa(
+                fit,
+                &DecodeGqa {
+                    requests: f64::from(requests),
+                    context: f64::from(context),
+                    q_tokens: 1.0,
+                    q_heads: f64::from(q_heads),
+                    kv_heads: f64::from(kv_heads),
+                    head_dim: f64::from(head_dim),
+                    v_head_dim: f64::from(head_dim),
+                    kv,
+                    window: f64::INFINITY,
+                },
+            ),
+            (
+                Figures::DecodeMla(fit),
+                Probe::DecodeMla {
+                    requests,
+                    context,
+                    heads,
+                    kv_lora_rank,
+                    rope_dim,
+                    kv,
+                },
+            ) => single.decode_mla(
+                fit,
+                &DecodeMla {
+                    requests: f64::from(requests),
+                    context: f64::from(context),
+                    q_tokens: 1.0,
+                    heads: f64::from(heads),
+                    kv_lora_rank: f64::from(kv_lora_rank),
+                    rope_dim: f64::from(rope_dim),
+                    kv,
+                },
+            ),
+            (
+                Figures::PrefillGqa(fit),
+                Probe::PrefillGqa {
+                    sequences,
+                    tokens,
+                    q_heads,
+                    kv_heads,
+                    head_dim,
+                    kv,
+                },
+            ) => single.prefill_gqa(
+                fit,
+                &PrefillGqa {
+                    sequences: f64::from(sequences),
+                    new_tokens: f64::from(tokens),
+                    prefix: 0.0,
+                    q_heads: f64::from(q_heads),
+                    kv_heads: f64::from(kv_heads),
+                    head_dim: f64::from(head_dim),
+                    v_head_dim: f64::from(head_dim),
+                    kv,
+                    window: f64::INFINITY,
+                },
+            ),
+            // An experiment of another class has no time here, and no fit will find one.
+            _ => f64::NAN,
+        }
+    }
+}
+
+fn decode(fit: &DecodeFit, [base_us, item_us, split_us, memory, compute]: [f64; 5]) -> DecodeFit {
+    DecodeFit {
+        base_us,
+        item_us,
+        split_us,
+        memory: memory.min(1.0),
+        compute: compute.min(1.0),
+        ..fit.clone()
+    }
+}
+
+/// How far the figures of a class may be off before it is measured.
+fn width(note: &Note) -> f64 {
+    if note.source.contains("spec sheet") || note.sigma >= 0.4 {
+        GUESSED
+    } else if note.samples == 0 {
+        CARRIED
+    } else {
+        TABLED
+    }
+}
+
+/// One half of the engine's own all-reduce, put in its place.
+pub(super) fn store_peer(fit: &mut AllReduceFit, figures: &Figures, note: Note) {
+    if let Figures::Peer {
+        base_us,
+        link,
+        eager_us,
+        passes,
+    } = figures
+    {
+        match passes {
+            Passes::OneShot => (fit.one_shot_us, fit.one_shot_link) = (*base_us, *link),
+            Passes::TwoShot => (fit.two_shot_us, fit.two_shot_link) = (*base_us, *link),
+            Passes::Gather => return,
+        }
+        fit.eager_us = *eager_us;
+        fit.note = note;
+    }
+}
