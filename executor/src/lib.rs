@@ -18,6 +18,7 @@ pub mod gather;
 pub mod jobs;
 pub mod nccl;
 pub mod peer;
+pub mod probes;
 pub mod ranks;
 pub mod rendezvous;
 

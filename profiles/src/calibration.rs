@@ -15,7 +15,7 @@ pub use experiment::{
     BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay, Unit,
 };
 pub use journal::{Journal, JournalError};
-pub use sample::{GpuState, Sample};
+pub use sample::{GpuState, Measured, Sample};
 pub use term::{Before, Errors, Parameter, Range, Term};
 
 use crate::fault::Fault;
@@ -281,12 +281,7 @@ impl Sample {
                 self.experiment, self.value, self.low, self.high
             ));
         }
-        if self.repeats.is_empty() || self.repeats.iter().any(|x| !(x.is_finite() && *x > 0.0)) {
-            return Err(format!(
-                "{}: needs repeats, each finite and above 0",
-                self.experiment
-            ));
-        }
+        sample::check_repeats(&self.experiment, &self.repeats)?;
         if let Some(at) = self
             .outliers
             .iter()
@@ -297,9 +292,6 @@ impl Sample {
                 self.experiment,
                 self.repeats.len()
             ));
-        }
-        if self.experiment.ranks == 0 {
-            return Err(format!("{}: 0 ranks, at least 1", self.experiment));
         }
         Ok(())
     }

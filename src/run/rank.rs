@@ -56,7 +56,7 @@ fn work(
     rendezvous: &str,
     secret: &Secret,
     job: &Job,
-    channel: &Mutex<Channel>,
+    channel: &Arc<Mutex<Channel>>,
 ) -> Result<()> {
     let send = |report: &Report| {
         channel
@@ -64,7 +64,14 @@ fn work(
             .unwrap_or_else(PoisonError::into_inner)
             .send(report)
     };
+    let listening = Arc::clone(channel);
     let value = run(identity, rendezvous, secret, job, |context| {
+        context.listener = Some(Box::new(move |value| {
+            listening
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .send(&Report::Progress(value.clone()));
+        }));
         if identity.rank == 0 {
             send(&Report::Note(format!(
                 "{} ranks met at {rendezvous}",
@@ -85,7 +92,7 @@ fn run(
     rendezvous: &str,
     secret: &Secret,
     job: &Job,
-    met: impl FnOnce(&Context),
+    met: impl FnOnce(&mut Context),
 ) -> Result<Value> {
     let mut context = Context::connect(
         identity,
@@ -95,7 +102,7 @@ fn run(
         job.nccl_path.as_deref(),
         job.limits,
     )?;
-    met(&context);
+    met(&mut context);
     let value = job.run(&mut context)?;
     // Nobody leaves while another still works: a closed connection means a dead rank.
     context.control.barrier()?;

@@ -19,6 +19,8 @@ pub fn print(job: &Job, result: &Value, json: bool) -> Result<()> {
         Work::Collectives(_) => collectives(&serde_json::from_value(result.clone()).map_err(bad)?),
         Work::Gather(_) => gather(&serde_json::from_value(result.clone()).map_err(bad)?),
         Work::Sync(_) => sync(&serde_json::from_value(result.clone()).map_err(bad)?),
+        // `parplan calibrate` reads its own results.
+        Work::Probes(_) => println!("{result:#}"),
     }
     Ok(())
 }

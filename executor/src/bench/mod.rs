@@ -4,4 +4,5 @@ mod bandwidth;
 mod timing;
 
 pub use bandwidth::{Collective, bus_factor};
+pub(crate) use timing::start_together;
 pub use timing::{Launch, Stats, Timer};

@@ -161,7 +161,7 @@ impl Timer {
 /// Lets all ranks start within a microsecond of each other where they share a clock.
 /// A barrier alone lets them go tens of microseconds apart and with cold cores, which
 /// short operations would be charged for.
-fn start_together(control: &mut CpuCommunicator) -> Result<()> {
+pub(crate) fn start_together(control: &mut CpuCommunicator) -> Result<()> {
     const HEAD_START_NS: u64 = 150_000;
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let mut mine = monotonic_ns().to_le_bytes().to_vec();

@@ -185,6 +185,38 @@ impl Gpu {
         .map(|n| n.max(1) as usize)
     }
 
+    /// PCI address, as NVML takes it: `00000000:3B:00.0`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn pci_address(&self) -> Result<String> {
+        let mut text = [0 as std::ffi::c_char; 32];
+        // SAFETY: the buffer has the length that is given, and the device is open.
+        let code = unsafe {
+            sys::cuDeviceGetPCIBusId(
+                text.as_mut_ptr(),
+                text.len() as i32,
+                self.context.cu_device(),
+            )
+        };
+        cuda(|| "cuDeviceGetPCIBusId".into(), code.result())?;
+        // SAFETY: the driver ended the text with a zero byte.
+        let text = unsafe { std::ffi::CStr::from_ptr(text.as_ptr()) };
+        Ok(text.to_string_lossy().into_owned())
+    }
+
+    /// The CUDA version that the driver brings: `13.0`.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn driver_cuda(&self) -> Result<String> {
+        let mut version = 0;
+        // SAFETY: writes one number.
+        let code = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+        cuda(|| "cuDriverGetVersion".into(), code.result())?;
+        Ok(format!("{}.{}", version / 1000, version % 1000 / 10))
+    }
+
     /// Free and total bytes.
     ///
     /// # Errors

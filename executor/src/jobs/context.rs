@@ -65,7 +65,12 @@ pub struct Context {
     pub control: CpuCommunicator,
     /// All ranks over NCCL, with that backend.
     pub nccl: Option<NcclCommunicator>,
+    /// Who hears of progress, where somebody does.
+    pub listener: Option<Listener>,
 }
+
+/// Hears of progress, as JSON.
+pub type Listener = Box<dyn FnMut(&serde_json::Value) + Send>;
 
 impl Context {
     /// Meets the other ranks and opens what the backend needs.
@@ -134,7 +139,17 @@ impl Context {
             device,
             control,
             nccl,
+            listener: None,
         })
+    }
+
+    /// Tells whoever listens how far the work is. Only rank 0 is heard.
+    pub fn report<T: Serialize>(&mut self, progress: &T) {
+        if let (0, Some(listener)) = (self.identity.rank, &mut self.listener)
+            && let Ok(value) = serde_json::to_value(progress)
+        {
+            listener(&value);
+        }
     }
 
     /// The communicator of the work, the device, and the control plane, apart.

@@ -8,13 +8,15 @@ mod sync;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use collectives::{Buffers, Point};
 pub use collectives::{
     CollectivesJob, CollectivesResult, Implementation, RegistrationCosts, Sample,
 };
-pub use context::{Backend, Context, Limits};
+pub use context::{Backend, Context, Limits, Listener};
 pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample};
 pub use sync::{SyncJob, SyncResult, SyncSample};
 
+use crate::probes::ProbesJob;
 use crate::{Error, Result};
 
 /// A job, as it travels to the ranks.
@@ -39,6 +41,8 @@ pub enum Work {
     Gather(GatherJob),
     /// Metadata sync.
     Sync(SyncJob),
+    /// Experiments of a calibration.
+    Probes(ProbesJob),
 }
 
 impl Job {
@@ -51,6 +55,7 @@ impl Job {
             Work::Collectives(job) => serde_json::to_value(job.run(context)?),
             Work::Gather(job) => serde_json::to_value(job.run(context)?),
             Work::Sync(job) => serde_json::to_value(job.run(context)?),
+            Work::Probes(job) => serde_json::to_value(job.run(context)?),
         };
         value.map_err(|e| Error::Wrong(format!("the result does not serialise: {e}")))
     }

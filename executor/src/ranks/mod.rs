@@ -11,7 +11,7 @@ use serde_json::Value;
 pub use affinity::take_share;
 pub use child::{Channel, end_process, receive_spec};
 pub use launcher::{Launcher, from_environment};
-pub use supervisor::{End, Ended, Plan, Supervised, supervise};
+pub use supervisor::{End, Ended, Event, Plan, Supervised, supervise, supervise_events};
 
 use crate::rendezvous::Secret;
 
@@ -55,4 +55,6 @@ pub enum Report {
     },
     /// Something that a user should see while it runs.
     Note(String),
+    /// How far the work is; the shape is the job's.
+    Progress(Value),
 }

@@ -146,6 +146,15 @@ struct Rank {
     error: Option<String>,
 }
 
+/// What ranks say while they run.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Something that a user should see.
+    Note(&'a str),
+    /// How far the work is; the shape is the job's.
+    Progress(&'a Value),
+}
+
 /// Runs the ranks of this machine to their end. `note` gets what should be shown while
 /// they run. No process started here is left when this returns.
 ///
@@ -153,6 +162,18 @@ struct Rank {
 /// [`Error::Unusable`] for a plan that cannot be, [`Error::Io`] when a process or log
 /// cannot be made. Failures of ranks are in the [`Supervised`].
 pub fn supervise(plan: &Plan, mut note: impl FnMut(&str)) -> Result<Supervised> {
+    supervise_events(plan, |event| {
+        if let Event::Note(text) = event {
+            note(text);
+        }
+    })
+}
+
+/// As [`supervise`], for those who also want to hear of progress.
+///
+/// # Errors
+/// As [`supervise`].
+pub fn supervise_events(plan: &Plan, mut note: impl FnMut(Event<'_>)) -> Result<Supervised> {
     let signals = watch_signals()?;
     let world = plan.local_world * plan.nnodes;
     let secret = match &plan.secret {
@@ -374,7 +395,7 @@ impl Run {
         self.ranks.iter().any(|r| r.ended.is_none())
     }
 
-    fn listen(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(&str)) {
+    fn listen(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(Event<'_>)) {
         let mut first = rx.recv_timeout(TICK).ok();
         if first.is_none() {
             // All pipes closed returns at once; keep the loop from spinning.
@@ -388,7 +409,7 @@ impl Run {
     /// Takes what is still on its way from ranks that have ended: a process can be seen to end
     /// before the thread that reads its pipe has run. Every reader ends at its pipe's end; the
     /// deadline is for a pipe that something else holds open.
-    fn drain(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(&str)) {
+    fn drain(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(Event<'_>)) {
         let until = Instant::now() + GRACE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -399,9 +420,10 @@ impl Run {
         }
     }
 
-    fn take(&mut self, rank: usize, report: Report, note: &mut impl FnMut(&str)) {
+    fn take(&mut self, rank: usize, report: Report, note: &mut impl FnMut(Event<'_>)) {
         match report {
-            Report::Note(text) => note(&text),
+            Report::Note(text) => note(Event::Note(&text)),
+            Report::Progress(value) => note(Event::Progress(&value)),
             Report::Done(value) if rank == 0 => self.result = Some(value),
             Report::Done(_) => {}
             Report::Failed { error, .. } => {

@@ -291,13 +291,14 @@ fn solve(a: &[Vec<f64>], b: &[f64]) -> Option<Vec<f64>> {
             return None;
         }
         m.swap(column, pivot);
-        for row in 0..n {
-            if row == column {
+        let above = m[column].clone();
+        for (at, row) in m.iter_mut().enumerate() {
+            if at == column {
                 continue;
             }
-            let factor = m[row][column] / m[column][column];
-            for k in column..=n {
-                m[row][k] -= factor * m[column][k];
+            let factor = row[column] / above[column];
+            for (x, y) in row.iter_mut().zip(&above).skip(column) {
+                *x -= factor * y;
             }
         }
     }

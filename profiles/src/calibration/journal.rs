@@ -1,7 +1,7 @@
 //! A calibration that is being measured: one JSON line a sample, so that a run that is killed
 //! loses what it was measuring and nothing else.
 
-use super::{Experiment, Provenance, SCHEMA, Sample};
+use super::{Experiment, Measured, Provenance, SCHEMA};
 use serde::{Deserialize, Serialize};
 
 /// The first line.
@@ -21,7 +21,7 @@ pub struct Journal {
     /// What was to be measured, in order.
     pub experiments: Vec<Experiment>,
     /// What was measured so far.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<Measured>,
     /// Bytes of the text that are whole lines; a kill may leave part of a line behind them.
     pub whole_bytes: usize,
 }
@@ -71,7 +71,7 @@ impl Journal {
     ///
     /// # Errors
     /// What cannot be written as JSON.
-    pub fn entry(sample: &Sample) -> Result<String, serde_json::Error> {
+    pub fn entry(sample: &Measured) -> Result<String, serde_json::Error> {
         line(sample)
     }
 
@@ -102,7 +102,7 @@ impl Journal {
         let head: Head = serde_json::from_str(first).map_err(|e| damaged(0, e.to_string(), 0))?;
         let mut samples = Vec::new();
         for (at, text) in lines {
-            let sample: Sample = serde_json::from_str(text)
+            let sample: Measured = serde_json::from_str(text)
                 .map_err(|e| damaged(at, e.to_string(), samples.len()))?;
             sample
                 .check()

@@ -32,6 +32,44 @@ pub struct Sample {
     pub experiment: Experiment,
 }
 
+/// One experiment's raw outcome, as the executor hands it over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// What was measured.
+    pub experiment: Experiment,
+    /// Who ran, with its version.
+    pub implementation: String,
+    /// Every repeat, in order, in the unit of the experiment's probe.
+    pub repeats: Vec<f64>,
+    /// The anchor kernel's time beside each repeat, microseconds.
+    pub anchor_us: Vec<f64>,
+    /// What the machine did meanwhile, where that says something.
+    pub remarks: Vec<String>,
+}
+
+impl Measured {
+    /// What is wrong with it, if anything is.
+    ///
+    /// # Errors
+    /// The experiment, and what would be right.
+    pub fn check(&self) -> Result<(), String> {
+        check_repeats(&self.experiment, &self.repeats)
+    }
+}
+
+pub(super) fn check_repeats(experiment: &Experiment, repeats: &[f64]) -> Result<(), String> {
+    if repeats.is_empty() || repeats.iter().any(|x| !(x.is_finite() && *x > 0.0)) {
+        return Err(format!(
+            "{experiment}: needs repeats, each finite and above 0"
+        ));
+    }
+    if experiment.ranks == 0 {
+        return Err(format!("{experiment}: 0 ranks, at least 1"));
+    }
+    Ok(())
+}
+
 /// What a GPU says of itself at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

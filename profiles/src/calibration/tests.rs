@@ -27,6 +27,17 @@ fn sample() -> Sample {
     }
 }
 
+fn measured() -> Measured {
+    let s = sample();
+    Measured {
+        experiment: s.experiment,
+        implementation: s.implementation,
+        repeats: s.repeats,
+        anchor_us: s.anchor_us,
+        remarks: s.remarks,
+    }
+}
+
 fn calibration() -> Calibration {
     Calibration {
         schema: SCHEMA,
@@ -156,10 +167,10 @@ fn a_torn_last_line_costs_that_sample_and_no_other() {
     let p = calibration().provenance;
     let mut text = Journal::head(&p, &[sample().experiment]).unwrap();
     for _ in 0..3 {
-        text.push_str(&Journal::entry(&sample()).unwrap());
+        text.push_str(&Journal::entry(&measured()).unwrap());
     }
     let whole = text.len();
-    text.push_str(&Journal::entry(&sample()).unwrap()[..40]);
+    text.push_str(&Journal::entry(&measured()).unwrap()[..40]);
     let read = Journal::read(&text).unwrap();
     assert_eq!((read.samples.len(), read.whole_bytes), (3, whole));
     assert_eq!(read.provenance, p);

@@ -7,7 +7,8 @@ mod result;
 
 use serde::{Deserialize, Serialize};
 
-use point::{Buffers, Point, Views, nccl_sums_symmetrically};
+pub(crate) use point::{Buffers, Point};
+use point::{Views, nccl_sums_symmetrically};
 pub use result::{CollectivesResult, RegistrationCosts, Sample};
 
 use super::Context;

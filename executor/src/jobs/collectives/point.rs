@@ -8,7 +8,7 @@ use crate::symmetric::Registration;
 use crate::{Buffer, Communicator, DType, Device, Error, ReduceOp, Result, View};
 
 /// Send and receive buffers of the largest size.
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     pub send: Buffer,
     pub recv: Buffer,
 }
@@ -20,7 +20,7 @@ pub(super) fn nccl_sums_symmetrically(collective: Collective, dtype: DType) -> b
 
 /// One collective at one size, in place or not.
 #[derive(Clone, Copy)]
-pub(super) struct Point {
+pub(crate) struct Point {
     pub collective: Collective,
     pub bytes: usize,
     pub in_place: bool,
@@ -29,7 +29,7 @@ pub(super) struct Point {
 }
 
 /// What a call of the collective is given.
-pub(super) struct Views {
+pub(crate) struct Views {
     send: View,
     recv: View,
     /// Lengths of all-gather-v.
