@@ -21,7 +21,7 @@ pub mod peer;
 pub mod probes;
 pub mod ranks;
 pub mod rendezvous;
-
+pub mod stack;
 pub mod symmetric;
 pub mod sync;
 

@@ -66,10 +66,52 @@ impl Gpu {
     }
 }
 
-/// A recorded event.
+/// Where an event is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// In the stream, now.
+    Stream,
+    /// As a node of the graph that is being captured: every replay records it again.
+    Node,
+}
+
+/// An event.
 pub struct Event(CudaEvent);
 
+impl Gpu {
+    /// An event that is not recorded yet.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn new_event(&self) -> Result<Event> {
+        let flags = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        cuda(
+            || "creating an event".into(),
+            self.context().new_event(flags),
+        )
+        .map(Event)
+    }
+}
+
 impl Event {
+    /// Records it on the stream of `gpu`, in place of the last time.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`].
+    pub fn record(&self, gpu: &Gpu, how: Record) -> Result<()> {
+        match how {
+            Record::Stream => cuda(|| "recording an event".into(), self.0.record(gpu.stream())),
+            Record::Node => {
+                let flags = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
+                // SAFETY: event and stream are alive and of one context.
+                let code = unsafe {
+                    sys::cuEventRecordWithFlags(self.0.cu_event(), gpu.stream().cu_stream(), flags)
+                };
+                cuda(|| "recording an event in a graph".into(), code.result())
+            }
+        }
+    }
+
     /// Microseconds from this event to a later one; both must have been reached.
     ///
     /// # Errors

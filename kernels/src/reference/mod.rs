@@ -2,11 +2,18 @@
 //! checked against first principles by property tests.
 
 mod attention;
+mod layer;
 mod merge;
 mod rows;
+mod synthetic;
 
 pub use attention::{
     Attended, AttentionError, AttentionInputs, attention, e4m3_to_f64, f32_to_e4m3,
 };
+pub use layer::{
+    GqaRow, Sorted, add_rms_norm, rope_gqa, rope_head, rope_latent, route, silu_mul, sort_pairs,
+    sum_experts,
+};
 pub use merge::{LogBase, MergeError, Merged, Real, Shard, merge_by_lse};
 pub use rows::{place_rows, scale_bf16, take_rows};
+pub use synthetic::{E4M3_MAX, Synthetic, uniform};

@@ -1,0 +1,575 @@
+//! A stack of decoder layers: checked against the float64 reference, timed eagerly and
+//! from graphs, operation by operation.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use crate::bench::Launch;
+use crate::comm::CpuCommunicator;
+use crate::cuda::{Graph, Record};
+use crate::gather::Mode;
+use crate::nccl::NcclRegistrar;
+use crate::stack::{
+    Breakdown, Compute, CudaCompute, Distance, Narrowed, Op, Phase, Prepared, Quantiles, Runner,
+    StackSpec, StepSpec, Timeline, graph_mark_us, uses_fp8,
+};
+use crate::symmetric::{Registration, WindowPool};
+use crate::{Communicator, CpuDevice, Error, Result};
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct StackTiming {
+    /// Untimed steps first.
+    pub warmup: usize,
+    /// Timed steps, of which the median counts.
+    pub repeats: usize,
+}
+
+/// What to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StackJob {
+    /// The stack.
+    pub spec: StackSpec,
+    /// Its steps.
+    pub steps: Vec<StepSpec>,
+    /// Requests of a DP rank that decode graphs are captured for, on GPUs; a decode step
+    /// replays the smallest that it fits, and runs eagerly above the largest.
+    pub buckets: Vec<usize>,
+    /// Run every step eagerly too, also where it has a graph.
+    pub eager: bool,
+    /// Registration of the buffers that all ranks exchange, on GPUs.
+    pub registration: Registration,
+    /// cuBLASLt, where the user named a file or folder.
+    pub cublas_path: Option<std::path::PathBuf>,
+    /// Repetitions.
+    pub timing: StackTiming,
+    /// Compare every step with the float64 reference first.
+    pub check: bool,
+}
+
+/// One kind of work in a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The kind, by the name that the planner's breakdown has.
+    pub op: Op,
+    /// Runs of operations of this kind in a step.
+    pub calls: usize,
+    /// Time in the step.
+    #[serde(flatten)]
+    pub time: Quantiles,
+}
+
+/// One step, one way of launching it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StackStep {
+    /// What ran.
+    pub step: StepSpec,
+    /// Graph or stream.
+    pub launch: Launch,
+    /// Requests that its graph was captured for.
+    pub bucket: Option<usize>,
+    /// How rows were gathered; none where nothing is.
+    pub mode: Option<Mode>,
+    /// Rows of a rank, padding included (rank 0's).
+    pub rows: usize,
+    /// Rows that a gathered block computed.
+    pub gathered_rows: usize,
+    /// The whole step, nothing recorded inside.
+    pub time: Quantiles,
+    /// By kind of work, with events between them.
+    pub parts: Vec<Part>,
+    /// The parts' medians together.
+    pub sum_of_parts_us: f64,
+    /// The same step against the float64 reference, where that was asked for.
+    pub distance: Option<Distance>,
+}
+
+/// Memory that one captured graph keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphBytes {
+    /// Requests that it was captured for.
+    pub bucket: usize,
+    /// What the driver took for it.
+    pub graph_bytes: u64,
+    /// Rows, tables and lengths that it reads.
+    pub batch_bytes: u64,
+}
+
+/// Memory of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryKind {
+    /// "weights", "KV cache", "communicators" …
+    pub what: String,
+    /// Bytes on rank 0.
+    pub bytes: u64,
+}
+
+/// What a run found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StackResult {
+    /// GPU name, or "cpu".
+    pub device: String,
+    /// "cpu-process" or "nccl".
+    pub implementation: String,
+    /// Who computes matrix products: "cublaslt 13.1.0" or "cpu".
+    pub products: String,
+    /// What ran.
+    pub spec: StackSpec,
+    /// Steps, in order, graph before stream.
+    pub steps: Vec<StackStep>,
+    /// Memory by kind.
+    pub memory: Vec<MemoryKind>,
+    /// Graphs.
+    pub graphs: Vec<GraphBytes>,
+    /// Collectives that ran over fewer ranks than in the layout whose shapes were run.
+    pub narrowed: Vec<Narrowed>,
+    /// Steps that no rank entered, because none had work.
+    pub skipped: usize,
+    /// What a mark in a graph takes, which was taken off every part.
+    pub graph_mark_us: Option<f64>,
+    /// What to know when reading the figures.
+    pub notes: Vec<String>,
+}
+
+/// The largest relative error of a bf16 stack.
+pub const BF16_TOLERANCE: f64 = 1e-2;
+/// The same where weights or cache are fp8: e4m3 keeps 4 significant bits, a relative
+/// error of up to 1/16 a value and about 1/40 on average.
+pub const FP8_TOLERANCE: f64 = 8e-2;
+
+struct Captured {
+    bucket: usize,
+    q_tokens: usize,
+    prepared: Prepared,
+    plain: Graph,
+    marked: Graph,
+    line: Timeline,
+}
+
+impl StackJob {
+    /// Runs on this rank. Rank 0's result counts.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] for a specification that does not fit, [`Error::Wrong`] for a
+    /// result that is too far from the reference; any failure.
+    pub fn run(&self, context: &mut Context) -> Result<StackResult> {
+        self.spec.check()?;
+        if self.check && self.spec.is_shard() {
+            return Err(Error::Unusable(
+                "--check needs the whole layout at hand: the ranks that --as-shard-of leaves out would change the result".into(),
+            ));
+        }
+        let rank = context.identity.rank;
+        let mut memory = Vec::new();
+        let no_group = || Error::Mismatch("no group for the stack".into());
+        let (device, products, free): (Box<dyn Compute>, _, _) = match &context.gpu {
+            Some(gpu) => {
+                let compute = CudaCompute::new(gpu, self.cublas_path.as_deref())?;
+                let products = compute.products();
+                (Box::new(compute), products, Some(gpu.memory()?.0))
+            }
+            None => (Box::new(CpuDevice::new()), "cpu".to_owned(), None),
+        };
+        let (world, registrar): (Box<dyn Communicator>, _) = match &mut context.nccl {
+            Some(nccl) => {
+                let group = nccl.split_nccl(Some(0), rank as u32)?.ok_or_else(no_group)?;
+                let registrar = NcclRegistrar::new(&group)?;
+                (Box::new(group), Some(registrar))
+            }
+            None => {
+                let group = context.control.split(Some(0), rank as u32)?;
+                (group.ok_or_else(no_group)?, None)
+            }
+        };
+        let implementation = world.implementation().to_owned();
+        let largest = self.buckets.iter().copied().max().unwrap_or(0);
+        let mut runner = Runner::new(device, self.spec.clone(), world, &self.steps, largest)?;
+        memory.extend(runner.memory.iter().map(|(what, bytes)| MemoryKind {
+            what: what.clone(),
+            bytes: *bytes,
+        }));
+        let pool = self.windows(&mut context.control, &mut runner, registrar)?;
+        if let (Some(gpu), Some(before)) = (&context.gpu, free) {
+            let held = runner.device.meter().current();
+            let taken = before.saturating_sub(gpu.memory()?.0);
+            memory.push(MemoryKind {
+                what: "communicators and libraries".into(),
+                bytes: taken.saturating_sub(held),
+            });
+        }
+        let mut result = StackResult {
+            device: match &context.gpu {
+                Some(gpu) => gpu.name()?,
+                None => "cpu".into(),
+            },
+            implementation,
+            products,
+            narrowed: self.spec.narrowed(),
+            spec: self.spec.clone(),
+            steps: Vec::new(),
+            memory,
+            graphs: Vec::new(),
+            skipped: 0,
+            graph_mark_us: context.gpu.as_ref().map(graph_mark_us).transpose()?,
+            notes: Vec::new(),
+        };
+        let before = runner.device.meter().current();
+        self.steps(context, &mut runner, &mut result)?;
+        let work = runner.device.meter().current().saturating_sub(before);
+        result.memory.push(MemoryKind {
+            what: "activations and batches".into(),
+            bytes: work,
+        });
+        drop(pool);
+        Ok(result)
+    }
+
+    /// Registers what all ranks exchange.
+    fn windows(
+        &self,
+        control: &mut CpuCommunicator,
+        runner: &mut Runner,
+        registrar: Option<NcclRegistrar>,
+    ) -> Result<Option<WindowPool<NcclRegistrar>>> {
+        let (Some(registrar), true) = (registrar, self.registration != Registration::None) else {
+            return Ok(None);
+        };
+        let rows = self.most_rows();
+        let mut pool = WindowPool::new(registrar);
+        let row = self.spec.hidden * 2;
+        let all = rows * self.spec.shard_of.attn_dp;
+        for (name, rows) in [
+            ("attention output", rows),
+            ("block output", rows),
+            ("rows to gather", rows),
+            ("gathered rows", all),
+            ("gathered results", all),
+        ] {
+            let buffer = pool.allocate(control, name, rows * row, self.registration)?;
+            runner.stack.work.adopt(name, buffer);
+        }
+        Ok(Some(pool))
+    }
+
+    /// Rows of a rank in the largest step or bucket.
+    fn most_rows(&self) -> usize {
+        let attn_tp = self.spec.shard_of.attn_tp();
+        let steps = self.steps.iter().map(|s| {
+            let most = s.requests.iter().copied().max().unwrap_or(0);
+            // At most as many padding requests as attention-TP ranks.
+            (most + attn_tp) * s.q_tokens
+        });
+        let widest = self.steps.iter().map(|s| s.q_tokens).max().unwrap_or(1);
+        let buckets = self.buckets.iter().map(|b| (b + attn_tp) * widest);
+        steps.chain(buckets).max().unwrap_or(1)
+    }
+
+    fn steps(
+        &self,
+        context: &mut Context,
+        runner: &mut Runner,
+        result: &mut StackResult,
+    ) -> Result<()> {
+        // The largest first: buffers then never grow under a captured graph.
+        let mut order: Vec<usize> = (0..self.steps.len()).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(self.steps[*i].rows().into_iter().max()));
+        let mut eager: BTreeMap<usize, StackStep> = BTreeMap::new();
+        for &i in &order {
+            let step = &self.steps[i];
+            let graphed = context.gpu.is_some() && self.bucket(step).is_some();
+            let Some(prepared) = runner.prepare(step, None)? else {
+                result.skipped += 1;
+                continue;
+            };
+            let distance = self.checked(context, runner, step, &prepared, None)?;
+            if graphed && !self.eager {
+                continue;
+            }
+            let timed = self.eagerly(context, runner, &prepared)?;
+            eager.insert(i, self.entry(runner, step, &prepared, (timed, distance), None));
+        }
+        let mut graphs = self.capture(context, runner, result)?;
+        for (i, step) in self.steps.iter().enumerate() {
+            if let (Some(bucket), true) = (self.bucket(step), context.gpu.is_some())
+                && let Some(graph) = graphs
+                    .iter_mut()
+                    .find(|g| g.bucket == bucket && g.q_tokens == step.q_tokens)
+            {
+                let place = runner.stack.place;
+                let own = (step.requests[place.dp], step.context);
+                graph.prepared.batch.write(
+                    runner.device.as_ref(),
+                    &self.spec,
+                    &place,
+                    &runner.stack.paging,
+                    own,
+                )?;
+                runner.enter(&graph.prepared)?;
+                let Captured {
+                    prepared, plain, ..
+                } = graph;
+                let distance = self.checked(context, runner, step, prepared, Some(plain))?;
+                let mark = result.graph_mark_us.unwrap_or(0.0);
+                let timed = self.replayed(context, runner, graph, mark)?;
+                let times = (timed, distance);
+                let entry = self.entry(runner, step, &graph.prepared, times, Some(bucket));
+                result.steps.push(entry);
+            }
+            result.steps.extend(eager.remove(&i));
+        }
+        Ok(())
+    }
+
+    /// The smallest bucket that a decode step fits.
+    fn bucket(&self, step: &StepSpec) -> Option<usize> {
+        let most = step.requests.iter().copied().max()?;
+        let fits = self.buckets.iter().copied().filter(|b| *b >= most);
+        fits.min().filter(|_| step.phase == Phase::Decode)
+    }
+
+    fn checked(
+        &self,
+        context: &mut Context,
+        runner: &mut Runner,
+        step: &StepSpec,
+        prepared: &Prepared,
+        graph: Option<&Graph>,
+    ) -> Result<Option<Distance>> {
+        if !self.check {
+            return Ok(None);
+        }
+        // A captured graph records where its own capture was told to.
+        if graph.is_none() {
+            runner.record(self.most_rows() * self.spec.here.attn_dp)?;
+        }
+        let found = runner.compare(&mut context.control, step, prepared, |r| {
+            match graph {
+                Some(graph) => graph.launch()?,
+                None => r.enqueue(prepared, &mut ())?,
+            }
+            r.groups.wait()
+        })?;
+        let tolerance = if uses_fp8(&self.spec) {
+            FP8_TOLERANCE
+        } else {
+            BF16_TOLERANCE
+        };
+        match found {
+            Some(d) if d.relative_error.is_nan() || d.relative_error > tolerance => {
+                Err(Error::Wrong(format!(
+                    "requests {:?}, {} tokens each, context {}: the stack is {:.2e} off the float64 reference, {tolerance:.0e} is allowed",
+                    step.requests, step.q_tokens, step.context, d.relative_error
+                )))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// One step's entry in the result; rank 0's view.
+    fn entry(
+        &self,
+        runner: &Runner,
+        step: &StepSpec,
+        prepared: &Prepared,
+        ((time, parts), distance): ((Quantiles, Vec<Part>), Option<Distance>),
+        bucket: Option<usize>,
+    ) -> StackStep {
+        let rows = crate::stack::StepRows::new(&self.spec, &runner.stack.place, &prepared.shape);
+        StackStep {
+            step: step.clone(),
+            launch: if bucket.is_some() {
+                Launch::Graph
+            } else {
+                Launch::Stream
+            },
+            bucket,
+            mode: (self.spec.shard_of.attn_dp > 1).then_some(prepared.shape.mode),
+            rows: rows.local,
+            gathered_rows: rows.all,
+            time,
+            sum_of_parts_us: parts.iter().map(|p| p.time.median_us).sum(),
+            parts,
+            distance,
+        }
+    }
+
+    fn eagerly(
+        &self,
+        context: &mut Context,
+        runner: &mut Runner,
+        prepared: &Prepared,
+    ) -> Result<(Quantiles, Vec<Part>)> {
+        let gpu = context.gpu.clone();
+        let mut line = match &gpu {
+            Some(gpu) => Timeline::gpu(gpu, Record::Stream),
+            None => Timeline::host(),
+        };
+        for _ in 0..self.timing.warmup {
+            runner.enqueue(prepared, &mut ())?;
+            runner.groups.wait()?;
+        }
+        let mut whole = Vec::new();
+        for _ in 0..self.timing.repeats.max(1) {
+            context.control.barrier()?;
+            let us = match &gpu {
+                Some(gpu) => {
+                    let start = gpu.event()?;
+                    runner.enqueue(prepared, &mut ())?;
+                    let end = gpu.event()?;
+                    runner.groups.wait()?;
+                    gpu.wait(None)?;
+                    start.micros_until(&end)?
+                }
+                None => {
+                    let start = std::time::Instant::now();
+                    runner.enqueue(prepared, &mut ())?;
+                    runner.groups.wait()?;
+                    start.elapsed().as_secs_f64() * 1e6
+                }
+            };
+            whole.push(us);
+        }
+        let mut parts = Vec::new();
+        for _ in 0..self.timing.repeats.max(1) {
+            context.control.barrier()?;
+            line.restart();
+            runner.enqueue(prepared, &mut line)?;
+            line.end()?;
+            runner.groups.wait()?;
+            runner.device.synchronize()?;
+            parts.push(line.read(0.0)?);
+        }
+        over_ranks(&mut context.control, &whole, &parts)
+    }
+
+    /// A graph for every bucket and number of new tokens that a decode step needs.
+    fn capture(
+        &self,
+        context: &Context,
+        runner: &mut Runner,
+        result: &mut StackResult,
+    ) -> Result<Vec<Captured>> {
+        let Some(gpu) = &context.gpu else {
+            return Ok(Vec::new());
+        };
+        let mut wanted: Vec<(usize, usize)> = self
+            .steps
+            .iter()
+            .filter_map(|s| Some((self.bucket(s)?, s.q_tokens)))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut graphs = Vec::new();
+        // The largest first, as for the eager steps.
+        for (bucket, q_tokens) in wanted.into_iter().rev() {
+            let step = StepSpec {
+                requests: vec![bucket; self.spec.here.attn_dp],
+                q_tokens,
+                context: self.steps.iter().map(|s| s.context).min().unwrap_or(0),
+                phase: Phase::Decode,
+                mode: Mode::MaxLen,
+            };
+            let before = runner.device.meter().current();
+            let Some(prepared) = runner.prepare(&step, Some(bucket))? else {
+                continue;
+            };
+            let batch_bytes = runner.device.meter().current() - before;
+            // Once outside: whatever is loaded or allocated at first use is not captured.
+            runner.enqueue(&prepared, &mut ())?;
+            runner.groups.wait()?;
+            gpu.wait(None)?;
+            let free = gpu.memory()?.0;
+            let plain = gpu.capture(|| runner.enqueue(&prepared, &mut ()))?;
+            plain.launch()?;
+            runner.groups.wait()?;
+            gpu.wait(None)?;
+            result.graphs.push(GraphBytes {
+                bucket,
+                graph_bytes: free.saturating_sub(gpu.memory()?.0),
+                batch_bytes,
+            });
+            let mut line = Timeline::gpu(gpu, Record::Node);
+            let marked = gpu.capture(|| {
+                runner.enqueue(&prepared, &mut line)?;
+                line.end()
+            })?;
+            graphs.push(Captured {
+                bucket,
+                q_tokens,
+                prepared,
+                plain,
+                marked,
+                line,
+            });
+        }
+        Ok(graphs)
+    }
+
+    fn replayed(
+        &self,
+        context: &mut Context,
+        runner: &mut Runner,
+        graph: &Captured,
+        mark: f64,
+    ) -> Result<(Quantiles, Vec<Part>)> {
+        let Some(gpu) = context.gpu.clone() else {
+            return Err(Error::Unusable("graphs need a GPU".into()));
+        };
+        for _ in 0..self.timing.warmup {
+            graph.plain.launch()?;
+            graph.marked.launch()?;
+        }
+        runner.groups.wait()?;
+        let (mut whole, mut parts) = (Vec::new(), Vec::new());
+        // By turns, so that a drifting clock meets both alike.
+        for _ in 0..self.timing.repeats.max(1) {
+            context.control.barrier()?;
+            let start = gpu.event()?;
+            graph.plain.launch()?;
+            let end = gpu.event()?;
+            runner.groups.wait()?;
+            gpu.wait(None)?;
+            whole.push(start.micros_until(&end)?);
+            context.control.barrier()?;
+            graph.marked.launch()?;
+            runner.groups.wait()?;
+            gpu.wait(None)?;
+            parts.push(graph.line.read(mark)?);
+        }
+        over_ranks(&mut context.control, &whole, &parts)
+    }
+}
+
+/// Statistics of every repeat's mean over the ranks.
+fn over_ranks(
+    control: &mut CpuCommunicator,
+    whole: &[f64],
+    parts: &[Breakdown],
+) -> Result<(Quantiles, Vec<Part>)> {
+    let mut mine = whole.to_vec();
+    for op in Op::ALL {
+        mine.extend(parts.iter().map(|p| p.get(&op).map_or(0.0, |v| v.0)));
+    }
+    let all = control.all_gather_bytes(bytemuck::cast_slice(&mine))?;
+    let mut mean = vec![0.0; mine.len()];
+    for bytes in &all {
+        for (sum, chunk) in mean.iter_mut().zip(bytes.chunks_exact(8)) {
+            *sum += bytemuck::pod_read_unaligned::<f64>(chunk) / all.len() as f64;
+        }
+    }
+    let (whole, rest) = mean.split_at(whole.len());
+    let mut out = Vec::new();
+    for (op, values) in Op::ALL.into_iter().zip(rest.chunks_exact(parts.len().max(1))) {
+        let calls = parts.first().and_then(|p| p.get(&op)).map_or(0, |v| v.1);
+        if calls > 0 {
+            out.push(Part {
+                op,
+                calls,
+                time: Quantiles::of(values),
+            });
+        }
+    }
+    Ok((Quantiles::of(whole), out))
+}

@@ -1,0 +1,38 @@
+//! A decoder layer and a stack of them, model-shaped, with synthetic weights.
+//!
+//! [`StackSpec`] says what runs, fully resolved; [`Stack`] is one rank's share of it and
+//! is written once against [`Compute`] (the operations of a layer, on the CPU or a GPU)
+//! and the communicators of [`Groups`]. [`reference`] computes the same stack in float64
+//! on one rank, from the same specification and by other code.
+
+mod attend;
+mod batch;
+mod compute;
+mod cpu;
+mod groups;
+mod memory;
+mod op;
+mod place;
+pub mod reference;
+mod run;
+mod runner;
+mod spec;
+mod tensors;
+mod timing;
+mod weights;
+
+pub use batch::{Batch, Cache, Paging};
+pub use attend::Attention;
+pub use compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, Weight};
+pub use groups::{Groups, Over, Path};
+pub use memory::Work;
+pub use op::Op;
+pub use place::{BlockShape, MixerShape, Place};
+pub use run::{Marks, Stack, Step, StepRows};
+pub use runner::{Distance, Prepared, Runner, uses_fp8};
+pub use spec::{
+    BlockSpec, DcpMerge, ExpertPath, Format, LayerSpec, MixerSpec, Narrowed, Phase, StackLayout,
+    StackSpec, StepSpec,
+};
+pub use timing::{Breakdown, Quantiles, Timeline, graph_mark_us};
+pub use weights::Layer;
