@@ -19,7 +19,7 @@ pub use question::{
 pub use recommend::{By, CompareArgs, Ranking, RankingArgs, RecommendArgs};
 pub use side::Side;
 pub use split::LayoutArgs;
-pub use values::{Imbalance, KvFormat, Lengths, MAX_GPUS, Speculative, Switch};
+pub use values::{Imbalance, KvFormat, Lengths, MAX_GPUS, Speculative, Switch, weight_format};
 
 /// The whole command line.
 #[derive(Debug, Parser)]

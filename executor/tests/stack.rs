@@ -174,37 +174,37 @@ fn check(spec: &StackSpec, step: &StepSpec, bucket: Option<usize>) {
 fn one_rank_decodes_and_prefills() {
     for (mixer, block) in [(GQA, DENSE), (GQA, MOE), (MLA, DENSE), (MLA, SHARED)] {
         let spec = spec(model(mixer, block), StackLayout::ONE);
-        check(&spec, &step(&[3], 1, 21, Mode::MaxLen), None);
-        check(&spec, &step(&[2], 7, 5, Mode::MaxLen), None);
-        check(&spec, &step(&[1], 9, 0, Mode::MaxLen), None);
-        check(&spec, &step(&[3], 1, 10, Mode::MaxLen), Some(8));
+        check(&spec, &step(&[2], 1, 21, Mode::MaxLen), Some(3));
+        check(&spec, &step(&[2], 5, 3, Mode::MaxLen), None);
     }
 }
 
 #[test]
 fn tensor_parallel_stacks_equal_the_reference() {
     for tp in [2, 4, 8] {
-        for (mixer, block) in [(GQA, DENSE), (GQA, MOE), (MLA, SHARED)] {
+        for (mixer, block) in [(GQA, MOE), (MLA, SHARED)] {
             let spec = spec(model(mixer, block), layout(tp, 1, 1, 1));
-            check(&spec, &step(&[3], 1, 13, Mode::MaxLen), None);
+            check(&spec, &step(&[2], 1, 13, Mode::MaxLen), None);
         }
     }
 }
 
 #[test]
 fn attention_dp_stacks_equal_the_reference_in_every_mode() {
-    for (tp, dp) in [(2, 2), (4, 2), (4, 4), (8, 4)] {
-        for (mixer, block) in [(GQA, MOE), (MLA, SHARED), (GQA, DENSE)] {
-            let mut modes = vec![Mode::MaxLen, Mode::SumLen];
-            if tp == dp {
-                modes.push(Mode::AllGatherV);
-            }
-            for mode in modes {
-                let spec = spec(model(mixer, block), layout(tp, dp, 1, 1));
-                let requests: Vec<usize> = (0..dp).map(|r| [3, 1, 0, 2][r]).collect();
-                check(&spec, &step(&requests, 1, 11, mode), None);
-                check(&spec, &step(&requests, 3, 4, mode), None);
-            }
+    for (tp, dp, mixer, block) in [
+        (2, 2, MLA, SHARED),
+        (4, 2, GQA, MOE),
+        (4, 4, GQA, DENSE),
+        (8, 4, GQA, SHARED),
+    ] {
+        let mut modes = vec![Mode::MaxLen, Mode::SumLen];
+        if tp == dp {
+            modes.push(Mode::AllGatherV);
+        }
+        for mode in modes {
+            let spec = spec(model(mixer, block), layout(tp, dp, 1, 1));
+            let requests: Vec<usize> = (0..dp).map(|r| [3, 1, 0, 2][r]).collect();
+            check(&spec, &step(&requests, 3, 4, mode), None);
         }
     }
     let spec = spec(model(MLA, SHARED), layout(4, 2, 1, 4));
@@ -213,7 +213,7 @@ fn attention_dp_stacks_equal_the_reference_in_every_mode() {
 
 #[test]
 fn decode_context_parallel_stacks_equal_the_reference() {
-    for (tp, dp, dcp) in [(2, 1, 2), (4, 1, 2), (4, 2, 2), (8, 1, 4), (8, 2, 4)] {
+    for (tp, dp, dcp) in [(2, 1, 2), (4, 1, 2), (8, 2, 4)] {
         for (mixer, merge, interleave) in [
             (GQA, DcpMerge::ReduceScatter, 1),
             (MLA, DcpMerge::AllToAll, 4),
@@ -224,15 +224,14 @@ fn decode_context_parallel_stacks_equal_the_reference() {
             let requests: Vec<usize> = (0..dp).map(|r| 3 - r).collect();
             check(&spec, &step(&requests, 1, 17, Mode::MaxLen), None);
             // Shorter than the interleave: ranks without any KV.
-            check(&spec, &step(&requests, 1, 1, Mode::MaxLen), None);
-            check(&spec, &step(&requests, 6, 9, Mode::MaxLen), None);
+            check(&spec, &step(&requests, 2, 1, Mode::MaxLen), None);
         }
     }
 }
 
 #[test]
 fn expert_parallel_stacks_equal_the_reference() {
-    for (tp, dp, ep) in [(2, 1, 2), (4, 1, 2), (4, 4, 4), (8, 2, 8), (8, 4, 4)] {
+    for (tp, dp, ep) in [(4, 1, 2), (4, 4, 4), (8, 2, 8)] {
         for block in [MOE, SHARED] {
             let requests: Vec<usize> = (0..dp).map(|r| [3, 1, 0, 2][r]).collect();
             let mut spec = spec(model(GQA, block), layout(tp, dp, 1, ep));
@@ -273,12 +272,20 @@ fn another_seed_is_another_model() {
 fn layouts_that_do_not_fit_are_refused_with_what_would() {
     let gqa = |l| spec(model(GQA, MOE), l).check().unwrap_err().to_string();
     assert!(gqa(layout(4, 3, 1, 1)).contains("attn-dp 3 does not divide tp 4"));
-    assert!(gqa(layout(8, 2, 8, 1)).contains("dcp 8 does not divide attention tp 4 (tp 8 / attn-dp 2)"));
+    assert!(
+        gqa(layout(8, 2, 8, 1)).contains("dcp 8 does not divide attention tp 4 (tp 8 / attn-dp 2)")
+    );
     assert!(gqa(layout(32, 1, 1, 1)).contains("8 query heads do not divide over 32 ranks"));
     let mut shard = spec(model(GQA, MOE), layout(2, 1, 1, 1));
     shard.shard_of = layout(8, 4, 2, 8);
     assert!(shard.check().is_ok(), "{:?}", shard.check());
     assert_eq!(shard.narrowed().len(), 4);
     shard.here = layout(4, 1, 4, 1);
-    assert!(shard.check().unwrap_err().to_string().contains("attention tp 4 at hand"));
+    assert!(
+        shard
+            .check()
+            .unwrap_err()
+            .to_string()
+            .contains("attention tp 4 at hand")
+    );
 }

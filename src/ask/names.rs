@@ -5,7 +5,7 @@ use crate::args::{EngineArgs, ModelArgs};
 use crate::failure::Failure;
 use parplan_profiles::engine::version::VersionError;
 use parplan_profiles::engine::{EngineError, EngineRules};
-use parplan_profiles::{Library, ModelProfile, WeightFormats, hf};
+use parplan_profiles::{Dtype, Library, ModelProfile, WeightFormats, hf};
 use std::path::{Path, PathBuf};
 
 /// Engine that is planned for when none is named.
@@ -26,11 +26,24 @@ pub fn user_folder() -> Option<PathBuf> {
 
 /// The model that was named, by profile or by `config.json`.
 pub(super) fn model(library: &Library, args: &ModelArgs) -> Result<ModelProfile, Failure> {
-    let model = match as_path(&args.model) {
+    model_named(library, &args.model, args.weights)
+}
+
+/// The model of a profile's name, a Hugging Face id or a path, its linear layers stored in
+/// `weights` where that is given.
+///
+/// # Errors
+/// A name that nothing has, or a file that cannot be read.
+pub fn model_named(
+    library: &Library,
+    name: &str,
+    weights: Option<Dtype>,
+) -> Result<ModelProfile, Failure> {
+    let model = match as_path(name) {
         Some(path) => hf::read(path)?,
-        None => library.model(&args.model)?,
+        None => library.model(name)?,
     };
-    Ok(match args.weights {
+    Ok(match weights {
         Some(format) => {
             let embedding = model.weights.embedding;
             model.with_weights(WeightFormats::uniform(format, embedding))

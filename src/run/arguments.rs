@@ -13,6 +13,7 @@ use parplan_executor::sync::Way;
 use parplan_executor::{DType, Error, Result};
 
 use super::mode;
+use super::stack::Stack;
 
 /// `parplan run`
 #[derive(Debug, Args)]
@@ -30,13 +31,15 @@ pub enum What {
     Gather(Box<Gather>),
     /// Per-step metadata sync: device all-reduce, device all-gather, peer memory, host TCP.
     Sync(Box<Sync>),
+    /// Decoder layers of a model under a layout: step time by operation, memory, a check.
+    Stack(Box<Stack>),
     /// A rank; started by the supervisor.
     #[command(hide = true)]
     Rank,
 }
 
 /// What all runs take.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Common {
     /// What computes and communicates.
     #[arg(long, value_enum, default_value = "cpu")]
@@ -75,6 +78,11 @@ pub struct Common {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// How single operations are timed.
+#[derive(Debug, Args)]
+pub struct Sampling {
     /// Operations of one timed repeat.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
@@ -92,7 +100,7 @@ pub struct Common {
     launch: Vec<LaunchName>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum BackendName {
     Cpu,
     Nccl,
@@ -173,7 +181,13 @@ fn bytes(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Common {
-    fn job(&self, work: Work) -> Job {
+    /// Whether ranks run on GPUs.
+    pub fn on_gpus(&self) -> bool {
+        self.backend == BackendName::Nccl
+    }
+
+    /// The job that does `work` this way.
+    pub fn job(&self, work: Work) -> Job {
         Job {
             backend: match self.backend {
                 BackendName::Cpu => Backend::Cpu,
@@ -187,7 +201,9 @@ impl Common {
             work,
         }
     }
+}
 
+impl Sampling {
     fn timer(&self) -> Timer {
         Timer {
             iterations: self.iterations as usize,
@@ -220,6 +236,8 @@ impl Common {
 pub struct Collectives {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Collectives [default: all].
     #[arg(long, value_enum, value_delimiter = ',')]
     collective: Vec<CollectiveName>,
@@ -277,11 +295,11 @@ impl Collectives {
                 DTypeName::F32 => DType::F32,
                 DTypeName::F64 => DType::F64,
             },
-            registrations: self.common.registrations(),
+            registrations: self.sampling.registrations(),
             driver_memory: self.driver_memory,
-            launches: self.common.launches(),
+            launches: self.sampling.launches(),
             implementations: self.implementation.iter().map(implementation).collect(),
-            timer: self.common.timer(),
+            timer: self.sampling.timer(),
             check: self.check,
             at_least_seconds: self.at_least,
         })))
@@ -293,6 +311,8 @@ impl Collectives {
 pub struct Gather {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Attention DP ranks [default: all ranks].
     #[arg(long)]
     attn_dp: Option<usize>,
@@ -381,9 +401,9 @@ impl Gather {
             partial: self.partial,
             steps: gather_steps,
             modes: vec![Mode::MaxLen, Mode::SumLen, Mode::AllGatherV],
-            launches: self.common.launches(),
-            registrations: self.common.registrations(),
-            timer: self.common.timer(),
+            launches: self.sampling.launches(),
+            registrations: self.sampling.registrations(),
+            timer: self.sampling.timer(),
         })))
     }
 
@@ -403,7 +423,8 @@ impl Gather {
     }
 }
 
-fn counts(flag: &str, text: &str, ranks: usize) -> Result<Vec<usize>> {
+/// Counts of all DP ranks, like `3,0`.
+pub fn counts(flag: &str, text: &str, ranks: usize) -> Result<Vec<usize>> {
     let wrong = || {
         Error::Unusable(format!(
             "{flag} '{text}': it must be {ranks} counts, one for each DP rank, like 3,0"
@@ -425,6 +446,8 @@ fn counts(flag: &str, text: &str, ranks: usize) -> Result<Vec<usize>> {
 pub struct Sync {
     #[command(flatten)]
     pub common: Common,
+    #[command(flatten)]
+    sampling: Sampling,
     /// Timed rounds of each way.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -434,8 +457,8 @@ impl Sync {
     pub fn job(&self) -> Result<Job> {
         Ok(self.common.job(Work::Sync(SyncJob {
             ways: Way::ALL.to_vec(),
-            launches: self.common.launches(),
-            registrations: self.common.registrations(),
+            launches: self.sampling.launches(),
+            registrations: self.sampling.registrations(),
             rounds: self.rounds as usize,
         })))
     }

@@ -4,6 +4,7 @@ mod arguments;
 mod mode;
 mod outcome;
 mod rank;
+pub mod stack;
 mod tables;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         What::Collectives(a) => a.job().and_then(|job| start(&a.common, &job)),
         What::Gather(a) => a.job().and_then(|job| start(&a.common, &job)),
         What::Sync(a) => a.job().and_then(|job| start(&a.common, &job)),
+        What::Stack(a) => a.job().and_then(|(common, job)| start(&common, &job)),
     };
     match code {
         Ok(code) => ExitCode::from(code),

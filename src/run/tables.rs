@@ -3,6 +3,8 @@
 use parplan_executor::bench::{Collective, Launch};
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::{CollectivesResult, GatherResult, Job, SyncResult, Work};
+
+use super::stack;
 use parplan_executor::symmetric::Registration;
 use parplan_executor::sync::Way;
 use parplan_executor::{Error, Result};
@@ -21,6 +23,7 @@ pub fn print(job: &Job, result: &Value, json: bool) -> Result<()> {
         Work::Sync(_) => sync(&serde_json::from_value(result.clone()).map_err(bad)?),
         // `parplan calibrate` reads its own results.
         Work::Probes(_) => println!("{result:#}"),
+        Work::Stack(_) => stack::print(&serde_json::from_value(result.clone()).map_err(bad)?),
     }
     Ok(())
 }

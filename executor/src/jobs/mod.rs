@@ -3,6 +3,7 @@
 mod collectives;
 mod context;
 mod gather;
+mod stack;
 mod sync;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,10 @@ pub use collectives::{
 };
 pub use context::{Backend, Context, Limits, Listener};
 pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample};
+pub use stack::{
+    BF16_TOLERANCE, FP8_TOLERANCE, GraphBytes, MemoryKind, Part, StackJob, StackResult, StackStep,
+    StackTiming,
+};
 pub use sync::{SyncJob, SyncResult, SyncSample};
 
 use crate::probes::ProbesJob;
@@ -43,6 +48,8 @@ pub enum Work {
     Sync(SyncJob),
     /// Experiments of a calibration.
     Probes(ProbesJob),
+    /// A stack of decoder layers.
+    Stack(StackJob),
 }
 
 impl Job {
@@ -56,6 +63,7 @@ impl Job {
             Work::Gather(job) => serde_json::to_value(job.run(context)?),
             Work::Sync(job) => serde_json::to_value(job.run(context)?),
             Work::Probes(job) => serde_json::to_value(job.run(context)?),
+            Work::Stack(job) => serde_json::to_value(job.run(context)?),
         };
         value.map_err(|e| Error::Wrong(format!("the result does not serialise: {e}")))
     }

@@ -12,8 +12,8 @@ use crate::cuda::{Graph, Record};
 use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, CudaCompute, Distance, Narrowed, Op, Phase, Prepared, Quantiles, Runner,
-    StackSpec, StepSpec, Timeline, graph_mark_us, uses_fp8,
+    Breakdown, Compute, Distance, Narrowed, Op, Phase, Prepared, Quantiles, Runner, StackSpec,
+    StepSpec, Timeline, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
@@ -166,15 +166,18 @@ impl StackJob {
         let no_group = || Error::Mismatch("no group for the stack".into());
         let (device, products, free): (Box<dyn Compute>, _, _) = match &context.gpu {
             Some(gpu) => {
-                let compute = CudaCompute::new(gpu, self.cublas_path.as_deref())?;
-                let products = compute.products();
-                (Box::new(compute), products, Some(gpu.memory()?.0))
+                let _ = gpu;
+                return Err(Error::Unusable(
+                    "the stack runs with --backend cpu so far".into(),
+                ));
             }
-            None => (Box::new(CpuDevice::new()), "cpu".to_owned(), None),
+            None => (Box::new(CpuDevice::new()), "cpu".to_owned(), None::<u64>),
         };
         let (world, registrar): (Box<dyn Communicator>, _) = match &mut context.nccl {
             Some(nccl) => {
-                let group = nccl.split_nccl(Some(0), rank as u32)?.ok_or_else(no_group)?;
+                let group = nccl
+                    .split_nccl(Some(0), rank as u32)?
+                    .ok_or_else(no_group)?;
                 let registrar = NcclRegistrar::new(&group)?;
                 (Box::new(group), Some(registrar))
             }
@@ -288,7 +291,10 @@ impl StackJob {
                 continue;
             }
             let timed = self.eagerly(context, runner, &prepared)?;
-            eager.insert(i, self.entry(runner, step, &prepared, (timed, distance), None));
+            eager.insert(
+                i,
+                self.entry(runner, step, &prepared, (timed, distance), None),
+            );
         }
         let mut graphs = self.capture(context, runner, result)?;
         for (i, step) in self.steps.iter().enumerate() {
@@ -561,7 +567,10 @@ fn over_ranks(
     }
     let (whole, rest) = mean.split_at(whole.len());
     let mut out = Vec::new();
-    for (op, values) in Op::ALL.into_iter().zip(rest.chunks_exact(parts.len().max(1))) {
+    for (op, values) in Op::ALL
+        .into_iter()
+        .zip(rest.chunks_exact(parts.len().max(1)))
+    {
         let calls = parts.first().and_then(|p| p.get(&op)).map_or(0, |v| v.1);
         if calls > 0 {
             out.push(Part {

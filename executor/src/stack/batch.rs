@@ -123,7 +123,12 @@ impl Cache {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(device: &dyn Compute, spec: &StackSpec, layer: &Layer, paging: &Paging) -> Result<Self> {
+    pub fn new(
+        device: &dyn Compute,
+        spec: &StackSpec,
+        layer: &Layer,
+        paging: &Paging,
+    ) -> Result<Self> {
         let slots = paging.slots() * layer.mixer.kv_heads() * spec.kv.bytes();
         let keys = device.alloc("KV cache", slots * layer.mixer.qk_dim())?;
         let values = match layer.mixer {
@@ -264,7 +269,8 @@ impl Batch {
         for r in 0..self.slots {
             // Padding requests name the pages of the first one, which they never read.
             let real = r < requests;
-            table.extend((0..paging.pages).map(|i| paging.page(if real { r } else { 0 }, i) as u32));
+            table
+                .extend((0..paging.pages).map(|i| paging.page(if real { r } else { 0 }, i) as u32));
             lengths.push(if real { (context + q) as u32 } else { 0 });
             for j in 0..q {
                 let p = context + j;
@@ -342,7 +348,11 @@ mod tests {
                     .collect();
                 assert_eq!(holders.len(), 1);
                 let of = paging(holders[0], ranks, interleave);
-                assert_eq!(of.local(p), Some(of.held(p)), "{p} of {ranks}, {interleave}");
+                assert_eq!(
+                    of.local(p),
+                    Some(of.held(p)),
+                    "{p} of {ranks}, {interleave}"
+                );
             }
         }
     }

@@ -216,8 +216,13 @@ pub trait Compute: Device {
     ///
     /// # Errors
     /// See [`add_rms_norm`](Compute::add_rms_norm).
-    fn silu_mul(&self, out: &View, gate_up: &View, width: usize, limit: Option<&View>)
-    -> Result<()>;
+    fn silu_mul(
+        &self,
+        out: &View,
+        gate_up: &View,
+        width: usize,
+        limit: Option<&View>,
+    ) -> Result<()>;
 
     /// The chosen experts of each row of f32 logits and their weights.
     ///

@@ -6,8 +6,7 @@ use half::bf16;
 use parplan_kernels::reference::{self, GqaRow, Synthetic, e4m3_to_f64, f32_to_e4m3};
 
 use super::compute::{
-    CacheWrite, Compute, GroupedRows, Routing, Rows, Weight,
-    check_linear, expect, packed_row,
+    CacheWrite, Compute, GroupedRows, Routing, Rows, Weight, check_linear, expect, packed_row,
 };
 use super::spec::Format;
 use super::tensors::FP8_ACTIVATION_UNIT;
@@ -19,7 +18,11 @@ fn e4m3_to_f32(v: u8) -> f32 {
 }
 
 fn get<T: Pod>(view: &View) -> Result<Vec<T>> {
-    view.with_host(|b| b.chunks_exact(size_of::<T>()).map(pod_read_unaligned).collect())
+    view.with_host(|b| {
+        b.chunks_exact(size_of::<T>())
+            .map(pod_read_unaligned)
+            .collect()
+    })
 }
 
 fn put<T: Pod>(view: &View, values: &[T]) -> Result<()> {
@@ -262,7 +265,8 @@ impl Compute for CpuDevice {
             let factor = if of(rank) == f32::NEG_INFINITY {
                 0.0
             } else {
-                (of(rank) - largest).exp() / (0..ranks).map(|r| (of(r) - largest).exp()).sum::<f32>()
+                (of(rank) - largest).exp()
+                    / (0..ranks).map(|r| (of(r) - largest).exp()).sum::<f32>()
             };
             for v in head {
                 *v = bf16::from_f32(v.to_f32() * factor);
@@ -310,7 +314,10 @@ impl Compute for CpuDevice {
     fn sort_pairs(&self, routing: &Routing<'_>) -> Result<()> {
         let ids = get::<i32>(routing.ids)?;
         let sorted = reference::sort_pairs(&ids, routing.first as i32, routing.experts);
-        put(&routing.order.sub(0, sorted.order.len() * 4)?, &sorted.order)?;
+        put(
+            &routing.order.sub(0, sorted.order.len() * 4)?,
+            &sorted.order,
+        )?;
         put(routing.offsets, &sorted.offsets)
     }
 
@@ -324,7 +331,10 @@ impl Compute for CpuDevice {
         _: bool,
     ) -> Result<()> {
         let (order, offsets) = (get::<i32>(routing.order)?, get::<i32>(routing.offsets)?);
-        let (weight, input) = (stored(&w.data.all(), w.format, w.unit)?, get::<bf16>(x.view)?);
+        let (weight, input) = (
+            stored(&w.data.all(), w.format, w.unit)?,
+            get::<bf16>(x.view)?,
+        );
         let mut out = get::<bf16>(y)?;
         for e in 0..routing.experts {
             let matrix = &weight[e * w.n * w.k..][..w.n * w.k];
@@ -358,7 +368,10 @@ impl Compute for CpuDevice {
         base: Option<&View>,
     ) -> Result<()> {
         let base = base.map(get::<bf16>).transpose()?;
-        let (first, end) = (routing.first as i32, (routing.first + routing.experts) as i32);
+        let (first, end) = (
+            routing.first as i32,
+            (routing.first + routing.experts) as i32,
+        );
         let sum = reference::sum_experts(
             &get::<bf16>(outputs)?,
             &get::<i32>(routing.ids)?,

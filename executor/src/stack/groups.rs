@@ -84,7 +84,10 @@ impl Groups {
     pub fn sum(&mut self, values: &View, over: Over) -> Result<()> {
         let group = match over {
             Over::Tp => self.tp(),
-            Over::AttentionTp => self.attn_tp.as_mut().map(|g| g.as_mut() as &mut dyn Communicator),
+            Over::AttentionTp => self
+                .attn_tp
+                .as_mut()
+                .map(|g| g.as_mut() as &mut dyn Communicator),
         };
         match group {
             Some(group) if group.size() > 1 => {

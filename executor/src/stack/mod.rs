@@ -21,8 +21,8 @@ mod tensors;
 mod timing;
 mod weights;
 
-pub use batch::{Batch, Cache, Paging};
 pub use attend::Attention;
+pub use batch::{Batch, Cache, Paging};
 pub use compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, Weight};
 pub use groups::{Groups, Over, Path};
 pub use memory::Work;

@@ -52,7 +52,14 @@ impl Matrix {
 }
 
 /// The whole tensor as it is stored.
-fn stored(spec: &StackSpec, layer: usize, name: Name, rows: usize, columns: usize, format: Format) -> Matrix {
+fn stored(
+    spec: &StackSpec,
+    layer: usize,
+    name: Name,
+    rows: usize,
+    columns: usize,
+    format: Format,
+) -> Matrix {
     let what = tensor(spec.seed, layer, name, columns);
     let numbers: Vec<u64> = (0..rows as u64).collect();
     Matrix {
@@ -109,7 +116,12 @@ pub type Choices<'a> = &'a dyn Fn(usize, usize) -> Option<Vec<i32>>;
 /// # Errors
 /// [`Error::Wrong`] for a choice of experts that is worse than the best by more than
 /// `margin` (router logits have a variance of about 4).
-pub fn run(spec: &StackSpec, step: &StepSpec, choices: Choices<'_>, margin: f64) -> Result<Vec<Vec<f64>>> {
+pub fn run(
+    spec: &StackSpec,
+    step: &StepSpec,
+    choices: Choices<'_>,
+    margin: f64,
+) -> Result<Vec<Vec<f64>>> {
     let tokens = tokens(step);
     let what = input(spec.seed, spec.hidden);
     let number = |t: &Token| token(t.dp, t.request, step.context + t.index);
@@ -160,7 +172,13 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn new(spec: &StackSpec, layer: usize, (up, down): (Name, Name), width: usize, format: Format) -> Self {
+    fn new(
+        spec: &StackSpec,
+        layer: usize,
+        (up, down): (Name, Name),
+        width: usize,
+        format: Format,
+    ) -> Self {
         Mlp {
             up: stored(spec, layer, up, 2 * width, spec.hidden, format),
             down: stored(spec, layer, down, spec.hidden, width, format),
@@ -195,8 +213,22 @@ fn experts(
     let hidden = spec.hidden;
     let router = stored(spec, index, Name::Router, experts, hidden, Format::Bf16);
     let format = layer.expert_format;
-    let up = stored(spec, index, Name::ExpertUp, experts * 2 * intermediate, hidden, format);
-    let down = stored(spec, index, Name::ExpertDown, experts * hidden, intermediate, format);
+    let up = stored(
+        spec,
+        index,
+        Name::ExpertUp,
+        experts * 2 * intermediate,
+        hidden,
+        format,
+    );
+    let down = stored(
+        spec,
+        index,
+        Name::ExpertDown,
+        experts * hidden,
+        intermediate,
+        format,
+    );
     let shared = (shared_intermediate > 0).then(|| {
         let names = (Name::SharedUp, Name::SharedDown);
         Mlp::new(spec, index, names, shared_intermediate, layer.dense_format)
@@ -210,8 +242,8 @@ fn experts(
         let mut distinct: Vec<i32> = ids.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let valid = distinct.len() == top_k
-            && ids.iter().all(|e| *e >= 0 && (*e as usize) < experts);
+        let valid =
+            distinct.len() == top_k && ids.iter().all(|e| *e >= 0 && (*e as usize) < experts);
         let least = sorted[top_k - 1] - margin;
         if !valid || ids.iter().any(|e| logits[*e as usize] < least) {
             return Err(Error::Wrong(format!(
@@ -220,9 +252,14 @@ fn experts(
             )));
         }
         let largest = sorted[0];
-        let weights: Vec<f64> = ids.iter().map(|e| (logits[*e as usize] - largest).exp()).collect();
+        let weights: Vec<f64> = ids
+            .iter()
+            .map(|e| (logits[*e as usize] - largest).exp())
+            .collect();
         let sum: f64 = weights.iter().sum();
-        let mut out = shared.as_ref().map_or_else(|| vec![0.0; hidden], |s| s.run(x));
+        let mut out = shared
+            .as_ref()
+            .map_or_else(|| vec![0.0; hidden], |s| s.run(x));
         for (e, weight) in ids.iter().zip(&weights) {
             let e = *e as usize;
             let wide: Vec<f64> = (0..2 * intermediate)
@@ -260,7 +297,14 @@ fn attention(
     stream: &[Vec<f64>],
 ) -> Vec<Vec<f64>> {
     let eps = f64::from(spec.norm_eps);
-    let weight = stored(spec, index, Name::AttentionNorm, 1, spec.hidden, Format::Bf16);
+    let weight = stored(
+        spec,
+        index,
+        Name::AttentionNorm,
+        1,
+        spec.hidden,
+        Format::Bf16,
+    );
     let model = Mixer::new(spec, index, layer);
     let new: Vec<Heads> = tokens
         .iter()
@@ -282,10 +326,7 @@ fn attention(
             cached = Some((key, rows));
         }
         let before = cached.as_ref().map_or(&[][..], |(_, rows)| rows);
-        let seen: Vec<&Heads> = before
-            .iter()
-            .chain(&new[i - t.index..=i])
-            .collect();
+        let seen: Vec<&Heads> = before.iter().chain(&new[i - t.index..=i]).collect();
         let mut values = Vec::new();
         for h in 0..model.q_heads {
             let scores: Vec<f64> = seen
@@ -507,8 +548,11 @@ impl Mixer {
             }
             k.extend_from_slice(turned);
             out.k.push(k);
-            out.v
-                .push((0..v_dim).map(|i| dot(expand.row(h * v_dim + i), latent)).collect());
+            out.v.push(
+                (0..v_dim)
+                    .map(|i| dot(expand.row(h * v_dim + i), latent))
+                    .collect(),
+            );
         }
         out
     }

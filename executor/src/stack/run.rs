@@ -3,11 +3,9 @@
 
 use parplan_kernels::reference::GqaRow;
 
-use super::batch::{Batch, Cache, Paging};
-use super::compute::{
-    CacheWrite, Compute, GroupedRows, Routing, Rows, packed_row,
-};
 use super::attend::{Attention, attention_op};
+use super::batch::{Batch, Cache, Paging};
+use super::compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, packed_row};
 use super::groups::{Groups, Over, Path};
 use super::memory::Work;
 use super::op::Op;
@@ -121,7 +119,9 @@ impl Stack {
         }
         let hidden = self.spec.hidden * 2;
         marks.mark(Op::Elementwise)?;
-        let residual = self.work.get(step.device, "residual", rows.local * hidden)?;
+        let residual = self
+            .work
+            .get(step.device, "residual", rows.local * hidden)?;
         step.device.copy(&residual, &step.batch.input.all())?;
         marks.mark(attention_op(step.phase))?;
         step.attention.plan(step.device)?;
@@ -142,7 +142,8 @@ impl Stack {
     /// # Errors
     /// Out of memory.
     pub fn output(&mut self, device: &dyn Compute, rows: usize) -> Result<View> {
-        self.work.get(device, "residual", rows * self.spec.hidden * 2)
+        self.work
+            .get(device, "residual", rows * self.spec.hidden * 2)
     }
 
     /// Norm, projections, attention, output projection; the result is a partial sum over
@@ -463,7 +464,11 @@ impl Stack {
                 let chosen = (0..top_k).map(|j| (i * top_k + j) * 7919 % experts);
                 for e in chosen {
                     let local = experts / spec.shard_of.ep;
-                    let id = if e / local == self.place.ep { e as i32 } else { -1 };
+                    let id = if e / local == self.place.ep {
+                        e as i32
+                    } else {
+                        -1
+                    };
                     bytes.extend_from_slice(&id.to_le_bytes());
                 }
                 for _ in 0..top_k {
@@ -606,12 +611,24 @@ impl At<'_> {
         let (device, hidden) = (self.device, self.spec.hidden);
         marks.mark(op)?;
         let wide = work.get(device, "gates and ups", n * up.n * 2)?;
-        device.linear(up, Rows::dense(input, hidden), Rows::dense(&wide, up.n), n, false)?;
+        device.linear(
+            up,
+            Rows::dense(input, hidden),
+            Rows::dense(&wide, up.n),
+            n,
+            false,
+        )?;
         marks.mark(Op::Elementwise)?;
         let narrow = work.get(device, "activations", n * down.k * 2)?;
         device.silu_mul(&narrow, &wide, down.k, None)?;
         marks.mark(op)?;
-        device.linear(down, Rows::dense(&narrow, down.k), Rows::dense(out, hidden), n, false)
+        device.linear(
+            down,
+            Rows::dense(&narrow, down.k),
+            Rows::dense(out, hidden),
+            n,
+            false,
+        )
     }
 
     /// Router, shared experts, routed experts on rows that this rank has.
@@ -628,7 +645,14 @@ impl At<'_> {
         let base = self.shared(work, layer, input, n, marks)?;
         marks.mark(Op::Experts)?;
         let routing = routing.view();
-        self.routed(work, layer, Rows::dense(input, hidden), out, &routing, base.as_ref())
+        self.routed(
+            work,
+            layer,
+            Rows::dense(input, hidden),
+            out,
+            &routing,
+            base.as_ref(),
+        )
     }
 
     /// The choices of `n` rows.
@@ -701,13 +725,27 @@ impl At<'_> {
         let wide = pairs / experts.max(1) >= self.spec.wide_tiles_from;
         device.sort_pairs(routing)?;
         let middle = work.get(device, "expert gates and ups", pairs * up.n * 2)?;
-        device.grouped(up, input, &middle, routing, GroupedRows::TokensToSlots, wide)?;
+        device.grouped(
+            up,
+            input,
+            &middle,
+            routing,
+            GroupedRows::TokensToSlots,
+            wide,
+        )?;
         let narrow = work.get(device, "expert activations", pairs * down.k * 2)?;
         let end = routing.offsets.sub(routing.experts * 4, 4)?;
         device.silu_mul(&narrow, &middle, down.k, Some(&end))?;
         let results = work.get(device, "expert results", pairs * hidden * 2)?;
         let narrow = Rows::dense(&narrow, down.k);
-        device.grouped(down, narrow, &results, routing, GroupedRows::SlotsToPairs, wide)?;
+        device.grouped(
+            down,
+            narrow,
+            &results,
+            routing,
+            GroupedRows::SlotsToPairs,
+            wide,
+        )?;
         device.sum_experts(out, &results, routing, hidden, base)
     }
 

@@ -1,5 +1,6 @@
 //! A rank's stack, ready to run steps.
 
+use super::Work;
 use super::attend::Attention;
 use super::batch::{Batch, Cache, Paging, check_size};
 use super::compute::Compute;
@@ -9,7 +10,6 @@ use super::reference;
 use super::run::{Marks, Stack, Step, StepRows};
 use super::spec::{ExpertPath, Phase, StackSpec, StepSpec};
 use super::weights::Layer;
-use super::Work;
 use crate::comm::CpuCommunicator;
 use crate::gather::{DpLayout, Mode, StepShape};
 use crate::{Buffer, Communicator, DType, Error, Result};
@@ -300,7 +300,8 @@ impl Runner {
             Path::Gather => (prepared.shape.offsets[s.place.dp], rows.local),
             Path::AllToAll => (0, rows.local / s.spec.shard_of.attn_tp()),
         };
-        self.device.read(&kept.view(first * top_k * 4, count * top_k * 4)?)
+        self.device
+            .read(&kept.view(first * top_k * 4, count * top_k * 4)?)
     }
 
     fn distance(
@@ -327,7 +328,12 @@ impl Runner {
                 at %= part;
             }
             let bytes = &from[at * top_k * 4..][..top_k * 4];
-            Some(bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect())
+            Some(
+                bytes
+                    .chunks_exact(4)
+                    .map(bytemuck::pod_read_unaligned)
+                    .collect(),
+            )
         };
         let want = reference::run(spec, step, &chosen, margin(spec))?;
         let (mut all_error, mut all_added, mut all_square, mut worst) = (0.0, 0.0, 0.0, 0f64);

@@ -5,6 +5,7 @@
 //! every product of a row of unit variance has unit variance again and no term is lost
 //! beside another.
 
+use parplan_kernels::attention::LATENT;
 use parplan_kernels::reference::Synthetic;
 
 /// Names of a layer's tensors.
@@ -74,6 +75,8 @@ pub fn tensor(seed: u64, layer: usize, name: Name, columns: usize) -> Synthetic 
         Name::DenseDown | Name::ExpertDown | Name::SharedDown => {
             (unit * (2.8 / columns as f32).sqrt(), 0.0)
         }
+        // Keys are summed over the latent row, not over the columns of a head.
+        Name::Absorb => (unit / (LATENT as f32).sqrt(), 0.0),
         Name::Router => (unit * (4.0 / columns as f32).sqrt(), 0.0),
         _ => (unit / (columns as f32).sqrt(), 0.0),
     };
@@ -113,5 +116,6 @@ pub const FP8_ACTIVATION_UNIT: f32 = 1.0 / 16.0;
 
 fn number(seed: u64, layer: u64, name: u64) -> u64 {
     // The element's own hash mixes further.
-    (seed.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ (layer << 8 | name)).wrapping_mul(0xff51_afd7_ed55_8ccd)
+    (seed.wrapping_mul(0xd6e8_feb8_6659_fd93) ^ (layer << 8 | name))
+        .wrapping_mul(0xff51_afd7_ed55_8ccd)
 }

@@ -237,7 +237,10 @@ impl Layer {
                     first_q * dim,
                     q_heads * dim,
                 );
-                (weights, maker.weight("output projection", format, 1, &[out])?)
+                (
+                    weights,
+                    maker.weight("output projection", format, 1, &[out])?,
+                )
             }
             (
                 MixerShape::Mla {
@@ -278,7 +281,10 @@ impl Layer {
                     first * v_dim,
                     heads * v_dim,
                 );
-                (weights, maker.weight("output projection", format, 1, &[out])?)
+                (
+                    weights,
+                    maker.weight("output projection", format, 1, &[out])?,
+                )
             }
             _ => unreachable_shapes()?,
         };
@@ -309,8 +315,7 @@ impl Maker<'_> {
         match (*block, layer.block) {
             (BlockShape::Dense { columns, first }, BlockSpec::Dense { intermediate }) => {
                 let up = self.gate_up(Name::DenseUp, 0, intermediate, first, columns);
-                let down =
-                    Part::columns(Name::DenseDown, intermediate, 0..hidden, first, columns);
+                let down = Part::columns(Name::DenseDown, intermediate, 0..hidden, first, columns);
                 let format = layer.dense_format;
                 Ok(BlockWeights::Dense {
                     up: self.weight("dense gate and up", format, 1, &up)?,

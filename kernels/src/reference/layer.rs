@@ -120,8 +120,12 @@ pub fn rope_latent(
     } else {
         round(rms_norm(&row[..q_lora], Some(norms[0]), eps)).collect()
     };
-    let mut cache: Vec<bf16> =
-        round(rms_norm(&row[q_lora..q_lora + kv_lora], Some(norms[1]), eps)).collect();
+    let mut cache: Vec<bf16> = round(rms_norm(
+        &row[q_lora..q_lora + kv_lora],
+        Some(norms[1]),
+        eps,
+    ))
+    .collect();
     let mut rope: Vec<f32> = row[q_lora + kv_lora..].iter().map(|v| f(*v)).collect();
     rotate(&mut rope, cos_sin);
     cache.extend(round(rope));

@@ -12,11 +12,7 @@ pub const E4M3_MAX: f32 = 448.0;
 /// in f32, hence the same bits everywhere.
 #[must_use]
 pub fn uniform(seed: u64, index: u64) -> f32 {
-    let mut z = seed.wrapping_add(
-        index
-            .wrapping_add(1)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15),
-    );
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^= z >> 31;
