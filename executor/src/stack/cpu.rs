@@ -338,8 +338,9 @@ impl Compute for CpuDevice {
         let mut out = get::<bf16>(y)?;
         for e in 0..routing.experts {
             let matrix = &weight[e * w.n * w.k..][..w.n * w.k];
-            for slot in offsets[e] as usize..offsets[e + 1] as usize {
-                let pair = order[slot] as usize;
+            let slots = offsets[e] as usize..offsets[e + 1] as usize;
+            for (slot, pair) in slots.clone().zip(&order[slots]) {
+                let pair = *pair as usize;
                 let (from, to) = match rows {
                     GroupedRows::TokensToSlots => (pair / routing.top_k, slot),
                     GroupedRows::SlotsToPairs => (slot, pair),
