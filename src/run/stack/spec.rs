@@ -94,17 +94,23 @@ fn share(model: &ModelProfile, layers: Option<usize>) -> Result<Vec<(&LayerGroup
         .iter()
         .map(|g| (g.count as usize * wanted / depth).max(1))
         .collect();
-    // The largest group takes up what rounding left over, or gives what it lent.
+    // The largest group takes up what rounding left over, or gives what it lent; where all
+    // have one layer and that is too many, the smallest groups go.
     loop {
         let total: usize = counts.iter().sum();
-        let largest = |counts: &[usize]| {
-            let by = |i: &usize| (counts[*i], model.layers[*i].count);
-            (0..counts.len()).max_by_key(by)
+        let size = |i: &usize| (counts[*i], model.layers[*i].count);
+        let groups = 0..counts.len();
+        let chosen = match total.cmp(&wanted) {
+            std::cmp::Ordering::Equal => None,
+            std::cmp::Ordering::Greater if counts.iter().all(|c| *c <= 1) => {
+                groups.filter(|i| counts[*i] > 0).min_by_key(size)
+            }
+            _ => groups.max_by_key(size),
         };
-        match (total.cmp(&wanted), largest(&counts)) {
-            (std::cmp::Ordering::Less, Some(i)) => counts[i] += 1,
-            (std::cmp::Ordering::Greater, Some(i)) => counts[i] -= 1,
-            _ => break,
+        match chosen {
+            Some(i) if total < wanted => counts[i] += 1,
+            Some(i) => counts[i] -= 1,
+            None => break,
         }
     }
     Ok(model
@@ -331,7 +337,7 @@ mod tests {
             ("gpt-oss-20b", "sliding window"),
             ("deepseek-v3.2", "sparse indexer"),
             ("nemotron-3-super", "recurrent"),
-            ("deepseek-r1-nvfp4", "format of its own"),
+            ("deepseek-v3.1-nvfp4", "format of its own"),
             ("qwen3-32b-nvfp4", "--weights fp8"),
         ] {
             let error = run(model, &choices()).unwrap_err().to_string();
