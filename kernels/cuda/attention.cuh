@@ -67,7 +67,7 @@ struct TileRecord {
 };
 
 struct ChunkBegin {
-    u32 tile, head, unit, pad;
+    u32 tile, head, unit, count;  // `count` units from here
 };
 
 // Layout of the plan: 16 words of header, the tiles, the chunks, the first tile of each request.

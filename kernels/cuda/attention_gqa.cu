@@ -29,16 +29,16 @@
 #define GQA_BLOCKS 2
 #endif
 
-#define UNIT 64  // KV tokens of a unit
-#define WARPS 4
+#define GQA_UNIT 64  // KV tokens of a unit
+#define GQA_WARPS 4
 
 template <int dim, bool fp8, int stages>
 struct Shared {
     static constexpr int row_bytes = dim * (fp8 ? 1 : 2);
-    static constexpr int tile_bytes = UNIT * row_bytes;  // of K or V
+    static constexpr int tile_bytes = GQA_UNIT * row_bytes;  // of K or V
     static constexpr int ring_bytes = stages * 2 * tile_bytes;
     static constexpr int merge_bytes = 2 * 16 * dim * 4;
-    static constexpr int total = ring_bytes + merge_bytes + 2 * WARPS * 16 * 4;
+    static constexpr int total = ring_bytes + merge_bytes + 2 * GQA_WARPS * 16 * 4;
 };
 
 // Where 16-byte chunk `c` of token `row` lies, so that eight rows of one chunk lie in
@@ -80,18 +80,16 @@ __device__ inline void gqa(const AttentionArgs& a) {
     extern __shared__ __align__(128) unsigned char shared[];
 
     const PlanView p = plan_of(a);
-    const u32 units_all = p.header[0], chunk = p.header[1];
-    if ((u64)blockIdx.x * chunk >= units_all) return;
+    if (blockIdx.x >= p.header[2]) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const u32 ring = shared_address(shared);
     float* merge = (float*)(shared + S::ring_bytes);
     float* merge_top = (float*)(shared + S::ring_bytes + S::merge_bytes);
-    float* merge_sum = merge_top + WARPS * 16;
+    float* merge_sum = merge_top + GQA_WARPS * 16;
 
     const ChunkBegin begin = p.chunks[blockIdx.x];
-    const u32 rest = units_all - blockIdx.x * chunk;
     TileRecord tile = p.tiles[begin.tile];
-    Walk at = {begin.tile, begin.head, begin.unit, tile_units(a, tile.limit), rest < chunk ? rest : chunk};
+    Walk at = {begin.tile, begin.head, begin.unit, tile_units(a, tile.limit), begin.count};
 
     // The loading side: its own walk, and the page of the token that this lane looks
     // up for the next unit, read one unit ahead.
@@ -100,7 +98,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     u32 next_page = 0, next_row = 0;
     bool next_valid = false;
     auto look_up = [&]() {
-        const u32 token = ahead.unit * UNIT + warp * 16 + lane % 16;
+        const u32 token = ahead.unit * GQA_UNIT + warp * 16 + lane % 16;
         next_valid = ahead.left != 0 && token < ahead_limit;
         if (!next_valid) return;
         u32 page;
@@ -222,7 +220,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
                 }
             }
 
-            const u32 first_token = (first_unit + u) * UNIT + (wide ? 0 : warp * 16);
+            const u32 first_token = (first_unit + u) * GQA_UNIT + (wide ? 0 : warp * 16);
             if (first_token + sub * 16 > all_see) {
 #pragma unroll
                 for (int n = 0; n < sub * 2; n++)
@@ -313,9 +311,9 @@ __device__ inline void gqa(const AttentionArgs& a) {
                 const u32 row = group_row + 8 * h;
                 float all = MINUS_INFINITY, total = 0.0f;
 #pragma unroll
-                for (int w = 0; w < WARPS; w++) all = fmaxf(all, merge_top[w * 16 + row]);
+                for (int w = 0; w < GQA_WARPS; w++) all = fmaxf(all, merge_top[w * 16 + row]);
 #pragma unroll
-                for (int w = 0; w < WARPS; w++) {
+                for (int w = 0; w < GQA_WARPS; w++) {
                     const float t = merge_top[w * 16 + row];
                     if (t > MINUS_INFINITY) total += merge_sum[w * 16 + row] * exp2_fast((t - all) * a.scale_log2);
                 }
@@ -394,7 +392,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
 }
 
 #define GQA(name, dim, fp8, wide, stages)                                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS, GQA_BLOCKS) name(const __grid_constant__ AttentionArgs a) { \
+    extern "C" __global__ void __launch_bounds__(32 * GQA_WARPS, GQA_BLOCKS) name(const __grid_constant__ AttentionArgs a) { \
         gqa<dim, fp8, wide, stages>(a);                                                                                  \
     }
 GQA(parplan_gqa_bf16_d64_narrow, 64, false, false, 2 * GQA_STAGES)

@@ -28,6 +28,7 @@ __device__ inline u32 query_len(const AttentionArgs& a, u32 request) {
 // One block. Reads the lengths of the step and writes the plan.
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_plan(const __grid_constant__ AttentionArgs a) {
     __shared__ u32 scratch[PLAN_THREADS];
+    __shared__ u32 longest;
     const PlanView p = plan_of(a);
     const u32 t = threadIdx.x;
 
@@ -47,6 +48,7 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
     if (tiles > a.max_tiles) tiles = a.max_tiles;
 
     u32 units = 0;  // of one KV head
+    if (t == 0) longest = 0;
     for (u32 base = 0; base < tiles; base += PLAN_THREADS) {
         const u32 i = base + t;
         TileRecord record = {0, 0, 0, 0, 0, 0, 0, 0};
@@ -72,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
         }
         record.start = units + block_scan(mine, scratch, &total);
         if (i < tiles) p.tiles[i] = record;
+        atomicMax(&longest, mine);
         units += total;
     }
     __syncthreads();
@@ -79,8 +82,18 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
     const u32 all = units * a.kv_heads;
     u32 chunk = (all + a.chunks - 1) / a.chunks;
     if (chunk < a.min_chunk) chunk = a.min_chunk;
-    const u32 used = (all + chunk - 1) / chunk;
+    u32 used = (all + chunk - 1) / chunk;
+    // Where every block can have an item of its own and would hardly be late, nothing is
+    // cut: a cut costs the writing, reading and merging of its pieces.
+    const u32 items = tiles * a.kv_heads;
+    const bool whole = items <= a.chunks && longest * 10 <= chunk * 11;
+    if (whole) used = items;
     for (u32 c = t; c < used; c += PLAN_THREADS) {
+        if (whole) {
+            const u32 tile = c / a.kv_heads;
+            p.chunks[c] = {tile, c % a.kv_heads, 0, tile_units(a, p.tiles[tile].limit)};
+            continue;
+        }
         const u32 at = c * chunk;
         u32 low = 0, high = tiles;
         while (high - low > 1) {
@@ -91,8 +104,7 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
         const TileRecord record = p.tiles[low];
         const u32 each = tile_units(a, record.limit);
         const u32 inside = at - record.start * a.kv_heads;
-        ChunkBegin begin = {low, inside / each, inside % each, 0};
-        p.chunks[c] = begin;
+        p.chunks[c] = {low, inside / each, inside % each, all - at < chunk ? all - at : chunk};
     }
     if (t == 0) {
         p.header[0] = all;
@@ -104,69 +116,100 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
 
 #define COMBINE_WARPS 4
 
-// Merges the pieces of the items that were cut. Grid: (chunks, rows of a tile); a block
-// merges one row of the item that begins in the chunk before its own and goes on in its
-// own, with its warps over the pieces. Value dims of `32 * per_lane`.
-template <int per_lane>
+// One warp's merge of the pieces `first`, first + step, … of a row, for dims
+// 4 * lane + 128 * j of `dim`. The result is normalised.
+template <int fours, class Slot>
+__device__ inline void merge_pieces(const AttentionArgs& a, Slot slot, u32 first, u32 step, u32 pieces, u32 dim, float* lse, float4 (&acc)[fours]) {
+    const float* partial_lse = (const float*)a.partial_lse;
+    const u32 lane = threadIdx.x % 32;
+    float top = MINUS_INFINITY, total = 0.0f;
+    for (u32 i = first; i < pieces; i += step) top = fmaxf(top, partial_lse[slot(i)]);
+    for (int j = 0; j < fours; j++) acc[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (top > MINUS_INFINITY) {
+#pragma unroll 4
+        for (u32 i = first; i < pieces; i += step) {
+            const u64 s = slot(i);
+            const float w = expf(partial_lse[s] - top);
+            const float4* from = (const float4*)((const float*)a.partial_out + s * dim);
+            total += w;
+            for (int j = 0; j < fours; j++) {
+                if (4 * lane + 128 * j >= dim) continue;
+                const float4 v = from[lane + 32 * j];
+                acc[j].x += w * v.x, acc[j].y += w * v.y, acc[j].z += w * v.z, acc[j].w += w * v.w;
+            }
+        }
+        const float norm = 1.0f / total;
+        for (int j = 0; j < fours; j++) acc[j].x *= norm, acc[j].y *= norm, acc[j].z *= norm, acc[j].w *= norm;
+    }
+    *lse = total > 0.0f ? top + logf(total) : MINUS_INFINITY;
+}
+
+__device__ inline uint2 four_bf16(float4 v) {
+    return make_uint2((u32)f32_to_bf16(v.x) | (u32)f32_to_bf16(v.y) << 16, (u32)f32_to_bf16(v.z) | (u32)f32_to_bf16(v.w) << 16);
+}
+
+// Merges the pieces of the items that were cut. Grid: (chunks, rows of a tile that may
+// exist). Column c serves the item that begins in chunk c - 1 and goes on in
+// chunk c. Of few pieces a warp merges a row, and one block in COMBINE_WARPS has work;
+// of many all warps of a block merge one row.
+template <int dim>
 __device__ inline void combine(const AttentionArgs& a) {
+    constexpr int fours = (dim + 127) / 128;
     __shared__ float lse_of[COMBINE_WARPS];
-    __shared__ float sum_of[COMBINE_WARPS][32 * per_lane];
+    __shared__ __align__(16) float sum_of[COMBINE_WARPS][dim];
     const PlanView p = plan_of(a);
-    const u32 c = blockIdx.x, row = blockIdx.y;
+    const u32 c = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const u32 chunk = p.header[1], used = p.header[2];
     if (c >= used) return;
     const ChunkBegin begin = p.chunks[c];
     if (begin.unit == 0 || begin.unit > chunk) return;
     const TileRecord tile = p.tiles[begin.tile];
-    if (row >= tile.rows) return;
     const u32 units = tile_units(a, tile.limit);
     const u32 item_begin = c * chunk - begin.unit;
     const u32 last = (item_begin + units - 1) / chunk;
     const u32 pieces = last - (c - 1) + 1;
-    const u32 dim = 32 * per_lane;
+    const bool few = pieces <= COMBINE_WARPS;
+    if (few && blockIdx.y % COMBINE_WARPS != 0) return;
+    const u32 row = blockIdx.y + (few ? warp : 0);
+    if (few ? row >= tile.rows : blockIdx.y >= tile.rows) return;
 
-    const float* partial_out = (const float*)a.partial_out;
-    const float* partial_lse = (const float*)a.partial_lse;
-    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     // Piece 0 began with the item, so it is the second of its chunk.
     auto slot = [&](u32 piece) { return (u64)(piece == 0 ? 2 * (c - 1) + 1 : 2 * (c - 1 + piece)) * a.rows + row; };
+    float lse;
+    float4 acc[fours];
+    merge_pieces<fours>(a, slot, few ? 0 : warp, few ? 1 : COMBINE_WARPS, pieces, dim, &lse, acc);
 
-    float top = MINUS_INFINITY;
-    for (u32 i = warp; i < pieces; i += COMBINE_WARPS) top = fmaxf(top, partial_lse[slot(i)]);
-    float total = 0.0f, acc[per_lane];
-    for (int j = 0; j < per_lane; j++) acc[j] = 0.0f;
-    if (top > MINUS_INFINITY) {
-#pragma unroll 4
-        for (u32 i = warp; i < pieces; i += COMBINE_WARPS) {
-            const u64 s = slot(i);
-            const float w = expf(partial_lse[s] - top);
-            const float* from = partial_out + s * dim + lane;
-            total += w;
-            for (int j = 0; j < per_lane; j++) acc[j] += w * from[32 * j];
-        }
-    }
-    if (lane == 0) lse_of[warp] = top > MINUS_INFINITY ? top + logf(total) : MINUS_INFINITY;
-    for (int j = 0; j < per_lane; j++) sum_of[warp][32 * j + lane] = total > 0.0f ? acc[j] / total : 0.0f;
-    __syncthreads();
-
-    float all_top = MINUS_INFINITY;
-    for (u32 w = 0; w < COMBINE_WARPS; w++) all_top = fmaxf(all_top, lse_of[w]);
-    float weight[COMBINE_WARPS], all_total = 0.0f;
-    for (u32 w = 0; w < COMBINE_WARPS; w++) {
-        weight[w] = all_top > MINUS_INFINITY ? expf(lse_of[w] - all_top) : 0.0f;
-        all_total += weight[w];
-    }
     const u32 in_request = tile.row_begin + row;
     const u64 to = part_row(a, a.out_part_heads, tile.token_begin + in_request / a.group, begin.head * a.group + in_request % a.group);
-    u16* out = (u16*)a.out + to * dim;
-    for (u32 d = threadIdx.x; d < dim; d += 32 * COMBINE_WARPS) {
-        float sum = 0.0f;
-        for (u32 w = 0; w < COMBINE_WARPS; w++) sum += weight[w] * sum_of[w][d];
-        out[d] = f32_to_bf16(all_total > 0.0f ? sum / all_total : 0.0f);
+    uint2* out = (uint2*)((u16*)a.out + to * dim);
+    if (few) {
+        for (int j = 0; j < fours; j++)
+            if (4 * lane + 128 * j < dim) out[lane + 32 * j] = four_bf16(acc[j]);
+        if (a.lse && lane == 0) ((float*)a.lse)[to] = lse;
+        return;
     }
-    if (a.lse && threadIdx.x == 0) ((float*)a.lse)[to] = all_total > 0.0f ? all_top + logf(all_total) : MINUS_INFINITY;
+    if (lane == 0) lse_of[warp] = lse;
+    for (int j = 0; j < fours; j++)
+        if (4 * lane + 128 * j < dim) *(float4*)&sum_of[warp][4 * lane + 128 * j] = acc[j];
+    __syncthreads();
+    float top = MINUS_INFINITY, total = 0.0f, weight[COMBINE_WARPS];
+    for (u32 w = 0; w < COMBINE_WARPS; w++) top = fmaxf(top, lse_of[w]);
+    for (u32 w = 0; w < COMBINE_WARPS; w++) {
+        weight[w] = top > MINUS_INFINITY ? expf(lse_of[w] - top) : 0.0f;
+        total += weight[w];
+    }
+    for (u32 d = 4 * threadIdx.x; d < dim; d += 4 * 32 * COMBINE_WARPS) {
+        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        for (u32 w = 0; w < COMBINE_WARPS; w++) {
+            const float4 v = *(const float4*)&sum_of[w][d];
+            const float f = total > 0.0f ? weight[w] / total : 0.0f;
+            sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+        }
+        out[d / 4] = four_bf16(sum);
+    }
+    if (a.lse && threadIdx.x == 0) ((float*)a.lse)[to] = total > 0.0f ? top + logf(total) : MINUS_INFINITY;
 }
 
-extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d64(const __grid_constant__ AttentionArgs a) { combine<2>(a); }
-extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d128(const __grid_constant__ AttentionArgs a) { combine<4>(a); }
-extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d512(const __grid_constant__ AttentionArgs a) { combine<16>(a); }
+extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d64(const __grid_constant__ AttentionArgs a) { combine<64>(a); }
+extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d128(const __grid_constant__ AttentionArgs a) { combine<128>(a); }
+extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d512(const __grid_constant__ AttentionArgs a) { combine<512>(a); }

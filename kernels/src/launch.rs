@@ -49,8 +49,23 @@ pub const ATTENTION_PLAN: Module = module!("attention_plan");
 /// Grouped-query attention.
 pub const ATTENTION_GQA: Module = module!("attention_gqa");
 
+/// Multi-head latent attention for any GPU.
+pub const ATTENTION_MLA: Module = module!("attention_mla");
+/// Multi-head latent attention for sm_90a; on others its kernel only traps.
+pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
+/// Merges of attention over ranks.
+pub const ATTENTION_MERGE: Module = module!("attention_merge");
+
 /// Every module.
-pub const MODULES: [Module; 4] = [ROWS, PEER, ATTENTION_PLAN, ATTENTION_GQA];
+pub const MODULES: [Module; 7] = [
+    ROWS,
+    PEER,
+    ATTENTION_PLAN,
+    ATTENTION_GQA,
+    ATTENTION_MLA,
+    ATTENTION_MLA_WGMMA,
+    ATTENTION_MERGE,
+];
 
 /// `(u4* global, const u4* local, const u64 place[2], u64 total_rows, u64 row_words)`
 pub const PLACE_ROWS: &str = "parplan_place_rows";
@@ -98,6 +113,9 @@ mod tests {
                 .to_vec(),
             ),
             (ATTENTION_GQA, crate::attention::Kernel::GQA_NAMES.to_vec()),
+            (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
+            (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
+            (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
         ];
         assert_eq!(named.len(), MODULES.len());
         for (module, kernels) in named {

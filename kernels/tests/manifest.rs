@@ -44,10 +44,12 @@ fn no_kernel_spills_and_none_outgrows_its_launch() {
             (words[2].parse().unwrap(), words[4].parse().unwrap());
         assert_eq!(spills, 0, "{line}");
         // 65,536 registers a multiprocessor, for the threads that are resident at once.
-        let resident = if words[1].starts_with("parplan_gqa_") {
-            2 * 128
-        } else {
-            2 * 512
+        let resident = match words[1] {
+            gqa if gqa.starts_with("parplan_gqa_") => 2 * 128,
+            "parplan_mla_bf16_wgmma" => 512,
+            mla if mla.starts_with("parplan_mla_") => 256,
+            // 512 threads a block, two blocks resident.
+            _ => 2 * 512,
         };
         assert!(registers * resident <= 65536, "{line}");
     }

@@ -25,7 +25,9 @@ pub(crate) fn workspace(gpu: &Arc<Gpu>, shape: &Shape, capacity: Capacity) -> Re
     kernels.prepare(gpu, PLAN, 0)?;
     kernels.prepare(gpu, kernel.name, kernel.shared)?;
     kernels.prepare(gpu, kernel.combine, 0)?;
-    let chunks = gpu.multiprocessors()? * kernel.resident as usize;
+    let chunks = (gpu.multiprocessors()? * kernel.resident as usize
+        / kernel.blocks_per_chunk as usize)
+        .max(1);
     let max_tiles = kernel.max_tiles(shape, capacity.requests, capacity.tokens);
     // Each chunk begins at most one item that it does not end, and ends at most one
     // that it did not begin.
@@ -131,7 +133,10 @@ pub(crate) fn attention(
     let kernel = &launch.kernel;
     let attend = Grid {
         shared: kernel.shared,
-        ..Grid::linear(launch.chunks as u32, kernel.threads)
+        ..Grid::linear(
+            launch.chunks as u32 * kernel.blocks_per_chunk,
+            kernel.threads,
+        )
     };
     let combine = Grid {
         y: rows as u32,

@@ -86,7 +86,8 @@ pub const PLAN_THREADS: u32 = 256;
 /// Threads of the combine kernels. Their grid is `(chunks, rows of a tile that may exist)`.
 pub const COMBINE_THREADS: u32 = 128;
 
-/// One attention kernel and how it is launched: `chunks` blocks of `threads`.
+/// One attention kernel and how it is launched: `chunks * blocks_per_chunk` blocks of
+/// `threads`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Entry point.
@@ -103,6 +104,8 @@ pub struct Kernel {
     pub shared: u32,
     /// Blocks that are resident on a multiprocessor at once.
     pub resident: u32,
+    /// Blocks of a chunk, each with its share of a tile's rows.
+    pub blocks_per_chunk: u32,
 }
 
 /// KV tokens of a unit of the GQA kernels.
@@ -128,7 +131,44 @@ impl Kernel {
         let rows = shape.heads() / shape.kv_heads().max(1) * max_query;
         match shape.kind {
             Kind::Gqa { head_dim, .. } => Self::gqa(shape.kv, head_dim, rows > 16, capability),
-            Kind::Mla { .. } => None,
+            Kind::Mla { .. } => Some(Self::mla(shape.kv, rows, capability)),
+        }
+    }
+
+    /// The MLA kernels. Warpgroup products have 64 rows at least and exist for bf16 on
+    /// sm_90a alone; they win there even where 16 rows are used, being less bound by
+    /// shared memory.
+    fn mla(kv: KvType, rows: usize, capability: (i32, i32)) -> Self {
+        const COMBINE: &str = "parplan_attention_combine_d512";
+        let hopper = capability == (9, 0);
+        if hopper && kv == KvType::Bf16 {
+            let pair = u32::from(rows > 64) + 1;
+            return Kernel {
+                name: "parplan_mla_bf16_wgmma",
+                combine: COMBINE,
+                rows: 64 * pair,
+                unit_tokens: 64,
+                threads: 512,
+                // Queries, two units, two tiles of weights, four rows of f32, barriers.
+                shared: (8 + 2 * 9 + 2) * 8192 + 4 * 64 * 4 + 112,
+                resident: 1,
+                blocks_per_chunk: pair,
+            };
+        }
+        let row = 576 * kv.size() as u32;
+        let stages = if hopper { 5 } else { 2 } * 2 / kv.size() as u32;
+        Kernel {
+            name: match kv {
+                KvType::Bf16 => "parplan_mla_bf16",
+                KvType::Fp8 => "parplan_mla_fp8",
+            },
+            combine: COMBINE,
+            rows: 16,
+            unit_tokens: 32,
+            threads: 256,
+            shared: stages * 32 * row + 2 * 16 * (32 + 8) * 4,
+            resident: 1,
+            blocks_per_chunk: 1,
         }
     }
 
@@ -163,6 +203,7 @@ impl Kernel {
             threads: 128,
             shared: ring + merge,
             resident: 2,
+            blocks_per_chunk: 1,
         })
     }
 
@@ -186,14 +227,19 @@ mod tests {
 
     #[test]
     fn shared_memory_fits_the_gpus_that_a_kernel_is_for() {
-        for kv in [KvType::Bf16, KvType::Fp8] {
-            for head_dim in [64, 128] {
+        let gqa = |head_dim| Kind::Gqa {
+            heads: 8,
+            kv_heads: 1,
+            head_dim,
+        };
+        for kind in [
+            gqa(64),
+            gqa(128),
+            Kind::Mla { heads: 16 },
+            Kind::Mla { heads: 128 },
+        ] {
+            for kv in [KvType::Bf16, KvType::Fp8] {
                 for max_query in [1, 100] {
-                    let kind = Kind::Gqa {
-                        heads: 8,
-                        kv_heads: 1,
-                        head_dim,
-                    };
                     let shape = Shape::new(kind, kv, 16);
                     let hopper = Kernel::choose(&shape, max_query, (9, 0)).unwrap();
                     // 228 KB of a multiprocessor, 1 KB of each block reserved.

@@ -4,7 +4,13 @@
 //! is the same computation in plain f64.
 
 mod launch;
+mod merge;
 mod shape;
 
 pub use launch::{AttentionArgs, COMBINE_THREADS, Kernel, PLAN, PLAN_THREADS, plan_bytes};
+pub use merge::{
+    ALL_GATHER_BULK, BULK_BLOCKS, BulkArgs, CORRECT, EXCHANGE_THREADS, MERGE, MERGE_BULK,
+    MERGE_KERNELS, MERGE_PACKETS, MERGE_THREADS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS,
+    bulk_bytes, packet_blocks,
+};
 pub use shape::{Kind, KvType, LATENT, ROPE, Shape, ShapeError, Shard};

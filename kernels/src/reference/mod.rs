@@ -4,6 +4,7 @@
 mod attention;
 mod layer;
 mod merge;
+mod ranks;
 mod rows;
 mod synthetic;
 
@@ -15,5 +16,6 @@ pub use layer::{
     sum_experts,
 };
 pub use merge::{LogBase, MergeError, Merged, Real, Shard, merge_by_lse};
+pub use ranks::{correct_rank, merge_ranks};
 pub use rows::{place_rows, scale_bf16, take_rows};
 pub use synthetic::{E4M3_MAX, Synthetic, uniform};

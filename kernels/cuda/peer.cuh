@@ -1,0 +1,76 @@
+// How ranks send each other packets over memory that their GPUs map from each other.
+//
+// Every 8 bytes that cross the link carry 4 bytes of data and a 4-byte flag, so data
+// and its arrival are one store and there is no barrier: a receiver polls its own
+// memory until the flag is the number of this call. (NCCL calls such a protocol LL.)
+//
+// Staging memory of a rank, as peers see it:
+//   [2 parities][2 phases][size ranks][blocks][slots of a block], 16 bytes a slot
+// Block b of every call uses only its own slots and its own call number epoch[b], so
+// calls of different sizes may follow each other and graphs may be replayed.
+//
+// Two parities suffice: block b leaves call e+1 only after every peer's block b sent
+// its data of call e+1, hence after that peer finished reading call e. The slots of
+// call e are written again in call e+2.
+#pragma once
+#include "parplan.cuh"
+
+#define PARPLAN_MAX_RANKS 8
+
+struct PeerArgs {
+    u64 staging[PARPLAN_MAX_RANKS];  // device address of each rank's staging memory
+    u64 epoch;                       // u32[max_blocks] of this rank, calls so far
+    u32 rank;
+    u32 size;
+    u32 max_blocks;       // blocks that the staging memory has slots for
+    u32 slots_per_block;  // slots of one block, for one source rank, phase and parity
+};
+
+struct Packet {
+    u32 data0, flag0, data1, flag1;
+};
+
+#ifdef PARPLAN_SHIM
+// One 8-byte atomic store for each half, as the GPU's memory system gives.
+__device__ inline void send_packet(Packet* to, u32 data0, u32 data1, u32 flag) {
+    __atomic_store_n((u64*)to, (u64)data0 | (u64)flag << 32, __ATOMIC_RELAXED);
+    __atomic_store_n((u64*)to + 1, (u64)data1 | (u64)flag << 32, __ATOMIC_RELAXED);
+}
+__device__ inline bool receive_packet(const Packet* from, u32 flag, u32* data0, u32* data1) {
+    u64 a = __atomic_load_n((const u64*)from, __ATOMIC_RELAXED);
+    u64 b = __atomic_load_n((const u64*)from + 1, __ATOMIC_RELAXED);
+    *data0 = (u32)a;
+    *data1 = (u32)b;
+    if ((u32)(a >> 32) == flag && (u32)(b >> 32) == flag) return true;
+    sched_yield();  // far more threads than cores
+    return false;
+}
+#else
+__device__ inline void send_packet(Packet* to, u32 data0, u32 data1, u32 flag) {
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(data0), "r"(flag), "r"(data1), "r"(flag)
+                 : "memory");
+}
+__device__ inline bool receive_packet(const Packet* from, u32 flag, u32* data0, u32* data1) {
+    u32 flag0, flag1;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(*data0), "=r"(flag0), "=r"(*data1), "=r"(flag1)
+                 : "l"(from)
+                 : "memory");
+    return flag0 == flag && flag1 == flag;
+}
+#endif
+
+__device__ inline Packet* slots_of(const PeerArgs& a, u32 owner, u32 epoch, u32 phase, u32 source) {
+    const u64 region = ((u64)(epoch & 1) * 2 + phase) * a.size + source;
+    const u64 first = (region * a.max_blocks + blockIdx.x) * a.slots_per_block;
+    return (Packet*)a.staging[owner] + first;
+}
+
+__device__ inline u32 begin_call(const PeerArgs& a) { return ((const u32*)a.epoch)[blockIdx.x] + 1; }
+
+// All threads of the block have read the call number before one of them changes it.
+__device__ inline void end_call(const PeerArgs& a, u32 epoch) {
+    __syncthreads();
+    if (threadIdx.x == 0) ((u32*)a.epoch)[blockIdx.x] = epoch;
+}
+
