@@ -107,6 +107,38 @@ pub trait Device: Send {
         queries: &Queries,
     ) -> Result<()>;
 
+    /// Weighs this rank's partial outputs for a sum over ranks: each row of `parts`
+    /// `[ranks, rows, dim]` (bf16, in place) times its weight among `lses`
+    /// `[ranks, ranks, rows]` (f32, natural logarithm, first index the rank it is from).
+    /// `lse` `[rows]` gets the merged LSE of this rank's own part. `dim` is a multiple of 8.
+    ///
+    /// # Errors
+    /// [`crate::Error::Arguments`] for misfit sizes; a device error.
+    fn correct_rank(
+        &self,
+        parts: &View,
+        lses: &View,
+        rank: usize,
+        ranks: usize,
+        dim: usize,
+        lse: &View,
+    ) -> Result<()>;
+
+    /// Merges the partial outputs of all ranks by their LSEs: `parts` `[ranks, rows, dim]`
+    /// in bf16 and `lses` `[ranks, rows]` become `out` `[rows, dim]` and `lse` `[rows]`.
+    ///
+    /// # Errors
+    /// As [`correct_rank`](Device::correct_rank).
+    fn merge_ranks(
+        &self,
+        parts: &View,
+        lses: &View,
+        ranks: usize,
+        dim: usize,
+        out: &View,
+        lse: &View,
+    ) -> Result<()>;
+
     /// Bytes allocated through this device, now and at most.
     fn meter(&self) -> &Arc<MemoryMeter>;
 }
@@ -248,6 +280,30 @@ impl Device for CpuDevice {
         queries: &Queries,
     ) -> Result<()> {
         crate::attention::on_cpu(self, shape, shard, batch, cache, workspace, queries)
+    }
+
+    fn correct_rank(
+        &self,
+        parts: &View,
+        lses: &View,
+        rank: usize,
+        ranks: usize,
+        dim: usize,
+        lse: &View,
+    ) -> Result<()> {
+        crate::attention::correct_on_cpu(self, parts, lses, rank, ranks, dim, lse)
+    }
+
+    fn merge_ranks(
+        &self,
+        parts: &View,
+        lses: &View,
+        ranks: usize,
+        dim: usize,
+        out: &View,
+        lse: &View,
+    ) -> Result<()> {
+        crate::attention::merge_on_cpu(self, parts, lses, ranks, dim, out, lse)
     }
 
     fn meter(&self) -> &Arc<MemoryMeter> {

@@ -20,54 +20,41 @@ pub enum Shots {
     Two,
 }
 
-/// The peer-memory collectives of one rank.
-pub struct PeerCollectives {
-    gpu: Arc<Gpu>,
-    kernels: Arc<Kernels>,
-    args: PeerArgs,
-    // Kept for the addresses in `args`; peers' mappings go before this rank's memory.
+/// Memory of this rank that the GPUs of all ranks map, and theirs as this rank maps it.
+pub(crate) struct PeerMemory {
+    /// Device address of each rank's memory here.
+    pub addresses: [u64; MAX_RANKS],
+    // Peers' mappings go before this rank's memory.
     _mapped: Vec<Option<Mapped>>,
-    _staging: Buffer,
-    _epochs: Buffer,
+    _own: Buffer,
 }
 
-/// Peer collectives, or the reason why this group must use NCCL.
-pub enum Availability {
-    /// They work between all ranks.
-    Available(Box<PeerCollectives>),
-    /// Some rank cannot map another's memory; the same answer on every rank.
-    Fallback(String),
-}
-
-impl PeerCollectives {
-    /// Maps the staging memory of all ranks of `control` into each other. All ranks
-    /// enter this, and all get the same kind of answer.
+impl PeerMemory {
+    /// Allocates `bytes` zeroed bytes on each rank of `control` and maps them into each
+    /// other. All ranks enter this with the same size, and all get the same kind of
+    /// answer: the inner error says why some rank cannot map another's memory.
     ///
     /// # Errors
     /// Errors of the control plane, and of this rank's own memory.
-    pub fn connect(gpu: &Arc<Gpu>, control: &mut CpuCommunicator) -> Result<Availability> {
+    pub fn connect(
+        gpu: &Arc<Gpu>,
+        control: &mut CpuCommunicator,
+        name: &str,
+        bytes: usize,
+    ) -> Result<std::result::Result<Self, String>> {
         let (rank, size) = (control.rank(), control.size());
         if size > MAX_RANKS {
-            return Ok(Availability::Fallback(format!(
+            return Ok(Err(format!(
                 "{size} ranks, at most {MAX_RANKS} share memory"
             )));
         }
-        let kernels = gpu.kernels()?;
-        for operation in Operation::ALL {
-            kernels.prepare(gpu, operation.kernel(), 0)?;
-        }
-        let staging = gpu.alloc(
-            "peer staging",
-            staging_bytes(size, MAX_BLOCKS, SLOTS_PER_BLOCK),
-        )?;
-        let epochs = gpu.alloc("peer call counters", MAX_BLOCKS as usize * 4)?;
-        gpu.fill(&staging.all(), 0)?;
-        gpu.fill(&epochs.all(), 0)?;
+        let own = gpu.alloc(name, bytes)?;
+        gpu.fill(&own.all(), 0)?;
         gpu.synchronize()?;
 
         // A host is a boot: containers of one machine share it, machines do not.
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let handle = Handle::of(gpu, &staging.all());
+        let handle = Handle::of(gpu, &own.all());
         let hello = (
             boot,
             handle
@@ -102,33 +89,74 @@ impl PeerCollectives {
         }
         let troubles = control.all_gather_bytes(trouble.as_bytes())?;
         if let Some(why) = troubles.iter().find(|t| !t.is_empty()) {
-            return Ok(Availability::Fallback(
-                String::from_utf8_lossy(why).into_owned(),
-            ));
+            return Ok(Err(String::from_utf8_lossy(why).into_owned()));
         }
         let mut addresses = [0; MAX_RANKS];
         for (slot, peer) in addresses.iter_mut().zip(&mapped) {
             *slot = match peer {
                 Some(m) => m.address(),
-                None => staging.all().address()?,
+                None => own.all().address()?,
             };
         }
+        // Nobody sends before everyone has cleared its memory.
+        control.barrier()?;
+        Ok(Ok(PeerMemory {
+            addresses,
+            _mapped: mapped,
+            _own: own,
+        }))
+    }
+}
+
+/// The peer-memory collectives of one rank.
+pub struct PeerCollectives {
+    gpu: Arc<Gpu>,
+    kernels: Arc<Kernels>,
+    args: PeerArgs,
+    _memory: PeerMemory,
+    _epochs: Buffer,
+}
+
+/// Peer collectives, or the reason why this group must use NCCL.
+pub enum Availability {
+    /// They work between all ranks.
+    Available(Box<PeerCollectives>),
+    /// Some rank cannot map another's memory; the same answer on every rank.
+    Fallback(String),
+}
+
+impl PeerCollectives {
+    /// Maps the staging memory of all ranks of `control` into each other. All ranks
+    /// enter this, and all get the same kind of answer.
+    ///
+    /// # Errors
+    /// Errors of the control plane, and of this rank's own memory.
+    pub fn connect(gpu: &Arc<Gpu>, control: &mut CpuCommunicator) -> Result<Availability> {
+        let (rank, size) = (control.rank(), control.size());
+        let kernels = gpu.kernels()?;
+        for operation in Operation::ALL {
+            kernels.prepare(gpu, operation.kernel(), 0)?;
+        }
+        let epochs = gpu.alloc("peer call counters", MAX_BLOCKS as usize * 4)?;
+        gpu.fill(&epochs.all(), 0)?;
+        let bytes = staging_bytes(size, MAX_BLOCKS, SLOTS_PER_BLOCK);
+        let memory = match PeerMemory::connect(gpu, control, "peer staging", bytes)? {
+            Ok(memory) => memory,
+            Err(why) => return Ok(Availability::Fallback(why)),
+        };
         let args = PeerArgs {
-            staging: addresses,
+            staging: memory.addresses,
             epoch: epochs.all().address()?,
             rank: rank as u32,
             size: size as u32,
             max_blocks: MAX_BLOCKS,
             slots_per_block: SLOTS_PER_BLOCK,
         };
-        // Nobody sends before everyone has cleared its memory.
-        control.barrier()?;
         Ok(Availability::Available(Box::new(PeerCollectives {
             gpu: Arc::clone(gpu),
             kernels,
             args,
-            _mapped: mapped,
-            _staging: staging,
+            _memory: memory,
             _epochs: epochs,
         })))
     }

@@ -2,9 +2,9 @@
 
 use half::bf16;
 use parplan_kernels::attention::{Shape, Shard};
-use parplan_kernels::reference::{AttentionInputs, attention as reference};
+use parplan_kernels::reference::{self, AttentionInputs};
 
-use super::types::check_call;
+use super::types::{check_call, check_correct, check_merge};
 use super::{Batch, Cache, Capacity, Queries, Workspace};
 use crate::{Device, Error, Result, View};
 
@@ -58,7 +58,7 @@ pub(crate) fn attention(
         }
     }
     let query_offsets = words(device, &batch.query_offsets)?;
-    let result = reference(
+    let result = reference::attention(
         shape,
         shard,
         &AttentionInputs {
@@ -101,4 +101,59 @@ pub(crate) fn attention(
         (Some(view), Some(bytes)) => device.write(view, &bytes),
         _ => Ok(()),
     }
+}
+
+fn bf16s(bytes: &[u8]) -> Vec<bf16> {
+    bytes
+        .chunks_exact(2)
+        .map(bytemuck::pod_read_unaligned)
+        .collect()
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes
+        .chunks_exact(4)
+        .map(bytemuck::pod_read_unaligned)
+        .collect()
+}
+
+fn misfit() -> Error {
+    Error::Arguments {
+        op: "attention",
+        why: "partial outputs and LSEs do not fit each other".into(),
+    }
+}
+
+pub(crate) fn correct_rank(
+    device: &dyn Device,
+    parts: &View,
+    lses: &View,
+    rank: usize,
+    size: usize,
+    dim: usize,
+    lse: &View,
+) -> Result<()> {
+    check_correct(parts, lses, rank, size, dim, lse)?;
+    let given = bf16s(&device.read(parts)?);
+    let (out, own) = reference::correct_rank(&given, &f32s(&device.read(lses)?), rank, size, dim)
+        .ok_or_else(misfit)?;
+    device.write(parts, bytemuck::cast_slice(&out))?;
+    device.write(lse, bytemuck::cast_slice(&own))
+}
+
+pub(crate) fn merge_ranks(
+    device: &dyn Device,
+    parts: &View,
+    lses: &View,
+    size: usize,
+    dim: usize,
+    out: &View,
+    lse: &View,
+) -> Result<()> {
+    check_merge(parts, lses, out, lse, dim, size)?;
+    let given = bf16s(&device.read(parts)?);
+    let (merged, own) =
+        reference::merge_ranks(&given, &f32s(&device.read(lses)?), size, dim).ok_or_else(misfit)?;
+    device.write(out, bytemuck::cast_slice(&merged))?;
+    device.write(lse, bytemuck::cast_slice(&own))
 }

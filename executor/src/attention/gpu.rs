@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    AttentionArgs, COMBINE_THREADS, Kernel, PLAN, PLAN_THREADS, Shape, Shard, plan_bytes,
+    AttentionArgs, COMBINE_THREADS, CORRECT, Kernel, MERGE, MERGE_THREADS, MergeArgs, PLAN,
+    PLAN_THREADS, Shape, Shard, plan_bytes,
 };
+use parplan_kernels::peer::MAX_RANKS;
 
-use super::types::{Launch, check_batch, check_call};
+use super::types::{Launch, check_batch, check_call, check_correct, check_merge};
 use super::{Batch, Cache, Capacity, Queries, Workspace};
 use crate::cuda::{Argument, Gpu, Grid};
-use crate::{Device, Error, Result};
+use crate::{Device, Error, Result, View};
 
 /// Chooses the kernel, loads it, and allocates what it needs.
 pub(crate) fn workspace(gpu: &Arc<Gpu>, shape: &Shape, capacity: Capacity) -> Result<Workspace> {
@@ -25,6 +27,8 @@ pub(crate) fn workspace(gpu: &Arc<Gpu>, shape: &Shape, capacity: Capacity) -> Re
     kernels.prepare(gpu, PLAN, 0)?;
     kernels.prepare(gpu, kernel.name, kernel.shared)?;
     kernels.prepare(gpu, kernel.combine, 0)?;
+    kernels.prepare(gpu, CORRECT, 0)?;
+    kernels.prepare(gpu, MERGE, 0)?;
     let chunks = (gpu.multiprocessors()? * kernel.resident as usize
         / kernel.blocks_per_chunk as usize)
         .max(1);
@@ -148,5 +152,82 @@ pub(crate) fn attention(
     unsafe {
         kernels.launch(gpu, kernel.name, attend, &arguments)?;
         kernels.launch(gpu, kernel.combine, combine, &arguments)
+    }
+}
+
+/// Blocks of the merges that no other rank waits for.
+fn merge_grid(elements: usize) -> Grid {
+    let blocks = (elements / 4)
+        .div_ceil(MERGE_THREADS as usize)
+        .clamp(1, 2048);
+    Grid::linear(blocks as u32, MERGE_THREADS)
+}
+
+/// Enqueues the correction of one rank's partial outputs.
+pub(crate) fn correct_rank(
+    gpu: &Arc<Gpu>,
+    parts: &View,
+    lses: &View,
+    rank: usize,
+    size: usize,
+    dim: usize,
+    lse: &View,
+) -> Result<()> {
+    check_correct(parts, lses, rank, size, dim, lse)?;
+    let arguments = MergeArgs {
+        lse_out: lse.address()?,
+        parts: parts.address()?,
+        lses: lses.address()?,
+        rows: (lse.len() / 4) as u32,
+        dim: dim as u32,
+        rank: rank as u32,
+        size: size as u32,
+        ..MergeArgs::default()
+    };
+    launch_merge(gpu, CORRECT, merge_grid(parts.len() / 2), size, arguments)
+}
+
+/// Enqueues the merge of what all ranks sent.
+pub(crate) fn merge_ranks(
+    gpu: &Arc<Gpu>,
+    parts: &View,
+    lses: &View,
+    size: usize,
+    dim: usize,
+    out: &View,
+    lse: &View,
+) -> Result<()> {
+    check_merge(parts, lses, out, lse, dim, size)?;
+    let arguments = MergeArgs {
+        out: out.address()?,
+        lse_out: lse.address()?,
+        parts: parts.address()?,
+        lses: lses.address()?,
+        rows: (lse.len() / 4) as u32,
+        dim: dim as u32,
+        rank: 0,
+        size: size as u32,
+    };
+    launch_merge(gpu, MERGE, merge_grid(out.len() / 2), size, arguments)
+}
+
+fn launch_merge(
+    gpu: &Arc<Gpu>,
+    name: &'static str,
+    grid: Grid,
+    size: usize,
+    arguments: MergeArgs,
+) -> Result<()> {
+    if size > MAX_RANKS {
+        return Err(Error::Arguments {
+            op: "attention",
+            why: format!("{size} ranks to merge, at most {MAX_RANKS} are right"),
+        });
+    }
+    gpu.bind()?;
+    // SAFETY: the views' sizes were checked against rows, dim and size.
+    unsafe {
+        gpu.kernels()?
+            .launch(gpu, name, grid, &[Argument::Merge(arguments)])
     }
 }

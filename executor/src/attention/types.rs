@@ -227,3 +227,42 @@ pub(crate) fn check_call(
         None => Ok(()),
     }
 }
+
+/// The checks of a merge over `size` ranks; `parts` and `lses` are those of all ranks.
+pub(crate) fn check_merge(
+    parts: &View,
+    lses: &View,
+    out: &View,
+    lse: &View,
+    dim: usize,
+    size: usize,
+) -> Result<()> {
+    if dim == 0 || !dim.is_multiple_of(8) {
+        return Err(wrong(format!(
+            "{dim} dims to merge, they must be a multiple of 8"
+        )));
+    }
+    let rows = lse.len() / 4;
+    sized("the merged output", out, rows * dim * 2)?;
+    sized("the LSEs", lses, size * rows * 4)?;
+    sized("the partial outputs", parts, size * rows * dim * 2)
+}
+
+/// The checks of a correction: `lses` of all ranks and parts, `lse` of this rank's part.
+pub(crate) fn check_correct(
+    parts: &View,
+    lses: &View,
+    rank: usize,
+    size: usize,
+    dim: usize,
+    lse: &View,
+) -> Result<()> {
+    if dim == 0 || !dim.is_multiple_of(8) || rank >= size {
+        return Err(wrong(format!(
+            "rank {rank} of {size} and {dim} dims to correct: dims must be a multiple of 8"
+        )));
+    }
+    let rows = lse.len() / 4;
+    sized("the LSEs", lses, size * size * rows * 4)?;
+    sized("the partial outputs", parts, size * rows * dim * 2)
+}

@@ -509,6 +509,30 @@ impl Device for Arc<Gpu> {
         crate::attention::on_gpu(self, shape, shard, batch, cache, workspace, queries)
     }
 
+    fn correct_rank(
+        &self,
+        parts: &View,
+        lses: &View,
+        rank: usize,
+        ranks: usize,
+        dim: usize,
+        lse: &View,
+    ) -> Result<()> {
+        crate::attention::correct_on_gpu(self, parts, lses, rank, ranks, dim, lse)
+    }
+
+    fn merge_ranks(
+        &self,
+        parts: &View,
+        lses: &View,
+        ranks: usize,
+        dim: usize,
+        out: &View,
+        lse: &View,
+    ) -> Result<()> {
+        crate::attention::merge_on_gpu(self, parts, lses, ranks, dim, out, lse)
+    }
+
     fn meter(&self) -> &Arc<MemoryMeter> {
         &self.meter
     }

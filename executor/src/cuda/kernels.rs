@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg, sys};
 use cudarc::nvrtc::Ptx;
-use parplan_kernels::attention::AttentionArgs;
+use parplan_kernels::attention::{AttentionArgs, BulkArgs, MergeArgs};
 use parplan_kernels::launch::MODULES;
 use parplan_kernels::peer::PeerArgs;
 
@@ -25,7 +25,25 @@ pub enum Argument {
     Peer(PeerArgs),
     /// The arguments of an attention.
     Attention(AttentionArgs),
+    /// The arguments of a merge over ranks.
+    Merge(MergeArgs),
+    /// The fixed part of an exchange by plain stores.
+    Bulk(BulkArgs),
 }
+
+/// `MergeArgs` as a kernel argument.
+#[repr(transparent)]
+struct MergeRepr(MergeArgs);
+
+// SAFETY: `MergeArgs` is repr(C), plain data, and mirrors the struct in attention_merge.cu.
+unsafe impl DeviceRepr for MergeRepr {}
+
+/// `BulkArgs` as a kernel argument.
+#[repr(transparent)]
+struct BulkRepr(BulkArgs);
+
+// SAFETY: `BulkArgs` is repr(C), plain data, and mirrors the struct in attention_merge.cu.
+unsafe impl DeviceRepr for BulkRepr {}
 
 /// `AttentionArgs` as a kernel argument.
 #[repr(transparent)]
@@ -184,6 +202,8 @@ impl Kernels {
             F32(f32),
             Peer(PeerRepr),
             Attention(AttentionRepr),
+            Merge(MergeRepr),
+            Bulk(BulkRepr),
         }
         let slots: Vec<Slot> = arguments
             .iter()
@@ -192,6 +212,8 @@ impl Kernels {
                 Argument::F32(v) => Slot::F32(*v),
                 Argument::Peer(v) => Slot::Peer(PeerRepr(*v)),
                 Argument::Attention(v) => Slot::Attention(AttentionRepr(*v)),
+                Argument::Merge(v) => Slot::Merge(MergeRepr(*v)),
+                Argument::Bulk(v) => Slot::Bulk(BulkRepr(*v)),
             })
             .collect();
         let mut builder = gpu.stream().launch_builder(&function);
@@ -201,6 +223,8 @@ impl Kernels {
                 Slot::F32(v) => builder.arg(v),
                 Slot::Peer(v) => builder.arg(v),
                 Slot::Attention(v) => builder.arg(v),
+                Slot::Merge(v) => builder.arg(v),
+                Slot::Bulk(v) => builder.arg(v),
             };
         }
         let config = LaunchConfig {
