@@ -38,6 +38,8 @@ pub struct Deployment<'a> {
     pub memory: MemoryResult,
     /// Sizes to capture.
     pub capture: CaptureList,
+    /// The sizes were listed by a person rather than planned.
+    pub sizes_were_listed: bool,
     /// Captured sizes in requests a rank, ascending.
     buckets: Vec<u32>,
     /// Prefill tokens of one pass, as the command line counts them.
@@ -243,6 +245,7 @@ impl<'a> Deployment<'a> {
             },
             buckets: in_requests,
             capture,
+            sizes_were_listed: choice.cuda_graphs && settings.graph_batch_sizes.is_some(),
             chunk_flag,
             chunk_tokens,
             running_per_rank: f64::from(limit),
@@ -404,6 +407,11 @@ impl<'a> Deployment<'a> {
         ((self.memory.map.kv_cache - fixed * requests) / per_token)
             .max(0.0)
             .floor()
+    }
+
+    /// Running requests of one rank that the engine is told to let in.
+    pub fn requests_limit(&self) -> u32 {
+        self.limit_per_rank
     }
 
     /// Running requests of one rank that a launch command allows: the planned limit, or fewer where

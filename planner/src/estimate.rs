@@ -174,12 +174,46 @@ fn warnings(
     if d.choice.layout.attention_dp > 1
         && traffic.concurrency < f64::from(d.choice.layout.attention_dp)
     {
+        let (clients, leave) = match traffic.concurrency {
+            1.0 => ("1 client".to_owned(), "leaves"),
+            many => (format!("{many:.0} clients"), "leave"),
+        };
         out.push(format!(
-            "{:.0} clients leave some of the {} attention-DP ranks idle, and idle ranks step along",
-            traffic.concurrency, d.choice.layout.attention_dp
+            "{clients} {leave} some of the {} attention-DP ranks idle, and idle ranks step along",
+            d.choice.layout.attention_dp
         ));
     }
+    out.extend(lost_sizes(d));
     out
+}
+
+/// Says which of the graph sizes that a person listed the engine would not capture, and why.
+fn lost_sizes(d: &Deployment<'_>) -> Option<String> {
+    let lost = &d.capture.lost;
+    let largest = lost.last()?;
+    if !d.sizes_were_listed {
+        return None;
+    }
+    let listed: Vec<String> = lost.iter().map(u32::to_string).collect();
+    let named = match listed.as_slice() {
+        [one] => format!("graph size {one} is"),
+        few if few.len() <= 6 => format!("graph sizes {} are", few.join(", ")),
+        many => format!("{} graph sizes, the largest {largest}, are", many.len()),
+    };
+    let unit = match d.capture.unit {
+        GraphUnit::RequestsPerRank => "a size counts requests of a rank",
+        GraphUnit::RequestsOfAllRanks => "a size counts requests of all ranks",
+        GraphUnit::Tokens => "a size counts tokens",
+    };
+    let multiple = graphs::alignment(d.setup.rules, &d.graph_context());
+    let aligned = match multiple {
+        0 | 1 => String::new(),
+        multiple => format!(", and sizes are multiples of {multiple}"),
+    };
+    Some(format!(
+        "{named} not captured: {unit}, whose limit of running requests is {}{aligned}",
+        d.requests_limit()
+    ))
 }
 
 /// A decode step and a prefill pass, term by term, at the service's own batch.

@@ -9,6 +9,7 @@ pub mod estimate;
 pub mod gather;
 pub mod graphs;
 pub mod kv;
+pub mod kv_split;
 pub mod launch;
 pub mod layout;
 pub mod legality;

@@ -1,6 +1,8 @@
 //! What is asked: traffic, the space of configurations, and what counts as good.
 
+use crate::layout::Layout;
 use crate::padding::split_mix;
+use crate::plan::Choice;
 use parplan_profiles::{Dtype, Lengths};
 use serde::Serialize;
 
@@ -215,6 +217,54 @@ pub struct Space {
     pub expert_all_to_all: Vec<bool>,
     /// Engine settings that the person fixed.
     pub settings: Settings,
+}
+
+impl Space {
+    /// Nodes that a replica of `tp` · `pp` GPUs spans.
+    pub fn replica_nodes(&self, tp: u32, pp: u32) -> u32 {
+        let per_node = self.gpus.div_ceil(self.nodes.max(1)).max(1);
+        tp.saturating_mul(pp).div_ceil(per_node).max(1)
+    }
+
+    /// `choice` as this space has it: what the space no longer leaves open takes the space's value.
+    /// None where the space has no such layout.
+    pub fn nearest(&self, choice: &Choice, traffic: &Traffic) -> Option<Choice> {
+        fn within<T: PartialEq + Copy>(value: T, all: &[T]) -> Option<T> {
+            all.contains(&value)
+                .then_some(value)
+                .or(all.first().copied())
+        }
+        let layout = choice.layout;
+        let fixed = [
+            (self.tp, layout.tp),
+            (self.attention_dp, layout.attention_dp),
+            (self.dcp, layout.dcp),
+            (self.ep, layout.ep),
+            (self.pp, layout.pp),
+            (self.replicas, layout.replicas),
+        ];
+        let kept = fixed
+            .iter()
+            .all(|(fixed, size)| fixed.is_none_or(|fixed| fixed == *size));
+        let all_fixed = self.tp.is_some() && self.pp.is_some() && self.replicas.is_some();
+        if !kept || (layout.gpus() != self.gpus && !all_fixed) {
+            return None;
+        }
+        Some(Choice {
+            layout: Layout {
+                nodes: self.replica_nodes(layout.tp, layout.pp),
+                ..layout
+            },
+            kv_dtype: within(choice.kv_dtype, &self.kv_dtypes)?,
+            cuda_graphs: within(choice.cuda_graphs, &self.cuda_graphs)?,
+            symmetric_memory: within(choice.symmetric_memory, &self.symmetric_memory)?,
+            expert_all_to_all: within(choice.expert_all_to_all, &self.expert_all_to_all)?,
+            speculative_steps: match traffic.speculation {
+                Some(s) if choice.speculative_steps > 0 => s.steps,
+                _ => 0,
+            },
+        })
+    }
 }
 
 /// Engine settings that a person fixed; the engine's own rule decides the others.

@@ -54,7 +54,7 @@ pub struct Miss {
 }
 
 /// The answer to a question.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Recommendation {
     /// The best configurations, best first. Where nothing meets the limits, the nearest misses.
     pub ranked: Vec<Plan>,
@@ -95,6 +95,20 @@ pub fn recommend(
     goal: &Goal,
     effort: &Effort,
 ) -> Recommendation {
+    // A search that is never told to stop has an answer.
+    recommend_while(setup, traffic, space, goal, effort, &|| true).unwrap_or_default()
+}
+
+/// Ranks every configuration of `space` as long as `keep_going` says so: it is asked before each
+/// layout, from several threads. None where it said no: half a ranking is none.
+pub fn recommend_while(
+    setup: &Setup<'_>,
+    traffic: &Traffic,
+    space: &Space,
+    goal: &Goal,
+    effort: &Effort,
+    keep_going: &(dyn Fn() -> bool + Sync),
+) -> Option<Recommendation> {
     let shape = ModelShape::of(setup.model);
     let layouts = space::layouts(setup, space);
     let top = effort.top.max(1);
@@ -117,7 +131,8 @@ pub fn recommend(
             batch,
             floor,
             effort.threads,
-        ) {
+            keep_going,
+        )? {
             match outcome {
                 Outcome::Rejected(reason) => rejected.push(reason),
                 Outcome::Scored(list) => {
@@ -143,20 +158,20 @@ pub fn recommend(
     let met_goal = best.first().is_some_and(|s| s.meets);
     let ranked: Vec<Plan> = best
         .iter()
-        .map(|s| estimate::plan(setup, traffic, &space.settings, s.choice))
-        .collect();
+        .map(|s| keep_going().then(|| estimate::plan(setup, traffic, &space.settings, s.choice)))
+        .collect::<Option<_>>()?;
     let miss = ranked.first().filter(|_| !met_goal).map(|plan| Miss {
         ttft_ms: over(plan.predicted.ttft_ms.value, goal.ttft_ms),
         tpot_ms: over(plan.predicted.tpot_ms.value, goal.tpot_ms),
     });
-    Recommendation {
+    Some(Recommendation {
         ranked,
         rejected,
         met_goal,
         miss,
         configurations,
         points,
-    }
+    })
 }
 
 /// How far `value` lies above `limit`; 0 without one.
@@ -219,8 +234,11 @@ fn price(
     layouts: &[Layout],
     floor: Option<f64>,
     threads: usize,
-) -> Vec<Outcome> {
-    let one = |layout: &Layout| layout_outcome(setup, traffic, space, goal, shape, *layout, floor);
+    keep_going: &(dyn Fn() -> bool + Sync),
+) -> Option<Vec<Outcome>> {
+    let one = |layout: &Layout| {
+        keep_going().then(|| layout_outcome(setup, traffic, space, goal, shape, *layout, floor))
+    };
     let threads = threads.clamp(1, layouts.len().max(1));
     if threads == 1 {
         return layouts.iter().map(one).collect();
@@ -229,17 +247,61 @@ fn price(
     std::thread::scope(|scope| {
         let handles: Vec<_> = layouts
             .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Vec<_>>()))
+            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Option<Vec<_>>>()))
             .collect();
         // A thread that died takes its part of the answer with it; its panic goes on here.
         handles
             .into_iter()
-            .flat_map(|handle| match handle.join() {
+            .map(|handle| match handle.join() {
                 Ok(part) => part,
                 Err(panic) => std::panic::resume_unwind(panic),
             })
-            .collect()
+            .collect::<Option<Vec<_>>>()
+            .map(|parts| parts.into_iter().flatten().collect())
     })
+}
+
+/// What legality is asked with for one choice of a space.
+fn ground<'a>(
+    setup: &Setup<'a>,
+    space: &Space,
+    shape: &'a ModelShape,
+    choice: &Choice,
+) -> Ground<'a> {
+    Ground {
+        rules: setup.rules,
+        model: shape,
+        machines: Machines {
+            gpus: space.gpus,
+            gpus_per_node: space.gpus.div_ceil(space.nodes.max(1)),
+            link_domain: setup.gpu.link_domain_gpus,
+            sm: sm(setup.gpu),
+        },
+        options: Options {
+            expert_backend: choice
+                .expert_all_to_all
+                .then_some(setup.rules.experts.all_to_all())
+                .flatten(),
+            speculation: choice.speculative_steps > 0,
+            kv_dtype: choice.kv_dtype,
+            symmetric_memory: choice.symmetric_memory,
+            ..Options::default()
+        },
+    }
+}
+
+/// The first reason for which a choice of the space cannot run; none where it can.
+pub fn refusal(
+    setup: &Setup<'_>,
+    traffic: &Traffic,
+    space: &Space,
+    choice: Choice,
+) -> Option<String> {
+    let shape = ModelShape::of(setup.model);
+    if let Err(refusals) = legality::check(&choice.layout, &ground(setup, space, &shape, &choice)) {
+        return refusals.into_iter().next().map(|refusal| refusal.reason);
+    }
+    Deployment::new(setup, traffic, &space.settings, choice).does_not_fit(traffic)
 }
 
 fn layout_outcome(
@@ -251,31 +313,11 @@ fn layout_outcome(
     layout: Layout,
     floor: Option<f64>,
 ) -> Outcome {
-    let machines = Machines {
-        gpus: space.gpus,
-        gpus_per_node: space.gpus.div_ceil(space.nodes.max(1)),
-        link_domain: setup.gpu.link_domain_gpus,
-        sm: sm(setup.gpu),
-    };
     let mut scored = Vec::new();
     // What does not fit says more about a layout than an optional switch that it cannot have.
     let (mut misfit, mut reason) = (None, None);
     for choice in space::choices(setup, traffic, space, layout) {
-        let ground = Ground {
-            rules: setup.rules,
-            model: shape,
-            machines,
-            options: Options {
-                expert_backend: choice
-                    .expert_all_to_all
-                    .then_some(setup.rules.experts.all_to_all())
-                    .flatten(),
-                speculation: choice.speculative_steps > 0,
-                kv_dtype: choice.kv_dtype,
-                symmetric_memory: choice.symmetric_memory,
-                ..Options::default()
-            },
-        };
+        let ground = ground(setup, space, shape, &choice);
         if !legality::is_legal(&layout, &ground) {
             if reason.is_none() {
                 reason = legality::check(&layout, &ground)

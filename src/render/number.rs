@@ -37,6 +37,12 @@ pub fn whole(value: f64) -> String {
     fixed(value, 0)
 }
 
+/// A count with its noun: `1 client`, `2,000 clients`.
+pub fn counted(count: f64, noun: &str) -> String {
+    let plural = if count == 1.0 { "" } else { "s" };
+    format!("{} {noun}{plural}", plain(count))
+}
+
 /// A share as percent.
 pub fn percent(share: f64) -> String {
     fixed(share * 100.0, 1)
@@ -116,6 +122,14 @@ mod tests {
         assert_eq!(bytes(7_372_800.0), "7.37 MB");
         assert_eq!(bytes(999_600.0), "1.00 MB");
         assert_eq!(gib(150_754_820_096.0), "140.40");
+    }
+
+    #[test]
+    fn one_thing_has_no_plural() {
+        assert_eq!(counted(1.0, "client"), "1 client");
+        assert_eq!(counted(0.0, "client"), "0 clients");
+        assert_eq!(counted(1.5, "client"), "1.5 clients");
+        assert_eq!(counted(2000.0, "client"), "2,000 clients");
     }
 
     #[test]

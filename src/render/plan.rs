@@ -23,11 +23,11 @@ pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
     };
     let mut parts = vec![
         format!(
-            "{} tokens in, {} out{drawn}",
-            number::whole(traffic.isl),
+            "{} in, {} out{drawn}",
+            number::counted(traffic.isl.round(), "token"),
             number::whole(traffic.osl)
         ),
-        format!("{} clients", number::plain(traffic.concurrency)),
+        number::counted(traffic.concurrency, "client"),
     ];
     if traffic.prefix_hit > 0.0 {
         parts.push(format!(
@@ -43,8 +43,8 @@ pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
     });
     if let Some(s) = traffic.speculation {
         parts.push(format!(
-            "{} drafted tokens accepted with {}",
-            s.steps,
+            "{} accepted with {}",
+            number::counted(f64::from(s.steps), "drafted token"),
             number::plain(s.acceptance)
         ));
     }
@@ -90,10 +90,9 @@ pub fn configuration(page: &mut Page, plan: &Plan) {
     let report = &plan.layout;
     page.heading("Layout");
     page.text(&format!(
-        "{}, on {} GPU{}",
+        "{}, on {}",
         layout_words(&plan.choice.layout),
-        report.gpus,
-        if report.gpus == 1 { "" } else { "s" }
+        number::counted(f64::from(report.gpus), "GPU")
     ));
     let mut facts = Table::new(&["", ""]);
     facts.row(["attention", &attention(plan)]);

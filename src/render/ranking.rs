@@ -151,8 +151,8 @@ pub fn rejected(page: &mut Page, rejected: &[Rejected]) {
         return;
     }
     page.heading(&format!(
-        "{} layouts cannot run",
-        number::whole(rejected.len() as f64)
+        "{} cannot run",
+        number::counted(rejected.len() as f64, "layout")
     ));
     let mut table = Table::new(&["layout", "reason"]);
     for refused in distinct(rejected) {

@@ -43,7 +43,6 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
     let shape = ModelShape::of(setup.model);
     let many = space.gpus > MANY_GPUS;
     let most_experts = shape.experts.iter().map(|e| e.count).max().unwrap_or(1);
-    let per_node = space.gpus.div_ceil(space.nodes.max(1)).max(1);
     let moe = setup.model.is_moe();
     let mut out = Vec::new();
     for replicas in fixed_or(space.replicas, divisors(space.gpus)) {
@@ -81,7 +80,7 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
                                 dcp,
                                 ep,
                                 pp,
-                                nodes: (tp.saturating_mul(pp)).div_ceil(per_node).max(1),
+                                nodes: space.replica_nodes(tp, pp),
                             });
                         }
                     }
