@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod explore;
 mod library;
 mod question;
 mod recommend;
@@ -11,6 +12,7 @@ mod side;
 mod split;
 mod values;
 
+pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
@@ -49,6 +51,8 @@ pub enum Command {
     Explain(QuestionArgs),
     /// Compare two layouts, and find where the winner changes
     Compare(CompareArgs),
+    /// Change the question and watch the answer: ranking, plot, memory, steps, on a full screen
+    Explore(ExploreArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs

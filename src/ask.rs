@@ -19,7 +19,7 @@ pub use assume::Assumptions;
 pub use names::{as_path, library, model_named, user_folder};
 
 /// A resolved question: everything but the layouts to answer it for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ask {
     /// The model.
     pub model: ModelProfile,

@@ -1,11 +1,12 @@
 //! The command line of parplan: parse, call, render.
 //!
 //! [`args`] is what was typed, [`ask`] what it means, [`commands`] one file a command, [`render`]
-//! the tables and [`json`] the documented JSON. Every figure comes from `parplan-planner`.
+//! the tables, [`json`] the documented JSON and [`explore`] the full screen. Every figure comes from `parplan-planner`.
 
 pub mod args;
 pub mod ask;
 pub mod commands;
+pub mod explore;
 pub mod failure;
 pub mod files;
 pub mod json;

@@ -24,6 +24,11 @@ impl Style {
         }
     }
 
+    /// Whether colours may be used.
+    pub fn is_coloured(self) -> bool {
+        self.colour
+    }
+
     /// A heading.
     pub fn bold(self, text: &str) -> String {
         self.wrap("1", text)

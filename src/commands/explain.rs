@@ -10,7 +10,6 @@ use crate::render::graphs::Landed;
 use crate::render::{Page, breakdown, gather, graphs, plan as pages, volume};
 use crate::stats::Stopwatch;
 use parplan_planner::deployment::Deployment;
-use parplan_planner::graphs::{DecodeBatch, landing};
 use parplan_planner::{estimate, gather as gathers};
 
 /// Explains the configuration that was typed.
@@ -28,7 +27,7 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
     let (service, points) = deployment.serve_counted(&ask.traffic);
     let plan = estimate::from_parts(&deployment, &ask.traffic, &service);
     let volumes = estimate::volumes(&deployment, &ask.traffic, &service);
-    let landed = landings(&deployment, ask.traffic.speculation.map_or(0, |s| s.steps));
+    let landed = Landed::all(&deployment, ask.traffic.speculation.map_or(0, |s| s.steps));
     let gathered = gathers::report(&deployment, &ask.traffic, &service);
     let steps = estimate::breakdowns(&deployment, &ask.traffic, &service);
     let mut assumptions = ask.assumptions.clone();
@@ -63,25 +62,4 @@ pub fn run(args: &QuestionArgs, style: Style) -> Result<String, Failure> {
         pages::stats(&mut page, &stats);
     }
     Ok(page.finish())
-}
-
-/// Where batches of 1, 2, 4 and so on requests a rank land, up to twice the largest that may run.
-fn landings(deployment: &Deployment<'_>, drafted: u32) -> Vec<Landed> {
-    let most = deployment.capped_running();
-    std::iter::successors(Some(1u32), |batch| batch.checked_mul(2))
-        .take_while(|&batch| f64::from(batch) < most * 2.0)
-        .map(|batch| {
-            let layout = deployment.choice.layout;
-            let step = DecodeBatch {
-                most_requests: batch,
-                all_requests: batch.saturating_mul(layout.attention_dp),
-                query_length: drafted.saturating_add(1),
-                rank_in_prefill: false,
-            };
-            Landed {
-                requests_per_rank: batch,
-                landing: landing(deployment.setup.rules, &deployment.capture, &step),
-            }
-        })
-        .collect()
 }

@@ -2,24 +2,28 @@
 
 use super::{Page, Table, number, ranking};
 use crate::ask::Ask;
-use parplan_planner::compare::{Axis, Comparison, Metric, Winner};
+use parplan_planner::compare::{Axis, Comparison, Crossover, Metric, Winner};
 use parplan_planner::plan::{Plan, Predicted};
 
 /// Who wins, by how much, and how sure that is.
 pub fn verdict(page: &mut Page, comparison: &Comparison) {
+    page.heading("Verdict");
+    page.text(&words(comparison, name(comparison.winner)));
+}
+
+/// The verdict on a winner of this name.
+pub fn words(comparison: &Comparison, winner: &str) -> String {
     let metric = match comparison.metric {
         Metric::Throughput => "output tokens a second and GPU",
         Metric::Tpot => "time per output token",
         Metric::Ttft => "time to first token",
     };
-    page.heading("Verdict");
-    page.text(&format!(
-        "{} is better by {} % in {metric}, and {} likely to be the better one, given the \
+    format!(
+        "{winner} is better by {} % in {metric}, and {} likely to be the better one, given the \
          spread of the predictions",
-        name(comparison.winner),
         number::percent(comparison.by - 1.0),
         likelihood(comparison.confidence)
-    ));
+    )
 }
 
 /// A probability in whole percent; no prediction is certain.
@@ -85,10 +89,7 @@ pub fn crossovers(page: &mut Page, comparison: &Comparison) {
     page.heading("Where the winner changes");
     let mut table = Table::new(&["", ">at", "below", "above"]);
     for crossover in &comparison.crossovers {
-        let at = match crossover.axis {
-            Axis::Balance => number::fixed(crossover.at, 2),
-            Axis::Concurrency | Axis::PromptTokens => number::whole(crossover.at),
-        };
+        let at = place(crossover);
         table.row([
             axis(crossover.axis).to_owned(),
             at,
@@ -100,6 +101,14 @@ pub fn crossovers(page: &mut Page, comparison: &Comparison) {
     if !comparison.steady.is_empty() {
         let axes: Vec<&str> = comparison.steady.iter().map(|a| axis(*a)).collect();
         page.text(&format!("not along: {}", axes.join(", ")));
+    }
+}
+
+/// Where the two sides are equal.
+pub fn place(crossover: &Crossover) -> String {
+    match crossover.axis {
+        Axis::Balance => number::fixed(crossover.at, 2),
+        Axis::Concurrency | Axis::PromptTokens => number::whole(crossover.at),
     }
 }
 
@@ -116,7 +125,8 @@ fn name(winner: Winner) -> &'static str {
     }
 }
 
-fn axis(axis: Axis) -> &'static str {
+/// An axis in words.
+pub fn axis(axis: Axis) -> &'static str {
     match axis {
         Axis::Concurrency => "clients",
         Axis::PromptTokens => "prompt tokens",

@@ -1,7 +1,8 @@
 //! CUDA graphs: what is captured, what decode replays, what is wasted.
 
 use super::{Page, Table, number};
-use parplan_planner::graphs::Landing;
+use parplan_planner::deployment::Deployment;
+use parplan_planner::graphs::{DecodeBatch, Landing, landing};
 use parplan_planner::plan::GraphPlan;
 use serde::Serialize;
 
@@ -13,6 +14,30 @@ pub struct Landed {
     /// The graph that it replays, or why it runs eagerly.
     #[serde(flatten)]
     pub landing: Landing,
+}
+
+impl Landed {
+    /// Where batches of 1, 2, 4 and so on requests a rank land, up to twice the largest that may
+    /// run, with `drafted` tokens drafted a step.
+    pub fn all(deployment: &Deployment<'_>, drafted: u32) -> Vec<Landed> {
+        let most = deployment.capped_running();
+        std::iter::successors(Some(1u32), |batch| batch.checked_mul(2))
+            .take_while(|&batch| f64::from(batch) < most * 2.0)
+            .map(|batch| {
+                let layout = deployment.choice.layout;
+                let step = DecodeBatch {
+                    most_requests: batch,
+                    all_requests: batch.saturating_mul(layout.attention_dp),
+                    query_length: drafted.saturating_add(1),
+                    rank_in_prefill: false,
+                };
+                Landed {
+                    requests_per_rank: batch,
+                    landing: landing(deployment.setup.rules, &deployment.capture, &step),
+                }
+            })
+            .collect()
+    }
 }
 
 /// A row a batch: the graph that it replays and the rows that carry no token.

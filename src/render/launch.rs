@@ -1,6 +1,7 @@
 //! Launch commands, in a form that a shell can run.
 
-use super::Page;
+use super::table::wrap;
+use super::{Page, WIDTH};
 use parplan_planner::launch::{LaunchError, LaunchPlan, NodeCommand};
 
 /// Nodes of the first replica whose commands are printed; JSON has all.
@@ -22,7 +23,7 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
             "replica {} node {}, on {}:",
             node.replica, node.node, node.machine
         ));
-        for line in shell(node) {
+        for line in shell(node, WIDTH) {
             page.verbatim(&line);
         }
         for (name, content) in &node.files {
@@ -49,10 +50,65 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
     }
 }
 
-/// One command over as many lines as it takes; the values of an option that fit no line break
-/// over several.
-fn shell(node: &NodeCommand) -> Vec<String> {
-    const ROOM: usize = super::WIDTH - 6;
+/// The commands as a POSIX shell script. With several nodes or replicas its argument says which of
+/// them this machine is: `sh launch.sh REPLICA.NODE`.
+pub fn script(plan: &LaunchPlan) -> String {
+    let mut out = format!(
+        "#!/bin/sh\n# {} {}, as planned by parplan\n",
+        plan.engine, plan.version
+    );
+    for note in &plan.notes {
+        for line in wrap(note, WIDTH - 2) {
+            out.push_str(&format!("# {line}\n"));
+        }
+    }
+    out.push_str("set -eu\n");
+    let [only] = plan.nodes.as_slice() else {
+        let names: Vec<String> = plan.nodes.iter().map(name).collect();
+        out.push_str("case \"${1:-}\" in\n");
+        for node in &plan.nodes {
+            out.push_str(&format!("{}) # on {}\n", name(node), node.machine));
+            start(&mut out, node);
+            out.push_str(";;\n");
+        }
+        out.push_str(&format!(
+            "*)\necho {} >&2\nexit 2\n;;\nesac\n",
+            quoted(&format!(
+                "say which part this machine is, REPLICA.NODE: {}",
+                names.join(", ")
+            ))
+        ));
+        return out;
+    };
+    start(&mut out, only);
+    out
+}
+
+/// What the argument of a script calls a node.
+fn name(node: &NodeCommand) -> String {
+    format!("{}.{}", node.replica, node.node)
+}
+
+/// The files of a node and its command.
+fn start(out: &mut String, node: &NodeCommand) {
+    for (name, content) in &node.files {
+        out.push_str(&format!(
+            "printf '%s' {} > {}\n",
+            quoted(content),
+            quoted(name)
+        ));
+    }
+    let lines = shell(node, WIDTH);
+    let command: Vec<&str> = lines.iter().map(|line| line.trim_start()).collect();
+    // `exec` takes no variables in front of it, `env` does.
+    let env = if node.env.is_empty() { "" } else { "env " };
+    out.push_str(&format!("exec {env}{}\n", command.join("\n  ")));
+}
+
+/// One command over as many lines as it takes in so many columns; the values of an option that fit
+/// no line break over several.
+pub fn shell(node: &NodeCommand, width: usize) -> Vec<String> {
+    let room = width.saturating_sub(6).max(1);
     let mut groups: Vec<Vec<String>> = node
         .env
         .iter()
@@ -70,14 +126,14 @@ fn shell(node: &NodeCommand) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for group in groups {
         let whole = group.join(" ");
-        let pieces = if whole.len() <= ROOM {
+        let pieces = if whole.len() <= room {
             vec![whole]
         } else {
             group
         };
         for piece in pieces {
             match lines.last_mut() {
-                Some(line) if line.len() + 1 + piece.len() <= ROOM => {
+                Some(line) if line.len() + 1 + piece.len() <= room => {
                     line.push(' ');
                     line.push_str(&piece);
                 }
@@ -147,11 +203,48 @@ mod tests {
         let sizes: Vec<String> = (1..60).map(|n| (n * 1000).to_string()).collect();
         let mut argv = vec!["serve", "--sizes"];
         argv.extend(sizes.iter().map(String::as_str));
-        let lines = shell(&node(&argv));
+        let lines = shell(&node(&argv), WIDTH);
         assert!(lines.len() > 3);
-        let fits = |line: &String| line.len() <= crate::render::WIDTH;
+        let fits = |line: &String| line.len() <= WIDTH;
         assert!(lines.iter().all(fits), "{lines:?}");
         assert!(lines.iter().rev().skip(1).all(|line| line.ends_with(" \\")));
+    }
+
+    /// What the script starts is what was planned, whatever the words hold.
+    #[test]
+    fn a_script_starts_each_part_with_its_own_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let hostile = "it's $HOME `x` \"y\"\n; echo no";
+        let mut first = node(&["printf", "%s|", "first", hostile]);
+        first.files = vec![("a file.yml".to_owned(), hostile.to_owned())];
+        let mut second = node(&["sh", "-c", "printf %s \"$A\""]);
+        second.node = 1;
+        let mut plan = LaunchPlan {
+            engine: "any".to_owned(),
+            version: "1".to_owned(),
+            verified: true,
+            nodes: vec![first.clone(), second],
+            notes: vec!["a note".to_owned()],
+        };
+        let run = |plan: &LaunchPlan, part: &[&str]| {
+            let out = std::process::Command::new("sh")
+                .arg("-c")
+                .arg(script(plan))
+                .arg("launch.sh")
+                .args(part)
+                .current_dir(folder.path())
+                .output()
+                .unwrap();
+            (String::from_utf8(out.stdout).unwrap(), out.status.code())
+        };
+        let printed = format!("first|{hostile}|");
+        assert_eq!(run(&plan, &["0.0"]), (printed.clone(), Some(0)));
+        let file = std::fs::read_to_string(folder.path().join("a file.yml")).unwrap();
+        assert_eq!(file, hostile);
+        assert_eq!(run(&plan, &["0.1"]), ("1 2".to_owned(), Some(0)));
+        assert_eq!(run(&plan, &[]), (String::new(), Some(2)));
+        plan.nodes = vec![first];
+        assert_eq!(run(&plan, &[]), (printed, Some(0)));
     }
 
     #[test]
@@ -167,7 +260,7 @@ mod tests {
             "2",
         ]);
         assert_eq!(
-            shell(&node).join("\n"),
+            shell(&node, WIDTH).join("\n"),
             "  A='1 2' python3 -m sglang.launch_server --model-path a/b --sizes 1 2"
         );
     }

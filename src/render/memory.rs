@@ -47,7 +47,7 @@ fn bar(share: f64) -> String {
 }
 
 /// A part of the map in words.
-fn words(part: &str) -> &str {
+pub fn words(part: &str) -> &str {
     match part {
         "kv_cache" => "KV cache",
         "gathered_buffers" => "gathered buffers",

@@ -107,7 +107,7 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
 }
 
 /// Whether a mean stays under its limit, if there is one.
-fn kept(limit: Option<f64>, value: &Predicted) -> bool {
+pub fn kept(limit: Option<f64>, value: &Predicted) -> bool {
     limit.is_none_or(|limit| value.value <= limit)
 }
 
@@ -127,7 +127,7 @@ pub fn choice_words(choice: &Choice) -> String {
 }
 
 /// A layout and its switches.
-fn switch_words(choice: &Choice) -> String {
+pub fn switch_words(choice: &Choice) -> String {
     let mut words = plan::layout_words(&choice.layout);
     for (on, name) in [
         (choice.expert_all_to_all, "expert all-to-all"),

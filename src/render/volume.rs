@@ -45,7 +45,8 @@ pub fn table(page: &mut Page, volumes: &[LayerVolume]) {
     );
 }
 
-fn kind(kind: Kind) -> &'static str {
+/// In words.
+pub fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::AllReduce => "all-reduce",
         Kind::AllGather => "all-gather",
@@ -56,7 +57,8 @@ fn kind(kind: Kind) -> &'static str {
     }
 }
 
-fn group(group: Group) -> &'static str {
+/// In words.
+pub fn group(group: Group) -> &'static str {
     match group {
         Group::Tp => "TP",
         Group::AttentionTp => "attn TP",
@@ -66,7 +68,8 @@ fn group(group: Group) -> &'static str {
     }
 }
 
-fn purpose(purpose: Purpose) -> &'static str {
+/// In words.
+pub fn purpose(purpose: Purpose) -> &'static str {
     match purpose {
         Purpose::AttentionOutput => "attention sum",
         Purpose::Gather => "FFN gather",

@@ -1,0 +1,161 @@
+//! `parplan explore`: the question on the left, the answer on the right, changed and seen at once.
+//!
+//! Everything that happens is an [`event::Event`] over one channel; [`update`] lets it happen to the
+//! [`state::State`], which reads no clock, file or terminal, and says what is to be done outside;
+//! [`view`] draws the state. Planning has a thread of its own ([`worker`]), where a newer question
+//! calls off an older one, so that no key ever waits for it.
+
+pub mod edit;
+pub mod event;
+pub mod export;
+pub mod form;
+pub mod grid;
+pub mod journal;
+pub mod keys;
+pub mod planning;
+pub mod scale;
+pub mod state;
+pub mod svg;
+pub mod terminal;
+#[cfg(test)]
+mod tests;
+pub mod theme;
+pub mod update;
+pub mod view;
+pub mod worker;
+
+use crate::args::{self, ExploreArgs};
+use crate::ask;
+use crate::failure::Failure;
+use crate::output::Style;
+use event::{Effect, Event};
+use form::{Form, Vocabulary};
+use planning::Resolved;
+use state::{Ended, State};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use terminal::{Screen, Watch};
+use theme::Theme;
+use update::update;
+use worker::Worker;
+
+/// Runs the screen, or writes the files that were asked for.
+///
+/// # Errors
+/// No terminal, a terminal that goes away, a question or a file that cannot be used.
+pub fn run(args: &ExploreArgs, style: Style) -> Result<String, Failure> {
+    if !args.export.is_empty() {
+        return export_only(args);
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(Failure::unusable(
+            "explore needs a terminal for its screen, and standard input or output is none; \
+             give --export FILE to write files without one, or use `parplan recommend`",
+        ));
+    }
+    let variable = |name: &str| std::env::var(name).ok();
+    let theme = Theme::detect(style.is_coloured(), variable);
+    let folder = args.typed.get("profiles").cloned();
+    let folder = folder.or_else(|| std::env::var_os("PARPLAN_PROFILES"));
+    let vocabulary = Vocabulary::of(&ask::library(folder.as_deref().map(Path::new)));
+    let form = Form::new(&args::question(), &vocabulary, &args.typed);
+    match screen(State::new(form, None), theme)? {
+        Some(Ended::Signal(signal)) => {
+            terminal::end_by(signal);
+            Err(Failure::failed(format!("ended by signal {signal}")))
+        }
+        Some(Ended::Fault(what)) => Err(Failure::failed(format!(
+            "a thread of parplan died while {what}, which is a fault of parplan"
+        ))),
+        None => Ok(String::new()),
+    }
+}
+
+/// Answers the question once and writes the files.
+fn export_only(args: &ExploreArgs) -> Result<String, Failure> {
+    let kinds: Vec<_> = args
+        .export
+        .iter()
+        .map(|path| export::Kind::of(path).map(|kind| (path, kind)))
+        .collect::<Result<_, _>>()?;
+    let resolved = Arc::new(Resolved::new(&args.typed)?);
+    let Some(table) = resolved.table(threads(), &|| true)? else {
+        return Err(Failure::failed("the search was called off"));
+    };
+    let table = Arc::new(table);
+    if let Some(nothing) = &table.nothing {
+        return Err(Failure::failed(nothing.clone()));
+    }
+    for (path, kind) in kinds {
+        let order = export::Order {
+            path: path.clone(),
+            kind,
+            table: Arc::clone(&table),
+            row: 0,
+            replace: true,
+        };
+        order.write()?;
+    }
+    Ok(String::new())
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The loop: wait, let happen, do, draw.
+fn screen(mut state: State, theme: Theme) -> Result<Option<Ended>, Failure> {
+    let (events, happens) = mpsc::channel();
+    let worker = Worker::default();
+    let mut screen = Screen::enter()?;
+    terminal::listen_to_signals(events.clone())?;
+    terminal::listen_to_input(events.clone());
+    plan_in_background(worker.clone(), events.clone());
+    let mut effects = vec![update::ask(&state)];
+    loop {
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Plan(job) => worker.submit(*job),
+                Effect::Write(order) => write_in_background(*order, events.clone()),
+                Effect::Mouse(take) => screen.mouse(take)?,
+                Effect::Suspend => screen.suspend()?,
+                Effect::Redraw => screen.again()?,
+                Effect::Quit => {
+                    worker.stop();
+                    return Ok(state.ended);
+                }
+            }
+        }
+        screen.draw(|frame| {
+            state.seen = view::draw(&state, theme, frame);
+        })?;
+        // The senders live in this function, so there is always one.
+        let Ok(first) = happens.recv() else {
+            return Ok(state.ended);
+        };
+        effects.extend(update(&mut state, first));
+        // What has piled up happens before the next drawing.
+        while let Ok(next) = happens.try_recv() {
+            effects.extend(update(&mut state, next));
+        }
+    }
+}
+
+fn plan_in_background(worker: Worker, events: mpsc::Sender<Event>) {
+    std::thread::spawn(move || {
+        let _watch = Watch::new("planning", events.clone());
+        worker.run(threads(), |answer| {
+            events.send(Event::Answer(answer)).is_ok()
+        });
+    });
+}
+
+fn write_in_background(order: export::Order, events: mpsc::Sender<Event>) {
+    std::thread::spawn(move || {
+        let _watch = Watch::new("writing a file", events.clone());
+        let outcome = order.write();
+        // Nobody to tell is no fault: the file is written.
+        let _ = events.send(Event::Written(order.path, outcome));
+    });
+}
