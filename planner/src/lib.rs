@@ -24,6 +24,7 @@ pub mod setup;
 pub mod shard;
 pub mod simulate;
 pub mod step;
+pub mod sweep;
 pub mod sync;
 pub mod volume;
 

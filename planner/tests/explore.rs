@@ -10,7 +10,7 @@ use parplan_planner::deployment::Deployment;
 use parplan_planner::plan::Choice;
 use parplan_planner::question::{Balance, Goal, Objective, Settings, Space};
 use parplan_planner::search::{Effort, Pruning, recommend, recommend_while, refusal};
-use parplan_planner::{estimate, kv_split};
+use parplan_planner::{estimate, kv_split, sweep};
 use parplan_profiles::Dtype;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -203,4 +203,45 @@ fn graph_sizes_that_were_listed_in_vain_are_named() {
         "{warning}"
     );
     assert!(warning.ends_with("running requests is 64"), "{warning}");
+}
+
+/// More clients never make a user faster, and no point of the front is beaten in both.
+#[test]
+fn a_sweep_trades_speed_for_throughput_and_its_front_is_beaten_by_none() {
+    let ground = Ground::new("deepseek-v3", "h200", "sglang");
+    let traffic = traffic(1024.0, 1024.0, 100.0);
+    let setup = ground.setup();
+    let choices = [
+        ground.choice(layout(8, 1, 1, 1)),
+        ground.choice(layout(8, 8, 1, 8)),
+        ground.choice(layout(8, 1, 8, 1)),
+    ];
+    let settings = Settings::default();
+    let curves = sweep::sweep(&setup, &traffic, &settings, &choices, 2, &|| true).unwrap();
+    assert_eq!(curves.len(), 3);
+    for (curve, choice) in curves.iter().zip(choices) {
+        assert_eq!(curve.choice, choice);
+        // 1, 2, 4 … 1024 and the planned 100.
+        assert_eq!(curve.points.len(), 12);
+        for pair in curve.points.windows(2) {
+            assert!(pair[0].clients < pair[1].clients);
+            assert!(pair[1].tokens_per_s_user <= pair[0].tokens_per_s_user * 1.001);
+        }
+        let planned = curve.points.iter().find(|p| p.clients == 100.0).unwrap();
+        let plan = estimate::plan(&setup, &traffic, &settings, choice);
+        let tokens = plan.predicted.output_tokens_per_s_per_gpu.value;
+        assert!((planned.tokens_per_s_gpu / tokens - 1.0).abs() < 1e-9);
+    }
+    let front = sweep::front(&curves);
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    for &(curve, point) in &front {
+        let on = curves[curve].points[point];
+        assert!(
+            !points().any(|other| other.tokens_per_s_user > on.tokens_per_s_user
+                && other.tokens_per_s_gpu > on.tokens_per_s_gpu)
+        );
+    }
+    // More than one layout is best somewhere.
+    assert!(front.iter().any(|place| place.0 != front[0].0), "{front:?}");
+    assert!(sweep::sweep(&setup, &traffic, &settings, &choices, 2, &|| false).is_none());
 }
