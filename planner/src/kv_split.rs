@@ -23,7 +23,7 @@ pub struct KvInUse {
 /// Requests that decode are dealt as the traffic's balance says; a rank holds no more of them than
 /// its memory and its limit of running requests let in.
 pub fn in_use(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<KvInUse> {
-    let each = d.footprint.request_bytes(traffic.isl + traffic.osl / 2.0);
+    let each = d.footprint.request_bytes(traffic.context());
     traffic
         .balance
         .batches(d.choice.layout.attention_dp, service.decoding_per_rank)

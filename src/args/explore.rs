@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(read.question.model.gpus, Some(4));
         assert_eq!(read.question.switches.kv_dtype.len(), 2);
         assert!(read.question.engine.engine_assume);
-        assert_eq!(read.question.traffic.isl, Some(77.5));
+        assert_eq!(read.question.traffic.osl, None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Files made from an answer: the plan, the launch script, the JSON, the plot.
 
-use super::planning::Table;
+use super::planning::{Sweep, Table};
 use super::svg;
 use crate::ask::Ask;
 use crate::failure::Failure;
@@ -92,7 +92,11 @@ impl Order {
                     &table.stats,
                 ))
             }
-            Kind::Svg => Ok(svg::plot(table, Some(self.row))),
+            Kind::Svg => {
+                let rows: Vec<_> = table.answer.ranked.iter().map(|p| p.choice).collect();
+                let curves = table.resolved.curves(&rows, super::threads())?;
+                Ok(svg::plot(table, &Sweep::new(curves), self.row))
+            }
         }
     }
 }

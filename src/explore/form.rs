@@ -10,6 +10,8 @@ use ratatui::crossterm::event::KeyEvent;
 const ORDER: [&str; 5] = ["Model and GPUs", "Engine", "Traffic", "Limits", "Choices"];
 /// Options that are paths around the question rather than the question.
 const HIDDEN: [&str; 2] = ["profiles", "help"];
+/// Options that a search cannot do without, although other commands can.
+const NEEDED: [&str; 1] = ["gpus"];
 /// Largest number that `+` doubles to.
 const MOST: f64 = 1e9;
 
@@ -296,13 +298,18 @@ impl Form {
         }
     }
 
-    /// Fields that a message names by their flags.
+    /// Fields that a message names by their flags, or by quoting what they hold.
     pub fn named(&self, message: &str) -> Vec<usize> {
         let words: Vec<&str> = message
             .split(|c: char| !(c.is_alphanumeric() || c == '-'))
             .collect();
         (0..self.fields.len())
-            .filter(|&i| words.contains(&format!("--{}", self.fields[i].flag).as_str()))
+            .filter(|&i| {
+                let field = &self.fields[i];
+                let quoted =
+                    !field.text.is_empty() && message.contains(&format!("`{}`", field.text));
+                quoted || words.contains(&format!("--{}", field.flag).as_str())
+            })
             .collect()
     }
 }
@@ -327,7 +334,7 @@ fn field(argument: &Arg, vocabulary: &Vocabulary, typed: &Typed) -> Field {
     let default = match argument.get_default_values().first() {
         _ if switch => "off".to_owned(),
         Some(value) => value.to_string_lossy().into_owned(),
-        None if argument.is_required_set() => "?".to_owned(),
+        None if argument.is_required_set() || NEEDED.contains(&flag.as_str()) => "?".to_owned(),
         None => said_default(&help).unwrap_or_default(),
     };
     let group = argument.get_help_heading().unwrap_or("Other").to_owned();
@@ -354,8 +361,12 @@ fn field(argument: &Arg, vocabulary: &Vocabulary, typed: &Typed) -> Field {
 fn said_default(help: &str) -> Option<String> {
     let (_, rest) = help.split_once("[default: ")?;
     let (said, _) = rest.split_once(']')?;
-    let said = said.split([';', ',']).next().unwrap_or(said);
-    Some(said.trim().replace('\n', " "))
+    let said = said.split([';', ',']).next().unwrap_or(said).trim();
+    // A rule in words is told below the form.
+    Some(match said.split_whitespace().count() {
+        0..=2 => said.to_owned(),
+        _ => "by rule".to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -487,5 +498,9 @@ mod tests {
         assert_eq!(named("--gpus 7 is not --tp 2"), ["gpus", "tp"]);
         assert_eq!(named("invalid value for '--isl <TOKENS>'"), ["isl"]);
         assert!(named("nothing").is_empty());
+        let mut form = form;
+        at(&mut form, "gpu");
+        form.set("b2");
+        assert_eq!(form.named("GPU `b2` is not known"), [form.at]);
     }
 }

@@ -7,8 +7,8 @@ use ratatui::text::{Line, Span};
 
 /// Between columns.
 const GAP: usize = 2;
-/// Columns that words keep at least, as long as any column may give way.
-const WORDS: usize = 14;
+/// Columns that words keep at least, as long as any other column may give way.
+const WORDS: usize = 22;
 
 /// One column.
 #[derive(Debug, Clone, Copy)]

@@ -15,6 +15,7 @@ use parplan_planner::kv_split::{self, DcpWidth, KvInUse};
 use parplan_planner::plan::{Breakdown, Choice, LayerVolume, Plan};
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_planner::search::{self, Effort, Pruning, Recommendation};
+use parplan_planner::sweep::{self, Curve};
 use std::sync::Arc;
 
 /// Rows of the table: every layout of any question that people ask.
@@ -42,7 +43,7 @@ impl Resolved {
         let args = typed.read()?;
         let mut ask = Ask::resolve(&args.question)?;
         let space = space::resolve(&mut ask, &args)?;
-        let goal = space::goal(&args.question.limits, &args.ranking);
+        let goal = space::goal(&ask, &args.ranking);
         ask.setup()?;
         Ok(Resolved {
             typed: typed.clone(),
@@ -103,6 +104,18 @@ impl Resolved {
         }))
     }
 
+    /// Some configurations over numbers of clients.
+    ///
+    /// # Errors
+    /// A GPU profile without a figure that prices need.
+    pub fn curves(&self, choices: &[Choice], threads: usize) -> Result<Vec<Curve>, Failure> {
+        let setup = self.ask.setup()?;
+        let traffic = &self.ask.traffic;
+        let settings = &self.space.settings;
+        let curves = sweep::sweep(&setup, traffic, settings, choices, threads, &|| true);
+        Ok(curves.unwrap_or_default())
+    }
+
     /// One configuration laid open.
     ///
     /// # Errors
@@ -156,8 +169,6 @@ pub struct Table {
     pub answer: Recommendation,
     /// Why nothing can run, where nothing can.
     pub nothing: Option<String>,
-    /// Rows that no other beats in both throughput and speed, fastest first.
-    pub front: Vec<usize>,
     /// What was computed, and how long it took.
     pub stats: Stats,
 }
@@ -170,7 +181,6 @@ impl Table {
             .is_empty()
             .then(|| ranking::nothing_runs(&resolved.ask, &resolved.space, &answer.rejected));
         Table {
-            front: front(&answer.ranked),
             resolved,
             answer,
             nothing,
@@ -190,27 +200,34 @@ impl Table {
     }
 }
 
-/// Throughput of a GPU, and tokens a second that one user sees.
+/// Every row over numbers of clients.
+#[derive(Debug)]
+pub struct Sweep {
+    /// The curves, in the order of the rows.
+    pub curves: Vec<Curve>,
+    /// Points that no other beats in both throughput and speed, fastest first: curve and place.
+    pub front: Vec<(usize, usize)>,
+}
+
+impl Sweep {
+    /// Curves with their front.
+    pub fn new(curves: Vec<Curve>) -> Sweep {
+        Sweep {
+            front: sweep::front(&curves),
+            curves,
+        }
+    }
+
+    /// Whether a row is best at some number of clients.
+    pub fn leads(&self, row: usize) -> bool {
+        self.front.iter().any(|(curve, _)| *curve == row)
+    }
+}
+
+/// Tokens a second that one user sees, and throughput of a GPU.
 pub fn place(plan: &Plan) -> (f64, f64) {
     let p = &plan.predicted;
     (1e3 / p.tpot_ms.value, p.output_tokens_per_s_per_gpu.value)
-}
-
-/// Rows that no other beats in both, fastest first.
-fn front(ranked: &[Plan]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..ranked.len()).collect();
-    order.sort_by(|&a, &b| {
-        let ((fast_a, much_a), (fast_b, much_b)) = (place(&ranked[a]), place(&ranked[b]));
-        fast_b.total_cmp(&fast_a).then(much_b.total_cmp(&much_a))
-    });
-    let mut most = f64::NEG_INFINITY;
-    order.retain(|&row| {
-        let much = place(&ranked[row]).1;
-        let better = much > most;
-        most = most.max(much);
-        better
-    });
-    order
 }
 
 /// One configuration laid open.

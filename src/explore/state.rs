@@ -3,7 +3,7 @@
 use super::edit::Line;
 use super::form::Form;
 use super::journal::Journal;
-use super::planning::{Detail, Diff, Pin, Table};
+use super::planning::{Detail, Diff, Pin, Sweep, Table};
 use super::worker::Job;
 use parplan_planner::plan::{Choice, Plan};
 use ratatui::layout::Rect;
@@ -175,6 +175,8 @@ pub struct State {
     pub pinning: u64,
     /// The table, and the question that it answers.
     pub table: Option<(u64, Arc<Table>)>,
+    /// The curves of the table's rows, and the question that they belong to.
+    pub sweep: Option<(u64, Arc<Sweep>)>,
     /// The selected row under the newest question, until the table is there.
     pub row: Option<Result<Box<Plan>, String>>,
     /// Why the newest question cannot be answered.
@@ -230,6 +232,7 @@ impl State {
             selection: 0,
             pinning: 0,
             table: None,
+            sweep: None,
             row: None,
             problem: None,
             detail: None,
@@ -249,6 +252,14 @@ impl State {
     /// The table, whatever question it answers.
     pub fn table(&self) -> Option<&Arc<Table>> {
         self.table.as_ref().map(|(_, table)| table)
+    }
+
+    /// The curves of the table's rows, where they are drawn already.
+    pub fn sweep(&self) -> Option<&Sweep> {
+        match (&self.sweep, &self.table) {
+            (Some((of, sweep)), Some((question, _))) if of == question => Some(sweep),
+            _ => None,
+        }
     }
 
     /// Whether the table answers the newest question.

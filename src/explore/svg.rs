@@ -1,73 +1,175 @@
 //! The plot of throughput against speed as an SVG file.
 
-use super::planning::{Table, place};
+use super::planning::{Sweep, Table};
 use super::scale::Scale;
 use crate::render::{number, ranking};
+use parplan_planner::sweep::Point;
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 600.0;
 const LEFT: f64 = 90.0;
 const RIGHT: f64 = 30.0;
-const TOP: f64 = 76.0;
+const TOP: f64 = 92.0;
 const BOTTOM: f64 = 66.0;
-/// Labels of the front that are printed.
-const LABELS: usize = 6;
+/// Colours of the front and of the chosen configuration.
+const FRONT: &str = "#1660a8";
+const CHOSEN: &str = "#d07000";
 
-/// The plot; `row` is marked.
-pub fn plot(table: &Table, row: Option<usize>) -> String {
-    let ask = &table.resolved.ask;
-    let places: Vec<(f64, f64)> = table.answer.ranked.iter().map(place).collect();
-    let x = Scale::from_zero(places.iter().map(|place| place.0), 8);
-    let y = Scale::from_zero(places.iter().map(|place| place.1), 6);
-    let at = |(fast, much): (f64, f64)| {
+/// Where points land.
+struct Frame {
+    x: Scale,
+    y: Scale,
+}
+
+impl Frame {
+    fn at(&self, fast: f64, much: f64) -> (f64, f64) {
         (
-            LEFT + x.share(fast) * (WIDTH - LEFT - RIGHT),
-            HEIGHT - BOTTOM - y.share(much) * (HEIGHT - TOP - BOTTOM),
+            LEFT + self.x.share(fast) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - self.y.share(much) * (HEIGHT - TOP - BOTTOM),
         )
+    }
+
+    fn of(&self, point: &Point) -> (f64, f64) {
+        self.at(point.tokens_per_s_user, point.tokens_per_s_gpu)
+    }
+}
+
+/// The plot of every curve and their front; the curve of `row` is drawn out.
+pub fn plot(table: &Table, sweep: &Sweep, row: usize) -> String {
+    let points = || sweep.curves.iter().flat_map(|curve| &curve.points);
+    let frame = Frame {
+        x: Scale::from_zero(points().map(|point| point.tokens_per_s_user), 8),
+        y: Scale::from_zero(points().map(|point| point.tokens_per_s_gpu), 6),
     };
+    let front: Vec<(usize, &Point)> = sweep
+        .front
+        .iter()
+        .map(|&(curve, point)| (curve, &sweep.curves[curve].points[point]))
+        .collect();
     let mut out = String::new();
-    let title = format!(
-        "{} on {} {}, {} {}",
-        ask.model.name, table.resolved.space.gpus, ask.gpu.name, ask.rules.name, ask.rules.version
-    );
-    let traffic = &ask.traffic;
-    let about = format!(
-        "{} in, {} out on average; {}",
-        number::counted(traffic.isl.round(), "token"),
-        number::whole(traffic.osl),
-        number::counted(traffic.concurrency, "client"),
-    );
-    // Writing into a string cannot fail.
+    // Writing into a string cannot fail, here and below.
     let _ = write!(
         out,
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
          width=\"{WIDTH}\" height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"13\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"30\" font-size=\"18\">{}</text>\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
+    );
+    titles(&mut out, table, sweep, row);
+    axes(&mut out, &frame);
+    if let Some(limit) = table.resolved.goal.tpot_ms {
+        let (x, base) = frame.at(1e3 / limit, 0.0);
+        let _ = write!(
+            out,
+            "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{base:.1}\" stroke=\"#b00\" \
+             stroke-dasharray=\"5 4\"/>\n<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#b00\">TPOT {} ms\
+             </text>\n",
+            x + 5.0,
+            TOP + 14.0,
+            number::plain(limit)
+        );
+    }
+    for point in points() {
+        circle(&mut out, frame.of(point), 2, "fill=\"#b9c4cf\"", "");
+    }
+    let line: Vec<String> = front
+        .iter()
+        .map(|(_, point)| {
+            let (x, y) = frame.of(point);
+            format!("{x:.1},{y:.1}")
+        })
+        .collect();
+    let _ = writeln!(
+        out,
+        "<polyline points=\"{}\" fill=\"none\" stroke=\"{FRONT}\" stroke-width=\"1.5\"/>",
+        line.join(" ")
+    );
+    for (curve, point) in &front {
+        let title = format!(
+            "{}, {}",
+            ranking::switch_words(&sweep.curves[*curve].choice),
+            number::counted(point.clients, "client")
+        );
+        let fill = format!("fill=\"{FRONT}\"");
+        circle(&mut out, frame.of(point), 4, &fill, &title);
+    }
+    if let Some(curve) = sweep.curves.get(row) {
+        for point in &curve.points {
+            let planned = point.clients == table.resolved.ask.traffic.concurrency;
+            let (radius, wide) = if planned { (9, 3) } else { (5, 1) };
+            let stroke = format!("fill=\"none\" stroke=\"{CHOSEN}\" stroke-width=\"{wide}\"");
+            circle(&mut out, frame.of(point), radius, &stroke, "");
+        }
+    }
+    labels(&mut out, sweep, &front, &frame);
+    out.push_str("</svg>\n");
+    out
+}
+
+fn circle(out: &mut String, (x, y): (f64, f64), radius: u32, style: &str, title: &str) {
+    let _ = match title {
+        "" => writeln!(
+            out,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" {style}/>"
+        ),
+        title => writeln!(
+            out,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{radius}\" {style}><title>{}</title></circle>",
+            escaped(title)
+        ),
+    };
+}
+
+/// What is plotted, and which configuration is drawn out.
+fn titles(out: &mut String, table: &Table, sweep: &Sweep, row: usize) {
+    let ask = &table.resolved.ask;
+    let traffic = &ask.traffic;
+    let title = format!(
+        "{} on {} {}, {} {}",
+        ask.model.name, table.resolved.space.gpus, ask.gpu.name, ask.rules.name, ask.rules.version
+    );
+    let about = format!(
+        "{} in, {} out on average; every layout at 1, 2, 4 … clients",
+        number::counted(traffic.isl.round(), "token"),
+        number::whole(traffic.osl),
+    );
+    let _ = write!(
+        out,
+        "<text x=\"{LEFT}\" y=\"30\" font-size=\"18\">{}</text>\n\
          <text x=\"{LEFT}\" y=\"52\" fill=\"#555\">{}</text>\n",
         escaped(&title),
         escaped(&about)
     );
-    for tick in &x.ticks {
-        let (px, base) = at((*tick, 0.0));
+    if let Some(curve) = sweep.curves.get(row) {
+        let _ = writeln!(
+            out,
+            "<text x=\"{LEFT}\" y=\"72\" fill=\"{CHOSEN}\">circled: {}; the large circle is {}</text>",
+            escaped(&ranking::choice_words(&curve.choice)),
+            number::counted(traffic.concurrency, "client")
+        );
+    }
+}
+
+fn axes(out: &mut String, frame: &Frame) {
+    for tick in &frame.x.ticks {
+        let (x, base) = frame.at(*tick, 0.0);
         let _ = write!(
             out,
-            "<line x1=\"{px:.1}\" y1=\"{TOP}\" x2=\"{px:.1}\" y2=\"{base:.1}\" stroke=\"#e5e5e5\"/>\n\
-             <text x=\"{px:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
+            "<line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" y2=\"{base:.1}\" stroke=\"#e5e5e5\"/>\n\
+             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
             base + 20.0,
             number::plain(*tick)
         );
     }
-    for tick in &y.ticks {
-        let (start, py) = at((0.0, *tick));
+    for tick in &frame.y.ticks {
+        let (start, y) = frame.at(0.0, *tick);
         let _ = write!(
             out,
-            "<line x1=\"{start:.1}\" y1=\"{py:.1}\" x2=\"{:.1}\" y2=\"{py:.1}\" stroke=\"#e5e5e5\"/>\n\
+            "<line x1=\"{start:.1}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"#e5e5e5\"/>\n\
              <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
             WIDTH - RIGHT,
             start - 8.0,
-            py + 4.5,
+            y + 4.5,
             number::plain(*tick)
         );
     }
@@ -80,79 +182,25 @@ pub fn plot(table: &Table, row: Option<usize>) -> String {
         HEIGHT - 18.0,
         (TOP + HEIGHT - BOTTOM) / 2.0
     );
-    if let Some(limit) = table.resolved.goal.tpot_ms {
-        let (px, base) = at((1e3 / limit, 0.0));
-        let _ = write!(
-            out,
-            "<line x1=\"{px:.1}\" y1=\"{TOP}\" x2=\"{px:.1}\" y2=\"{base:.1}\" stroke=\"#b00\" \
-             stroke-dasharray=\"5 4\"/>\n<text x=\"{:.1}\" y=\"{:.1}\" fill=\"#b00\">TPOT {} ms</text>\n",
-            px + 5.0,
-            TOP + 14.0,
-            number::plain(limit)
-        );
-    }
-    for spot in places
-        .iter()
-        .enumerate()
-        .filter(|(i, _)| !table.front.contains(i))
-    {
-        let (px, py) = at(*spot.1);
-        let _ = writeln!(
-            out,
-            "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"3\" fill=\"#9ab\"/>"
-        );
-    }
-    let line: Vec<String> = table
-        .front
-        .iter()
-        .map(|&row| {
-            let (px, py) = at(places[row]);
-            format!("{px:.1},{py:.1}")
-        })
-        .collect();
-    let _ = writeln!(
-        out,
-        "<polyline points=\"{}\" fill=\"none\" stroke=\"#1660a8\" stroke-width=\"1.5\"/>",
-        line.join(" ")
-    );
-    for &front in &table.front {
-        let (px, py) = at(places[front]);
-        let _ = writeln!(
-            out,
-            "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"5\" fill=\"#1660a8\"><title>{}</title></circle>",
-            escaped(&ranking::choice_words(&table.answer.ranked[front].choice))
-        );
-    }
-    labels(&mut out, table, &places, at);
-    if let Some(row) = row.filter(|row| *row < places.len()) {
-        let (px, py) = at(places[row]);
-        let _ = writeln!(
-            out,
-            "<circle cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"9\" fill=\"none\" stroke=\"#d07000\" \
-             stroke-width=\"2.5\"/>"
-        );
-    }
-    out.push_str("</svg>\n");
-    out
 }
 
-/// Words beside some configurations of the front, where they do not fall on each other.
-fn labels(
-    out: &mut String,
-    table: &Table,
-    places: &[(f64, f64)],
-    at: impl Fn((f64, f64)) -> (f64, f64),
-) {
-    const LINE: f64 = 16.0;
-    const LETTER: f64 = 6.6;
+/// Names beside the front where another layout takes the lead, as long as they do not fall on each
+/// other.
+fn labels(out: &mut String, sweep: &Sweep, front: &[(usize, &Point)], frame: &Frame) {
+    const LINE: f64 = 15.0;
+    const LETTER: f64 = 6.4;
     let mut taken: Vec<(f64, f64, f64)> = Vec::new();
-    let every = table.front.len().div_ceil(LABELS).max(1);
-    for &row in table.front.iter().step_by(every) {
-        let words = ranking::choice_words(&table.answer.ranked[row].choice);
-        let (px, py) = at(places[row]);
+    let mut before = None;
+    for &(curve, point) in front {
+        if before.replace(curve) == Some(curve) {
+            continue;
+        }
+        let words = ranking::switch_words(&sweep.curves[curve].choice);
+        let (px, py) = frame.of(point);
         let width = words.chars().count() as f64 * LETTER;
         let x = (px + 9.0).min(WIDTH - 8.0 - width).max(8.0);
-        let y = py - 8.0;
+        // A name that had to give way to the edge goes above the line, too.
+        let y = py - if x < px { 22.0 } else { 8.0 };
         let clear = taken
             .iter()
             .all(|(tx, ty, tw)| (ty - y).abs() > LINE || x > tx + tw || x + width < *tx);
@@ -160,7 +208,7 @@ fn labels(
             taken.push((x, y, width));
             let _ = writeln!(
                 out,
-                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"12\" fill=\"#1660a8\">{}</text>",
+                "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"12\" fill=\"{FRONT}\">{}</text>",
                 escaped(&words)
             );
         }

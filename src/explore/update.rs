@@ -101,11 +101,15 @@ fn answered(state: &mut State, answer: Answer) -> Vec<Effect> {
         } if (question, selection) == (state.question, state.selection) => {
             state.detail = Some(detail);
         }
+        Answer::Sweep { question, sweep } if question == state.question => {
+            state.sweep = Some((question, sweep));
+        }
         Answer::Diff { pinning, diff } if pinning == state.pinning => state.diff = Some(diff),
         // An answer to an older question is of no use.
         Answer::Refused { .. }
         | Answer::Row { .. }
         | Answer::Table { .. }
+        | Answer::Sweep { .. }
         | Answer::Detail { .. }
         | Answer::Diff { .. } => {}
     }

@@ -144,22 +144,29 @@ fn answer(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: &m
         rule(theme, upper.bottom(), area, buffer);
         match state.view {
             View::Ranking | View::Plot => {
-                seen.page = usize::from(table.height);
-                paged(
-                    state,
-                    summary::lines(state, theme, usize::from(area.width)),
-                    theme,
-                    lower,
-                    buffer,
-                    None,
-                );
+                let half = Rect {
+                    width: table.width,
+                    ..lower
+                };
+                let other = Rect {
+                    x: plot.x,
+                    width: plot.width,
+                    ..lower
+                };
+                let lines = summary::lines(state, theme, usize::from(half.width));
+                paged(state, lines, theme, half, buffer, None);
+                if state.open().is_some() {
+                    let mut pane = Pane::new(usize::from(other.width), theme);
+                    memory::show(state, &mut pane);
+                    paged(state, pane.finish(), theme, other, buffer, None);
+                }
             }
             _ => view(state, theme, lower, buffer, seen),
         }
         return;
     }
     match state.view {
-        View::Ranking if area.height >= SUMMARY => {
+        View::Ranking if area.height >= SUMMARY && state.selected().is_some() => {
             let below = (area.height / 2).min(11);
             let table = Rect {
                 height: area.height - below - 1,
@@ -210,7 +217,11 @@ fn paged(
     buffer: &mut Buffer,
     seen: Option<&mut Seen>,
 ) {
-    let height = usize::from(area.height);
+    let mut height = usize::from(area.height);
+    if lines.len() > height && height > 2 {
+        // The last line says how much there is beyond.
+        height -= 1;
+    }
     let beyond = lines.len().saturating_sub(height);
     let scroll = match seen {
         Some(seen) => {
@@ -220,25 +231,17 @@ fn paged(
         }
         None => 0,
     };
-    for (y, line) in (area.y..area.bottom()).zip(lines.iter().skip(scroll)) {
+    let shown = lines.iter().skip(scroll).take(height);
+    for (y, line) in (area.y..area.bottom()).zip(shown) {
         buffer.set_line(area.x, y, line, area.width);
     }
-    if beyond > 0 && area.height > 1 {
-        let below = lines.len().saturating_sub(scroll + height);
-        let note = match (scroll, below) {
-            (0, below) => format!(" {below} more below "),
-            (above, 0) => format!(" {above} more above "),
-            (above, below) => format!(" {above} above, {below} below "),
+    if beyond > 0 && usize::from(area.height) > height {
+        let note = match (scroll, beyond - scroll) {
+            (0, below) => format!("… {below} more below"),
+            (above, 0) => format!("… {above} more above"),
+            (above, below) => format!("… {above} more above, {below} below"),
         };
-        let wide = width(&note) as u16;
-        if wide < area.width {
-            let corner = Rect {
-                x: area.right() - wide,
-                width: wide,
-                ..area
-            };
-            text(buffer, corner, area.bottom() - 1, &note, theme.dim());
-        }
+        text(buffer, area, area.bottom() - 1, &note, theme.dim());
     }
 }
 
@@ -251,13 +254,12 @@ fn title(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
         Some(table) => {
             let ask = &table.resolved.ask;
             format!(
-                "{} on {} {}, {} {}; {}",
+                "{} on {} {}, {} {}",
                 ask.model.name,
                 table.resolved.space.gpus,
                 ask.gpu.name,
                 ask.rules.name,
                 ask.rules.version,
-                number::counted(ask.traffic.concurrency, "client"),
             )
         }
         None => "parplan explore".to_owned(),

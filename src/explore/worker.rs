@@ -1,10 +1,11 @@
 //! The planning thread: always at the newest question, never in the way of a key.
 
-use super::planning::{Detail, Diff, Pin, Resolved, Table};
+use super::planning::{Detail, Diff, Pin, Resolved, Sweep, Table};
 use crate::args::Typed;
 use crate::failure::Failure;
 use parplan_planner::plan::{Choice, Plan};
-use std::sync::atomic::{AtomicU64, Ordering};
+use parplan_planner::sweep::Curve;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Everything that is wanted now. A newer job replaces one that nobody has begun.
@@ -50,6 +51,13 @@ pub enum Answer {
         /// The table.
         table: Arc<Table>,
     },
+    /// Every row over numbers of clients.
+    Sweep {
+        /// Which question.
+        question: u64,
+        /// The curves, in the order of the rows.
+        sweep: Arc<Sweep>,
+    },
     /// The selected row laid open.
     Detail {
         /// Which question.
@@ -68,19 +76,15 @@ pub enum Answer {
     },
 }
 
-/// The numbers of the newest job; older work is called off by them.
-#[derive(Debug, Default)]
-struct Newest {
-    question: AtomicU64,
-    selection: AtomicU64,
-}
-
 /// Where the newest job waits.
 #[derive(Debug, Default)]
 struct Desk {
     job: Mutex<(Option<Job>, bool)>,
     wake: Condvar,
-    newest: Newest,
+    /// The newest question; work on an older one is called off.
+    question: AtomicU64,
+    /// A job waits; work that can wait lets it go first.
+    waiting: AtomicBool,
 }
 
 /// The way to the planning thread.
@@ -92,17 +96,16 @@ pub struct Worker {
 impl Worker {
     /// Puts a job in place of the one that waits, and calls off work that it makes useless.
     pub fn submit(&self, job: Job) {
-        let newest = &self.desk.newest;
-        newest.question.store(job.question, Ordering::Release);
-        newest.selection.store(job.selection, Ordering::Release);
+        self.desk.question.store(job.question, Ordering::Release);
         let mut slot = self.desk.job.lock().unwrap_or_else(PoisonError::into_inner);
         slot.0 = Some(job);
+        self.desk.waiting.store(true, Ordering::Release);
         self.desk.wake.notify_one();
     }
 
     /// Ends the thread after the step that it is in.
     pub fn stop(&self) {
-        self.desk.newest.question.store(u64::MAX, Ordering::Release);
+        self.desk.question.store(u64::MAX, Ordering::Release);
         let mut slot = self.desk.job.lock().unwrap_or_else(PoisonError::into_inner);
         slot.1 = true;
         self.desk.wake.notify_one();
@@ -115,6 +118,7 @@ impl Worker {
                 return None;
             }
             if let Some(job) = slot.0.take() {
+                self.desk.waiting.store(false, Ordering::Release);
                 return Some(job);
             }
             slot = self
@@ -129,10 +133,9 @@ impl Worker {
     pub fn run(&self, threads: usize, mut send: impl FnMut(Answer) -> bool) {
         let mut bench = Bench::new(threads);
         while let Some(job) = self.next() {
-            let newest = &self.desk.newest;
             let wanted = || Wanted {
-                question: newest.question.load(Ordering::Acquire) == job.question,
-                selection: newest.selection.load(Ordering::Acquire) == job.selection,
+                question: self.desk.question.load(Ordering::Acquire) == job.question,
+                free: !self.desk.waiting.load(Ordering::Acquire),
             };
             if !bench.work(&job, &wanted, &mut send) {
                 return;
@@ -146,17 +149,25 @@ impl Worker {
 pub struct Wanted {
     /// Its question is the newest.
     pub question: bool,
-    /// Its selection is the newest.
-    pub selection: bool,
+    /// No newer job waits.
+    pub free: bool,
 }
+
+/// Rows whose curves are drawn before the next look at what else is wanted.
+const BLOCK: usize = 8;
 
 /// What the planning thread has done so far, so that nothing is done twice.
 #[derive(Debug)]
 pub struct Bench {
     threads: usize,
     resolved: Option<(u64, Arc<Resolved>)>,
+    /// The question that was answered, or refused; and its rows.
     table_of: u64,
+    rows: Vec<Choice>,
     detail_of: (u64, u64),
+    /// The curves of the rows, as far as they were drawn.
+    curves: Vec<Curve>,
+    swept: bool,
     pinning: u64,
 }
 
@@ -167,7 +178,10 @@ impl Bench {
             threads,
             resolved: None,
             table_of: 0,
+            rows: Vec::new(),
             detail_of: (0, 0),
+            curves: Vec::new(),
+            swept: true,
             pinning: 0,
         }
     }
@@ -209,24 +223,58 @@ impl Bench {
                 Err(failure) => return send(Answer::Refused { question, failure }),
             };
             self.table_of = question;
+            self.rows = table.answer.ranked.iter().map(|p| p.choice).collect();
+            self.curves.clear();
+            self.swept = self.rows.is_empty();
             if !send(Answer::Table { question, table }) {
                 return false;
             }
         }
-        let now = wanted();
         let fresh = self.detail_of != (question, job.selection);
-        if let (Some((choice, rival)), true) = (job.open, fresh && now.question && now.selection) {
+        if let (Some((choice, rival)), true) = (job.open, fresh && wanted().free) {
             self.detail_of = (question, job.selection);
-            return match resolved.detail(choice, rival) {
-                Ok(detail) => send(Answer::Detail {
+            let answer = match resolved.detail(choice, rival) {
+                Ok(detail) => Answer::Detail {
                     question,
                     selection: job.selection,
                     detail: Arc::new(detail),
-                }),
-                Err(failure) => send(Answer::Refused { question, failure }),
+                },
+                Err(failure) => Answer::Refused { question, failure },
             };
+            if !send(answer) {
+                return false;
+            }
+        }
+        // The first row is laid open before the curves of all of them are drawn.
+        if job.open.is_some() && !self.swept {
+            return self.sweep(question, &resolved, wanted, send);
         }
         true
+    }
+
+    /// Goes on with the curves, a few at a time, for as long as nothing else is wanted.
+    fn sweep(
+        &mut self,
+        question: u64,
+        resolved: &Resolved,
+        wanted: &(dyn Fn() -> Wanted + Sync),
+        send: &mut dyn FnMut(Answer) -> bool,
+    ) -> bool {
+        while self.curves.len() < self.rows.len() {
+            let now = wanted();
+            if !now.question || !now.free {
+                return true;
+            }
+            let from = self.curves.len();
+            let to = (from + BLOCK).min(self.rows.len());
+            match resolved.curves(&self.rows[from..to], self.threads) {
+                Ok(curves) => self.curves.extend(curves),
+                Err(failure) => return send(Answer::Refused { question, failure }),
+            }
+        }
+        self.swept = true;
+        let sweep = Arc::new(Sweep::new(std::mem::take(&mut self.curves)));
+        send(Answer::Sweep { question, sweep })
     }
 
     /// The job's question, resolved once; no failure where it was refused already.
@@ -289,7 +337,7 @@ mod tests {
 
     const ALL: Wanted = Wanted {
         question: true,
-        selection: true,
+        free: true,
     };
 
     #[test]
@@ -304,7 +352,12 @@ mod tests {
         again.open = Some((choice, Some(table.answer.ranked[0].choice)));
         again.selection = 1;
         let opened = answers(&mut bench, &again, ALL);
-        assert!(matches!(opened.as_slice(), [Answer::Detail { .. }]));
+        let [Answer::Detail { .. }, Answer::Sweep { sweep, .. }] = opened.as_slice() else {
+            panic!("{opened:?}");
+        };
+        // A curve a row, in their order.
+        let rows = table.answer.ranked.iter().map(|plan| plan.choice);
+        assert!(rows.eq(sweep.curves.iter().map(|curve| curve.choice)));
         assert!(answers(&mut bench, &again, ALL).is_empty());
 
         let mut more = job(2, &[SMALL.as_slice(), &[("concurrency", "128")]].concat());
@@ -327,7 +380,7 @@ mod tests {
         let mut bench = Bench::new(2);
         let stale = Wanted {
             question: false,
-            selection: false,
+            free: true,
         };
         assert!(answers(&mut bench, &job(1, &SMALL), stale).is_empty());
         // The same question, wanted again, is answered.

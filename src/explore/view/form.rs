@@ -185,10 +185,9 @@ fn completions(state: &State, theme: Theme, y: u16, area: Rect, buffer: &mut Buf
     let first = at.unwrap_or(0).saturating_sub(COMPLETIONS - 1);
     let shown: Vec<&&str> = words.iter().skip(first).take(COMPLETIONS).collect();
     let place = Rect {
-        x: area.x + 2,
-        width: area.width.saturating_sub(2),
         y: y + 1,
         height: (shown.len() as u16).min(area.bottom().saturating_sub(y + 1)),
+        ..area
     };
     blank(buffer, place);
     for (i, (y, word)) in (place.y..place.bottom()).zip(shown).enumerate() {
@@ -197,8 +196,8 @@ fn completions(state: &State, theme: Theme, y: u16, area: Rect, buffer: &mut Buf
             false => theme.accent(),
         };
         let mark = match i + 1 == usize::from(place.height) && words.len() > first + i + 1 {
-            true => format!("{word} … {} more", words.len() - first - i - 1),
-            false => (*word).to_owned(),
+            true => format!("   {word} … {} more", words.len() - first - i - 1),
+            false => format!("   {word}"),
         };
         text(
             buffer,

@@ -29,7 +29,11 @@ pub fn draw(scroll: usize, theme: Theme, area: Rect, buffer: &mut Buffer, seen: 
     pane.heading("Marks");
     let mut grid = Grid::new(&[words("", 0), words("", 0)]).wrapping();
     for (mark, meaning) in [
-        ("◆", "no other layout beats it in both throughput and speed"),
+        (
+            "◆",
+            "at some number of clients no layout beats it in both throughput and speed",
+        ),
+        ("×", "misses a limit"),
         ("A B", "pinned"),
         (
             "dim",

@@ -64,14 +64,12 @@ fn bar(detail: &Detail, rank: &KvInUse, first: usize, alike: usize, pane: &mut P
     let map = &detail.plan.memory_bytes;
     let ranks = detail.plan.layout.attention_tp as usize;
     let gpus = format!("GPU {}", range(first * ranks, (first + alike) * ranks - 1));
-    let requests = format!("{} decoding", number::short(rank.requests));
-    pane.aside(&format!(
-        "{gpus}: {}",
-        match ranks {
-            1 => requests,
-            shared => format!("{requests}, shared by {shared} GPUs"),
-        }
-    ));
+    let requests = number::counted((rank.requests * 10.0).round() / 10.0, "request");
+    let shared = match ranks {
+        1 => String::new(),
+        ranks => format!(" by each group of {ranks}"),
+    };
+    pane.aside(&format!("{gpus}: {requests} being decoded{shared}"));
     let lengths = lengths(&shares(map, rank.bytes), pane.width);
     let spans = PARTS
         .iter()

@@ -119,6 +119,13 @@ pub fn empty(state: &State, pane: &mut Pane) {
     if let Some(problem) = &state.problem {
         pane.alert("This question has no answer yet");
         pane.text(problem);
+        if state.table().is_none() {
+            pane.text("");
+            pane.aside(
+                "Fill in the model, the GPU and the number of GPUs on the left: Enter begins to \
+                 edit a value, Tab completes a name, Enter keeps it. ? shows every key.",
+            );
+        }
         return;
     }
     match state.table() {

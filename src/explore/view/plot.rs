@@ -1,16 +1,23 @@
-//! Throughput of a GPU against the speed that one user sees, a point a configuration.
+//! Throughput of a GPU against the speed that one user sees: every layout over numbers of clients.
 
 use super::super::grid::{cut, width};
-use super::super::planning::place;
+use super::super::planning::{Sweep, place};
 use super::super::scale::Scale;
 use super::super::state::State;
 use super::super::theme::Theme;
 use super::pane::Pane;
 use super::{notes, text};
 use crate::render::{number, ranking};
+use parplan_planner::plan::Choice;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::Style;
+use ratatui::style::{Modifier, Style};
+
+/// Lines that the plot itself keeps, before leaders are listed below it, and most of those.
+const LISTED: (u16, usize) = (17, 6);
+
+/// A point to draw.
+type Spot = (f64, f64);
 
 /// Draws the plot, its axes, and the words of the configuration under the cursor.
 pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
@@ -19,104 +26,151 @@ pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
         notes::empty(state, &mut pane);
         return super::paged(state, pane.finish(), theme, area, buffer, None);
     };
-    let rows = &table.answer.ranked;
-    if area.height < 6 || area.width < 24 {
+    if area.height < 7 || area.width < 24 {
         return text(buffer, area, area.y, "too small for a plot", theme.dim());
     }
-    let places: Vec<(f64, f64)> = rows.iter().map(place).collect();
-    let y = Scale::from_zero(
-        places.iter().map(|p| p.1),
-        usize::from(area.height / 5).max(2),
-    );
-    let label = y
-        .ticks
-        .iter()
-        .map(|tick| width(&number::plain(*tick)))
-        .max()
-        .unwrap_or(1) as u16;
+    let sweep = state.sweep();
+    let below = list(sweep, theme, area, buffer);
+    let spots: Vec<Spot> = match sweep {
+        Some(sweep) => sweep
+            .curves
+            .iter()
+            .flat_map(|curve| curve.points.iter().map(spot))
+            .collect(),
+        None => table.answer.ranked.iter().map(place).collect(),
+    };
     // Under the plot: its axis, the ticks, and two lines of words.
+    let height = area.height.saturating_sub(5 + below);
+    let all = || spots.iter().copied().chain(state.selected().map(place));
+    let y = Scale::from_zero(all().map(|p| p.1), usize::from(height / 5).max(2));
+    let label = y.ticks.iter().map(|tick| width(&number::plain(*tick)));
+    let label = label.max().unwrap_or(1) as u16;
     let field = Rect {
         x: area.x + label + 1,
         y: area.y + 1,
         width: area.width.saturating_sub(label + 1),
-        height: area.height.saturating_sub(5),
+        height,
     };
-    let x = Scale::from_zero(
-        places.iter().map(|p| p.0),
-        usize::from(field.width / 12).max(2),
-    );
-    let at = |(fast, much): (f64, f64)| {
+    let x = Scale::from_zero(all().map(|p| p.0), usize::from(field.width / 12).max(2));
+    let at = |(fast, much): Spot| {
         let across = (x.share(fast) * f64::from(field.width.saturating_sub(1))).round() as u16;
         let up = (y.share(much) * f64::from(field.height.saturating_sub(1))).round() as u16;
         (field.x + across, field.bottom() - 1 - up)
     };
     text(buffer, area, area.y, "output tokens/s and GPU", theme.dim());
     axes(&x, &y, theme, (area, field), buffer, at);
+    let mut dot = |spot: Spot, letter: &str, style: Style| {
+        let (column, line) = at(spot);
+        text(buffer, one(column, line), line, letter, style);
+    };
     if let Some(limit) = table.resolved.goal.tpot_ms {
-        let (column, _) = at((1e3 / limit, 0.0));
-        for line in field.y..field.bottom() {
-            text(buffer, one(column, line), line, "│", theme.alert());
+        let step = y.ticks.last().copied().unwrap_or(1.0) / f64::from(height.max(2) - 1);
+        for i in 0..height {
+            dot((1e3 / limit, step * f64::from(i)), "│", theme.alert());
         }
     }
     let stale = !state.is_current();
-    let ordinary = if stale { theme.dim() } else { Style::new() };
-    for spot in &places {
-        let (column, line) = at(*spot);
-        text(buffer, one(column, line), line, "·", ordinary);
+    let faint = if stale { theme.dim() } else { Style::new() };
+    for spot in &spots {
+        dot(*spot, "·", faint);
     }
-    for &row in &table.front {
-        let (column, line) = at(places[row]);
-        text(
-            buffer,
-            one(column, line),
-            line,
-            "◆",
-            if stale { theme.dim() } else { theme.good() },
-        );
+    if let Some(sweep) = sweep {
+        if let Some(curve) = sweep.curves.get(state.cursor) {
+            for point in &curve.points {
+                dot(spot(point), "○", theme.accent());
+            }
+        }
+        for &(curve, point) in &sweep.front {
+            let style = match (stale, curve == state.cursor) {
+                (true, _) => theme.dim(),
+                (false, true) => theme.accent(),
+                (false, false) => theme.good(),
+            };
+            dot(spot(&sweep.curves[curve].points[point]), "◆", style);
+        }
     }
     for (pin, name) in state.pins.iter().zip(["A", "B"]) {
         if let Some(pin) = pin {
-            let (column, line) = at(place(&pin.plan));
-            text(buffer, one(column, line), line, name, theme.accent());
+            dot(place(&pin.plan), name, theme.accent());
         }
     }
-    let words = match state.selected() {
-        Some(plan) => {
-            let (column, line) = at(place(plan));
-            let style = theme
-                .accent()
-                .add_modifier(ratatui::style::Modifier::REVERSED);
-            text(buffer, one(column, line), line, "◉", style);
-            format!(
-                "◉ {} {}",
-                state.cursor + 1,
-                ranking::choice_words(&plan.choice)
-            )
-        }
-        None => String::new(),
-    };
+    let mut words = String::new();
+    if let Some(plan) = state.selected() {
+        dot(
+            place(plan),
+            "◉",
+            theme.accent().add_modifier(Modifier::REVERSED),
+        );
+        words = format!(
+            "◉ {} {}, {}",
+            state.cursor + 1,
+            ranking::choice_words(&plan.choice),
+            number::counted(table.resolved.ask.traffic.concurrency, "client")
+        );
+    }
+    let last = area.bottom() - 1 - below;
     let room = usize::from(area.width);
-    text(
-        buffer,
-        area,
-        area.bottom() - 2,
-        &cut(&words, room),
-        theme.accent(),
-    );
-    let legend = match table.resolved.goal.tpot_ms {
-        Some(limit) => format!(
-            "◆ beaten by none in both  · others  │ TPOT {} ms",
-            number::plain(limit)
-        ),
-        None => "◆ beaten by none in both  · others".to_owned(),
+    text(buffer, area, last - 1, &cut(&words, room), theme.accent());
+    let mut legend = match sweep {
+        Some(_) => "○ it at 1, 2, 4 … clients  ◆ beaten by none  · others".to_owned(),
+        None => "· all layouts; their curves over numbers of clients follow".to_owned(),
     };
-    text(
-        buffer,
-        area,
-        area.bottom() - 1,
-        &cut(&legend, room),
-        theme.dim(),
-    );
+    if let Some(limit) = table.resolved.goal.tpot_ms {
+        legend.push_str(&format!("  │ TPOT {} ms", number::plain(limit)));
+    }
+    text(buffer, area, last, &cut(&legend, room), theme.dim());
+}
+
+fn spot(point: &parplan_planner::sweep::Point) -> Spot {
+    (point.tokens_per_s_user, point.tokens_per_s_gpu)
+}
+
+/// Who leads at which numbers of clients, most first; how many lines that took.
+fn list(sweep: Option<&Sweep>, theme: Theme, area: Rect, buffer: &mut Buffer) -> u16 {
+    let room = usize::from(area.height.saturating_sub(LISTED.0)).min(LISTED.1);
+    let Some(sweep) = sweep.filter(|_| room > 0) else {
+        return 0;
+    };
+    let mut leaders: Vec<(Choice, f64, f64)> = Vec::new();
+    for &(curve, point) in sweep.front.iter().rev() {
+        let (choice, clients) = (
+            sweep.curves[curve].choice,
+            sweep.curves[curve].points[point].clients,
+        );
+        match leaders.last_mut() {
+            Some((last, least, most)) if *last == choice => {
+                *least = least.min(clients);
+                *most = most.max(clients);
+            }
+            _ => leaders.push((choice, clients, clients)),
+        }
+    }
+    let shown = leaders.len().min(room);
+    let first = area.bottom() - shown as u16;
+    let more = leaders.len() - shown;
+    for (i, (choice, least, most)) in leaders.iter().take(shown).enumerate() {
+        let clients = match least == most {
+            true => number::plain(*least),
+            false => format!("{}–{}", number::plain(*least), number::plain(*most)),
+        };
+        let rest = match i + 1 == shown && more > 0 {
+            true => format!(" … and {more} more"),
+            false => String::new(),
+        };
+        let line = format!(
+            "◆ {clients} clients: {}{rest}",
+            ranking::switch_words(choice)
+        );
+        let room = usize::from(area.width);
+        text(
+            buffer,
+            area,
+            first + i as u16,
+            &cut(&line, room),
+            theme.good(),
+        );
+    }
+    shown as u16
 }
 
 /// One cell.
@@ -136,7 +190,7 @@ fn axes(
     theme: Theme,
     (area, field): (Rect, Rect),
     buffer: &mut Buffer,
-    at: impl Fn((f64, f64)) -> (u16, u16),
+    at: impl Fn(Spot) -> (u16, u16),
 ) {
     let axis = field.x.saturating_sub(1);
     for line in field.y..field.bottom() {

@@ -14,7 +14,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
 /// Columns from which layouts are written out.
-const WORDS: u16 = 74;
+const WORDS: u16 = 110;
 
 /// Draws the table, the row under the cursor in sight.
 pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: &mut Seen) {
@@ -84,7 +84,6 @@ pub fn keeps(table: &Table, plan: &Plan) -> bool {
 }
 
 fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
-    let limited = table.resolved.goal.ttft_ms.is_some() || table.resolved.goal.tpot_ms.is_some();
     let mut grid = Grid::new(&[
         numbers("", 0),
         words("", 0),
@@ -93,7 +92,6 @@ fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
         numbers("TTFT ms", 3),
         numbers("fits", 4),
         numbers("KV GiB", 5),
-        words(if limited { "limits" } else { "" }, 2),
         words("layout", 0),
     ]);
     let one_format = table
@@ -111,7 +109,10 @@ fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
         };
         let p = &plan.predicted;
         let mut mark = String::new();
-        if table.front.contains(&row) {
+        if !keeps(table, plan) {
+            mark.push('×');
+        }
+        if state.sweep().is_some_and(|sweep| sweep.leads(row)) {
             mark.push('◆');
         }
         for (pin, name) in state.pins.iter().zip(["A", "B"]) {
@@ -136,7 +137,6 @@ fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
                 "-".to_owned(),
                 "-".to_owned(),
                 "-".to_owned(),
-                String::new(),
                 reason.clone(),
             ],
             _ => [
@@ -147,12 +147,6 @@ fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
                 number::short(p.ttft_ms.value),
                 number::whole(plan.kv_concurrency),
                 number::gib(plan.memory_bytes.kv_cache),
-                match (limited, keeps(table, plan)) {
-                    (false, _) => "",
-                    (true, true) => "kept",
-                    (true, false) => "missed",
-                }
-                .to_owned(),
                 match (wide >= WORDS, one_format) {
                     (true, true) => ranking::switch_words(&plan.choice),
                     (true, false) => ranking::choice_words(&plan.choice),
