@@ -444,11 +444,11 @@ mod tests {
         let mut form = form(&[]);
         at(&mut form, "gpu");
         form.edit();
-        form.editing.as_mut().unwrap().line.insert("h2");
-        assert_eq!(form.completions()[0], "h200");
+        form.editing.as_mut().unwrap().line.insert("b2");
+        assert_eq!(form.completions(), ["b200", "gb200"]);
         assert!(form.complete(1));
         assert!(form.take_over());
-        assert_eq!(form.typed().get("gpu").unwrap(), "h200");
+        assert_eq!(form.typed().get("gpu").unwrap(), "b200");
         // Giving up brings back what was there.
         assert!(form.end_edit(false));
         assert_eq!(form.typed().get("gpu"), None);

@@ -252,13 +252,11 @@ mod tests {
             wide[1],
             "tp 8                               306     48.9  2,164"
         );
-        let narrow = text(&sample().lines(38, PLAIN));
-        assert_eq!(narrow[0], "layout           tokens/s/GPU  TPOT ms");
-        assert_eq!(narrow[2], "tp 16, attn-dp…           290     50.5");
-        assert_eq!(
-            text(&sample().lines(5, PLAIN))[0],
-            "layout          tokens/s/GPU"
-        );
+        let narrow = text(&sample().lines(46, PLAIN));
+        assert_eq!(narrow[0], "layout                   tokens/s/GPU  TPOT ms");
+        assert_eq!(narrow[2], "tp 16, attn-dp 16, ep …           290     50.5");
+        let least = text(&sample().lines(5, PLAIN));
+        assert_eq!(least[0], "layout                  tokens/s/GPU");
     }
 
     #[test]

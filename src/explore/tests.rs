@@ -67,6 +67,7 @@ pub fn keys(name: &str) -> Vec<KeyEvent> {
 pub struct Session {
     pub state: State,
     bench: Bench,
+    curves: bool,
     /// Effects other than planning, in order.
     pub effects: Vec<Effect>,
 }
@@ -78,6 +79,7 @@ impl Session {
         let mut session = Session {
             state,
             bench: Bench::new(1),
+            curves: false,
             effects: Vec::new(),
         };
         session.perform(vec![first]);
@@ -108,6 +110,8 @@ impl Session {
             let wanted = || Wanted {
                 question: true,
                 free: true,
+                // Curves take long without optimisation, and most scripts look at none.
+                idle: self.curves,
             };
             let mut answers = Vec::new();
             assert!(self.bench.work(&job, &wanted, &mut |answer| {
@@ -118,6 +122,13 @@ impl Session {
                 self.happen(Event::Answer(answer));
             }
         }
+    }
+
+    /// Draws the curves, too, from now on.
+    pub fn draw_curves(&mut self) {
+        self.curves = true;
+        let again = super::update::ask(&self.state);
+        self.perform(vec![again]);
     }
 
     /// What the screen shows.

@@ -133,9 +133,13 @@ impl Worker {
     pub fn run(&self, threads: usize, mut send: impl FnMut(Answer) -> bool) {
         let mut bench = Bench::new(threads);
         while let Some(job) = self.next() {
-            let wanted = || Wanted {
-                question: self.desk.question.load(Ordering::Acquire) == job.question,
-                free: !self.desk.waiting.load(Ordering::Acquire),
+            let wanted = || {
+                let free = !self.desk.waiting.load(Ordering::Acquire);
+                Wanted {
+                    question: self.desk.question.load(Ordering::Acquire) == job.question,
+                    free,
+                    idle: free,
+                }
             };
             if !bench.work(&job, &wanted, &mut send) {
                 return;
@@ -151,6 +155,8 @@ pub struct Wanted {
     pub question: bool,
     /// No newer job waits.
     pub free: bool,
+    /// There is time for what nobody waits for.
+    pub idle: bool,
 }
 
 /// Rows whose curves are drawn before the next look at what else is wanted.
@@ -262,7 +268,7 @@ impl Bench {
     ) -> bool {
         while self.curves.len() < self.rows.len() {
             let now = wanted();
-            if !now.question || !now.free {
+            if !now.question || !now.idle {
                 return true;
             }
             let from = self.curves.len();
@@ -338,6 +344,7 @@ mod tests {
     const ALL: Wanted = Wanted {
         question: true,
         free: true,
+        idle: true,
     };
 
     #[test]
@@ -381,6 +388,7 @@ mod tests {
         let stale = Wanted {
             question: false,
             free: true,
+            idle: true,
         };
         assert!(answers(&mut bench, &job(1, &SMALL), stale).is_empty());
         // The same question, wanted again, is answered.

@@ -2,7 +2,7 @@
 
 use super::super::event::Event;
 use super::super::state::View;
-use super::{PLAIN, Session, draw, fixture, keys};
+use super::{PLAIN, draw, fixture, keys};
 use proptest::prelude::*;
 use ratatui::crossterm::event::Event as Input;
 use std::sync::Arc;
@@ -22,18 +22,17 @@ fn no_size_is_a_panic() {
         (80, 4),
         (97, 40),
         (300, 6),
-        (400, 200),
+        (250, 90),
     ] {
+        let mut state = fixture::answered();
+        fixture::pin(&mut state);
         for view in View::ALL {
-            for focus in ["", "Tab"] {
-                let mut state = fixture::answered();
-                fixture::pin(&mut state);
-                state.view = view;
-                let mut session = Session::new(state);
-                session.press(&[focus]);
-                session.screen(width, height);
-                session.press(&["?"]);
-                session.screen(width, height);
+            state.view = view;
+            for key in ["Tab", "?", "Escape", "G"] {
+                for event in keys(key) {
+                    super::update(&mut state, Event::Input(Input::Key(event)));
+                }
+                draw(&mut state, PLAIN, width, height);
             }
         }
     }
@@ -107,7 +106,7 @@ const KEYS: [&str; 30] = [
 ];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Any keys in any order: drawn after each, at a size that changes.
     #[test]

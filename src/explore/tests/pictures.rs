@@ -1,11 +1,12 @@
 //! Every view at both sizes, against pictures on file. `PARPLAN_BLESS=1 cargo test` draws them anew;
 //! look at what changed before it is committed.
 
+use super::super::edit::Line;
 use super::super::journal::{Journal, Point, Run, Series};
 use super::super::planning::Table;
-use super::super::state::{Focus, State, View};
+use super::super::state::{Focus, Prompt, State, View};
 use super::super::theme::Theme;
-use super::{PLAIN, Session, draw, fixture};
+use super::{PLAIN, draw, fixture};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -104,9 +105,12 @@ fn help_and_prompt() {
     state.help = Some(0);
     check("help", &mut state, PLAIN);
     state.help = None;
-    let mut session = Session::new(state);
-    session.press(&["w"]);
-    check("prompt", &mut session.state, PLAIN);
+    state.prompt = Some(Prompt {
+        line: Line::new("plan.png"),
+        wrong: Some("plan.png: the end of the name says what is written".to_owned()),
+        replace: None,
+    });
+    check("prompt", &mut state, PLAIN);
 }
 
 #[test]

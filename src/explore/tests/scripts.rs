@@ -39,7 +39,7 @@ fn from_nothing_to_an_answer() {
     assert!(session.screen(80, 24).contains("--model is not given"));
     session.press(&["Enter", "qwen3-8", "Tab", "Enter"]);
     session.press(&[
-        "j", "j", "Enter", "h20", "Down", "Enter", "j", "Enter", "2", "Enter",
+        "j", "j", "Enter", "h200", "Enter", "j", "Enter", "2", "Enter",
     ]);
     let ask = &session.state.table().unwrap().resolved.ask;
     assert_eq!(
@@ -118,6 +118,27 @@ fn every_view_has_a_key_and_scrolls_to_its_end() {
     assert_eq!(session.state.view, View::Notes);
     session.press(&["l", "l"]);
     assert_eq!(session.state.view, View::Plot);
+}
+
+#[test]
+fn curves_mark_the_layouts_that_lead() {
+    let mut session = session(&SMALL);
+    assert!(session.state.sweep().is_none());
+    session.draw_curves();
+    let sweep = session.state.sweep().unwrap();
+    assert_eq!(sweep.curves.len(), rows(&session));
+    let leader = sweep.front[0].0;
+    assert!(sweep.leads(leader));
+    session.press(&["2"]);
+    let screen = session.screen(100, 30);
+    assert!(
+        screen.contains('◆') && screen.contains("clients: "),
+        "{screen}"
+    );
+    // Curves of an older question are not shown with a newer table.
+    session.state.form.go(2);
+    session.press(&["Tab", "l"]);
+    assert!(session.state.is_current());
 }
 
 #[test]
@@ -273,7 +294,7 @@ fn the_mouse_points_at_rows_fields_and_tabs() {
         (session.state.form.at, session.state.focus),
         (field, Focus::Question)
     );
-    let (area, tab) = session.state.seen.tabs[4];
+    let (area, tab) = session.state.seen.tabs[11];
     click(&mut session, area, left);
     assert_eq!(session.state.view.index(), tab);
     let answer = session.state.seen.answer;

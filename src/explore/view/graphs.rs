@@ -54,15 +54,23 @@ pub fn show(state: &State, pane: &mut Pane) {
                     "█".repeat((share * 16.0).round() as usize),
                 ]);
             }
-            Landing::Eager { reason } => {
+            Landing::Eager { .. } => {
                 let cells = [batch, "eager".to_owned(), "-".to_owned(), "-".to_owned()];
-                let mut cells = cells.to_vec();
-                cells.extend([String::new(), reason.to_string()]);
                 grid.styled(pane.theme.alert(), cells);
             }
         }
     }
     pane.grid(&grid);
+    let eager = detail
+        .landings
+        .iter()
+        .find_map(|landed| match landed.landing {
+            Landing::Eager { reason } => Some(reason),
+            Landing::Graph { .. } => None,
+        });
+    if let Some(reason) = eager {
+        pane.aside(&format!("eager: {reason}"));
+    }
     pane.heading("The engine's own sizes");
     pane.aside(&list(&graphs.engine_default));
 }

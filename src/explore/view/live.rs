@@ -70,7 +70,7 @@ pub fn show(state: &State, pane: &mut Pane, height: u16) {
         .series
         .get(state.curve.min(run.series.len().saturating_sub(1)))
     {
-        let lines = usize::from(height).saturating_sub(run.series.len() + 8);
+        let lines = usize::from(height).saturating_sub(run.series.len() + 10);
         curve(series, lines.clamp(PLOT.start, PLOT.end), pane);
     }
 }

@@ -190,7 +190,7 @@ mod tests {
     fn a_bar_is_full_and_small_parts_are_seen() {
         assert_eq!(lengths(&[0.5, 0.25, 0.25], 40), [20, 10, 10]);
         assert_eq!(lengths(&[0.999, 0.001, 0.0], 10), [9, 1, 0]);
-        assert_eq!(lengths(&[0.4, 0.3, 0.3], 1), [0, 0, 1]);
+        assert_eq!(lengths(&[0.4, 0.3, 0.3], 1), [1, 0, 0]);
         assert_eq!(lengths(&[0.4, 0.6], 0), [0, 0]);
     }
 }

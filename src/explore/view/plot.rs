@@ -150,17 +150,14 @@ fn list(sweep: Option<&Sweep>, theme: Theme, area: Rect, buffer: &mut Buffer) ->
     let more = leaders.len() - shown;
     for (i, (choice, least, most)) in leaders.iter().take(shown).enumerate() {
         let clients = match least == most {
-            true => number::plain(*least),
-            false => format!("{}–{}", number::plain(*least), number::plain(*most)),
+            true => number::counted(*least, "client"),
+            false => format!("{}–{} clients", number::plain(*least), number::plain(*most)),
         };
         let rest = match i + 1 == shown && more > 0 {
             true => format!(" … and {more} more"),
             false => String::new(),
         };
-        let line = format!(
-            "◆ {clients} clients: {}{rest}",
-            ranking::switch_words(choice)
-        );
+        let line = format!("◆ {clients}: {}{rest}", ranking::switch_words(choice));
         let room = usize::from(area.width);
         text(
             buffer,
