@@ -16,7 +16,7 @@ mod traffic;
 mod workload;
 
 pub use assume::Assumptions;
-pub use names::{as_path, library, model_named, user_folder};
+pub use names::{DEFAULT_ENGINE, as_path, library, model_named, user_folder};
 
 /// A resolved question: everything but the layouts to answer it for.
 #[derive(Debug, Clone)]

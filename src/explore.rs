@@ -22,6 +22,7 @@ mod tests;
 pub mod theme;
 pub mod update;
 pub mod view;
+pub mod watch;
 pub mod worker;
 
 use crate::args::{self, ExploreArgs};
@@ -58,9 +59,14 @@ pub fn run(args: &ExploreArgs, style: Style) -> Result<String, Failure> {
     let theme = Theme::detect(style.is_coloured(), variable);
     let folder = args.typed.get("profiles").cloned();
     let folder = folder.or_else(|| std::env::var_os("PARPLAN_PROFILES"));
-    let vocabulary = Vocabulary::of(&ask::library(folder.as_deref().map(Path::new)));
+    let library = ask::library(folder.as_deref().map(Path::new));
+    let vocabulary = Vocabulary::of(&library);
     let form = Form::new(&args::question(), &vocabulary, &args.typed);
-    match screen(State::new(form, None), theme)? {
+    let watched = args
+        .watch
+        .as_ref()
+        .map(|path| watch::Reader::new(path.clone(), library, engine_of(&args.typed)));
+    match screen(State::new(form), theme, watched)? {
         Some(Ended::Signal(signal)) => {
             terminal::end_by(signal);
             Err(Failure::failed(format!("ended by signal {signal}")))
@@ -70,6 +76,13 @@ pub fn run(args: &ExploreArgs, style: Style) -> Result<String, Failure> {
         ))),
         None => Ok(String::new()),
     }
+}
+
+/// The engine whose predictions a calibration is held against.
+fn engine_of(typed: &args::Typed) -> String {
+    let typed = typed.get("engine").map(|engine| engine.to_string_lossy());
+    let name = typed.as_deref().and_then(|text| text.split('@').next());
+    name.unwrap_or(ask::DEFAULT_ENGINE).to_owned()
 }
 
 /// Answers the question once and writes the files.
@@ -105,13 +118,21 @@ fn threads() -> usize {
 }
 
 /// The loop: wait, let happen, do, draw.
-fn screen(mut state: State, theme: Theme) -> Result<Option<Ended>, Failure> {
+fn screen(
+    mut state: State,
+    theme: Theme,
+    watched: Option<watch::Reader>,
+) -> Result<Option<Ended>, Failure> {
     let (events, happens) = mpsc::channel();
     let worker = Worker::default();
     let mut screen = Screen::enter()?;
     terminal::listen_to_signals(events.clone())?;
     terminal::listen_to_input(events.clone());
     plan_in_background(worker.clone(), events.clone());
+    if let Some(reader) = watched {
+        state.watch(reader.path());
+        watch::in_background(reader, events.clone());
+    }
     let mut effects = vec![update::ask(&state)];
     loop {
         for effect in effects.drain(..) {

@@ -11,6 +11,23 @@ mod fit;
 mod summary;
 mod terms;
 
+use figures::Figures;
+use parplan_profiles::calibration::{Class, Experiment};
+use parplan_profiles::{EfficiencyProfile, GpuProfile, Overheads};
+
 pub use apply::{Calibrated, Layer, Origin, apply};
 pub use summary::{Summary, median, summarise};
 pub use terms::{Difference, differences, machine, terms};
+
+/// What an experiment would take before it was measured, microseconds; none for what is recorded
+/// rather than predicted, and for formats that have no figures.
+pub fn predicted_us(
+    experiment: &Experiment,
+    gpu: &GpuProfile,
+    efficiency: &EfficiencyProfile,
+    overheads: &Overheads,
+) -> Option<f64> {
+    let figures = Figures::before(Class::of(experiment), efficiency, overheads)?;
+    let us = figures.us(gpu, experiment);
+    (us.is_finite() && us > 0.0).then_some(us)
+}

@@ -9,7 +9,7 @@ use parplan_profiles::{Dtype, Library, ModelProfile, WeightFormats, hf};
 use std::path::{Path, PathBuf};
 
 /// Engine that is planned for when none is named.
-const DEFAULT_ENGINE: &str = "sglang";
+pub const DEFAULT_ENGINE: &str = "sglang";
 
 /// The profiles: the built-in ones, and before them those of the user's folder.
 pub fn library(folder: Option<&Path>) -> Library {

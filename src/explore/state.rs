@@ -7,6 +7,7 @@ use super::planning::{Detail, Diff, Pin, Sweep, Table};
 use super::worker::Job;
 use parplan_planner::plan::{Choice, Plan};
 use ratatui::layout::Rect;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Which half takes the keys.
@@ -216,14 +217,10 @@ pub enum Ended {
 
 impl State {
     /// A form, and nothing known yet.
-    pub fn new(form: Form, journal: Option<Journal>) -> State {
+    pub fn new(form: Form) -> State {
         State {
             focus: Focus::Question,
-            view: if journal.is_some() {
-                View::Live
-            } else {
-                View::Ranking
-            },
+            view: View::Ranking,
             form,
             cursor: 0,
             choice: None,
@@ -238,7 +235,7 @@ impl State {
             detail: None,
             pins: [None, None],
             diff: None,
-            journal,
+            journal: None,
             curve: 0,
             prompt: None,
             help: None,
@@ -247,6 +244,13 @@ impl State {
             seen: Seen::default(),
             ended: None,
         }
+    }
+
+    /// Shows a calibration while it is measured.
+    pub fn watch(&mut self, path: &Path) {
+        self.journal = Some(Journal::new(path.to_path_buf()));
+        self.view = View::Live;
+        self.focus = Focus::Answer;
     }
 
     /// The table, whatever question it answers.

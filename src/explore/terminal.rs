@@ -86,7 +86,10 @@ impl Screen {
         give_back();
         take().map_err(gone)?;
         self.mouse(self.mouse)?;
-        self.terminal.clear().map_err(gone)
+        // `clear` would ask the terminal where its cursor is, and the thread that reads keys would
+        // get the answer.
+        let size = self.terminal.size().map_err(gone)?;
+        self.terminal.resize(size.into()).map_err(gone)
     }
 
     /// Gives the terminal back and stops the process, as Ctrl-Z does, until it is continued.

@@ -99,7 +99,7 @@ pub fn asked(typed: &Typed) -> State {
             ("engine", names(&["sglang", "vllm"])),
         ],
     };
-    State::new(Form::new(&command(), &vocabulary, typed), None)
+    State::new(Form::new(&command(), &vocabulary, typed))
 }
 
 fn names(all: &[&str]) -> Vec<String> {

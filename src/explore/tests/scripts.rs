@@ -19,7 +19,7 @@ fn typed(options: &[(&str, &str)]) -> Typed {
 fn session(options: &[(&str, &str)]) -> Session {
     let vocabulary = Vocabulary::of(&Library::embedded());
     let form = Form::new(&args::question(), &vocabulary, &typed(options));
-    Session::new(State::new(form, None))
+    Session::new(State::new(form))
 }
 
 const SMALL: [(&str, &str); 4] = [
