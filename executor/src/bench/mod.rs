@@ -4,5 +4,5 @@ mod bandwidth;
 mod timing;
 
 pub use bandwidth::{Collective, bus_factor};
-pub(crate) use timing::start_together;
 pub use timing::{Launch, Stats, Timer};
+pub(crate) use timing::{head_start, start_together};
