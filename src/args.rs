@@ -4,8 +4,8 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-mod explore;
 mod bench;
+mod explore;
 mod launch;
 mod library;
 mod question;
@@ -14,8 +14,8 @@ mod side;
 mod split;
 mod values;
 
-pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use bench::{BenchArgs, BenchManner, BenchTraffic};
+pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{

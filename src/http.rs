@@ -76,7 +76,9 @@ impl Server {
             return wrong("it names no host");
         }
         let path = path.trim_end_matches('/');
-        let path = path.strip_suffix("v1").map_or(path, |p| p.trim_end_matches('/'));
+        let path = path
+            .strip_suffix("v1")
+            .map_or(path, |p| p.trim_end_matches('/'));
         let prefix = match path {
             "" => String::new(),
             path => format!("/{path}"),

@@ -97,7 +97,9 @@ impl SavedPlan {
             .read_to_string(&mut text)
             .map_err(|error| wrong(format!("the plan cannot be read: {error}")))?;
         if text.len() as u64 > MAX_BYTES {
-            return Err(wrong("it is larger than a plan file ever is (1 MiB)".to_owned()));
+            return Err(wrong(
+                "it is larger than a plan file ever is (1 MiB)".to_owned(),
+            ));
         }
         SavedPlan::parse(&text).map_err(wrong)
     }
@@ -119,7 +121,10 @@ impl SavedPlan {
             .map_err(|error| format!("is no whole plan: {}", one_line(&error, text)))?;
         let finite = [
             ("kv_tokens_per_rank", plan.kv_tokens_per_rank),
-            ("kv_bytes_per_token_per_rank", plan.kv_bytes_per_token_per_rank),
+            (
+                "kv_bytes_per_token_per_rank",
+                plan.kv_bytes_per_token_per_rank,
+            ),
         ];
         for (field, value) in finite {
             if !(value >= 0.0 && value.is_finite()) {
@@ -139,7 +144,11 @@ impl SavedPlan {
 
 /// TOML's message with its line, in one line.
 fn one_line(error: &toml::de::Error, text: &str) -> String {
-    let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = error
+        .message()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     match error.span() {
         Some(span) => {
             let before = text.get(..span.start).unwrap_or("");

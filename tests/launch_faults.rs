@@ -23,7 +23,12 @@ fn ended(mut launched: Launched, within: Duration) -> (Option<i32>, String) {
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             let mut errors = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            child
+                .stderr
+                .take()
+                .unwrap()
+                .read_to_string(&mut errors)
+                .unwrap();
             assert!(!errors.contains("panicked"), "{errors}");
             return (status.code(), errors);
         }
@@ -76,11 +81,16 @@ fn a_good_engine_is_compared_and_ctrl_c_leaves_nothing() {
     let text = until(&mut child, "Ready after");
     assert!(text.contains("Ready after"), "{text}");
     // 121,000 tokens of 4096 bytes are about 480 MiB less than planned.
-    assert!(text.contains("KV tokens of a rank") && text.contains("OFF by -50"), "{text}");
+    assert!(
+        text.contains("KV tokens of a rank") && text.contains("OFF by -50"),
+        "{text}"
+    );
     assert!(text.contains("context_mib = 1"), "{text}");
     let (code, stdout, stderr) = output({
         let mut bench = Command::new(env!("CARGO_BIN_EXE_parplan"));
-        bench.args(["bench", &stage.url(), "--json", "--plan"]).arg(&stage.plan);
+        bench
+            .args(["bench", &stage.url(), "--json", "--plan"])
+            .arg(&stage.plan);
         bench
     });
     assert_eq!(code, Some(0), "{stderr}");
@@ -104,7 +114,10 @@ fn an_engine_that_dies_at_once_says_why() {
     let child = spawn(stage.launch("dies-at-start", &[]));
     let (code, errors) = ended(child, SOON);
     assert_eq!(code, Some(1));
-    assert!(errors.contains("exit code 3") && errors.contains("no such luck"), "{errors}");
+    assert!(
+        errors.contains("exit code 3") && errors.contains("no such luck"),
+        "{errors}"
+    );
     assert!(errors.contains("engine.log"), "{errors}");
 }
 
@@ -114,7 +127,10 @@ fn an_engine_that_is_never_ready_is_ended_in_time() {
     let child = spawn(stage.launch("never-ready", &["--deadline", "2"]));
     let (code, errors) = ended(child, SOON);
     assert_eq!(code, Some(1));
-    assert!(errors.contains("not ready within 2 s (--deadline)"), "{errors}");
+    assert!(
+        errors.contains("not ready within 2 s (--deadline)"),
+        "{errors}"
+    );
     stage.is_gone();
 }
 
@@ -125,7 +141,10 @@ fn an_engine_that_dies_later_is_told() {
     until(&mut child, "Ready after");
     let (code, errors) = ended(child, SOON);
     assert_eq!(code, Some(1));
-    assert!(errors.contains("exit code 7") && errors.contains("out of memory"), "{errors}");
+    assert!(
+        errors.contains("exit code 7") && errors.contains("out of memory"),
+        "{errors}"
+    );
     stage.is_gone();
 }
 
@@ -140,7 +159,10 @@ fn garbage_and_floods_do_no_harm() {
         signal(&child, Signal::TERM);
         let (code, errors) = ended(child, SOON);
         assert_eq!(code, Some(143), "{acts}: {errors}");
-        assert!(errors.len() < 100_000 && !errors.contains('\u{1b}'), "{acts}");
+        assert!(
+            errors.len() < 100_000 && !errors.contains('\u{1b}'),
+            "{acts}"
+        );
         stage.is_gone();
     }
 }
@@ -155,7 +177,11 @@ fn an_engine_that_ignores_sigterm_is_killed_after_its_grace() {
     let (code, errors) = ended(child, SOON);
     assert_eq!(code, Some(143), "{errors}");
     assert!(errors.contains("was killed"), "{errors}");
-    assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() > Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
     stage.is_gone();
 }
 
@@ -207,13 +233,22 @@ fn every_text_reaches_the_engine_as_one_word() {
     std::os::unix::fs::symlink(&model, &twin).unwrap();
     let path = twin.to_str().unwrap();
     let mut child = spawn(stage.launch(
-            "good",
-            &[
-                "--model-path", path, "--served-name", nasty,
-                "--env", "FAKE_NASTY=$(id); 'x' = y",
-                "--skip-preflight", "flags", "--", "--chat-template", nasty, "$(reboot)",
-            ],
-        ));
+        "good",
+        &[
+            "--model-path",
+            path,
+            "--served-name",
+            nasty,
+            "--env",
+            "FAKE_NASTY=$(id); 'x' = y",
+            "--skip-preflight",
+            "flags",
+            "--",
+            "--chat-template",
+            nasty,
+            "$(reboot)",
+        ],
+    ));
     until(&mut child, "Ready after");
     let argv = stage.argv();
     assert_eq!(argv[..2], ["serve".to_owned(), path.to_owned()]);
@@ -232,7 +267,10 @@ fn every_text_reaches_the_engine_as_one_word() {
     let fresh = Stage::new();
     let (code, stdout, stderr) = output(fresh.launch("good", &["--host", "$(id)"]));
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stdout.contains("nothing can listen on \"$(id)\""), "{stdout}");
+    assert!(
+        stdout.contains("nothing can listen on \"$(id)\""),
+        "{stdout}"
+    );
     assert!(!fresh.folder.path().join("argv").exists());
 }
 
@@ -261,19 +299,28 @@ fn checks_stop_what_cannot_work_and_say_what_to_do() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", stage.port)).unwrap();
     let (code, stdout, stderr) = output(stage.launch("good", &[]));
     assert_eq!(code, Some(1));
-    assert!(stdout.contains("is in use") && stdout.contains("is free"), "{stdout}");
+    assert!(
+        stdout.contains("is in use") && stdout.contains("is free"),
+        "{stdout}"
+    );
     assert!(stderr.contains("1 of 8 checks failed"), "{stderr}");
     drop(taken);
     for (more, part) in [
         (vec!["--model-path", "/no/such/model"], "cannot be read"),
         (vec!["--", "--no-such-flag"], "has no option --no-such-flag"),
-        (vec!["--engine", "vllm@0.33.0"], "plan again with --engine vllm@0.32.0"),
+        (
+            vec!["--engine", "vllm@0.33.0"],
+            "plan again with --engine vllm@0.32.0",
+        ),
     ] {
         let (code, stdout, _) = output(stage.launch("good", &more));
         assert_eq!(code, Some(1), "{more:?}");
         let unwrapped = stdout.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(unwrapped.contains(part), "{more:?}: {stdout}");
-        assert!(!stage.folder.path().join("argv").exists(), "{more:?} started");
+        assert!(
+            !stage.folder.path().join("argv").exists(),
+            "{more:?} started"
+        );
     }
     for (more, part) in [
         (vec!["--engine", "sglang"], "the plan is for vllm@0.32.0"),
@@ -299,11 +346,23 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
         ("not toml at all".to_owned(), "is no plan file"),
         ("a = 1\n".to_owned(), "no `format`"),
         (good.replacen("format = 2", "format = 99", 1), "format 99"),
-        (good.replacen("kv_tokens_per_rank = ", "kv_tokens_per_rank = \"x\" # ", 1), "line 11"),
-        (good.replacen("kv_tokens_per_rank = ", "kv_tokens_per_rank = -", 1), "from 0"),
-        (good.replacen("tp = 1", "tp = 4", 1), "what is started must be what was planned"),
+        (
+            good.replacen("kv_tokens_per_rank = ", "kv_tokens_per_rank = \"x\" # ", 1),
+            "line 11",
+        ),
+        (
+            good.replacen("kv_tokens_per_rank = ", "kv_tokens_per_rank = -", 1),
+            "from 0",
+        ),
+        (
+            good.replacen("tp = 1", "tp = 4", 1),
+            "what is started must be what was planned",
+        ),
         (good.replacen("gpu = \"", "gpu = \"x", 1), "xcpu-genoa-2c"),
-        (good.replacen("host = \"127.0.0.1\"", "host = \"127.0.0.1\"\nrm = 1", 1), "unknown field"),
+        (
+            good.replacen("host = \"127.0.0.1\"", "host = \"127.0.0.1\"\nrm = 1", 1),
+            "unknown field",
+        ),
     ] {
         std::fs::write(&stage.plan, text).unwrap();
         let (code, stdout, stderr) = output(stage.launch("good", &[]));
@@ -331,12 +390,22 @@ fn a_benchmark_of_failing_servers_is_no_measurement() {
         until(&mut child, "Ready after");
         let (code, _, stderr) = output({
             let mut bench = Command::new(env!("CARGO_BIN_EXE_parplan"));
-            bench.args(["bench", &stage.url(), "--requests", "4", "--concurrency", "2"]);
+            bench.args([
+                "bench",
+                &stage.url(),
+                "--requests",
+                "4",
+                "--concurrency",
+                "2",
+            ]);
             bench.args(["--isl", "fixed:8", "--osl", "fixed:8", "--warm-up", "0"]);
             bench
         });
         assert_eq!(code, Some(1), "{acts}");
-        assert!(stderr.contains("4 of 4 requests failed") && stderr.contains(part), "{stderr}");
+        assert!(
+            stderr.contains("4 of 4 requests failed") && stderr.contains(part),
+            "{stderr}"
+        );
         signal(&child, Signal::TERM);
         ended(child, SOON);
         stage.is_gone();

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 
 /// Arguments of `launch`.
 #[derive(Debug, Args)]
-#[command(after_help = "Sizes that are left open are decided as `parplan recommend` does. What is \
-    started is stopped by Ctrl-C;\nwhen it has failed, the log says why.")]
+#[command(
+    after_help = "Sizes that are left open are decided as `parplan recommend` does. What is \
+    started is stopped by Ctrl-C;\nwhen it has failed, the log says why."
+)]
 pub struct LaunchArgs {
     // Read first: what is read before it can no longer be seen to have been given.
     /// What is asked, where no plan is given.
@@ -146,7 +148,8 @@ pub enum ScriptKind {
 }
 
 fn write(text: &str) -> Result<(ScriptKind, PathBuf), String> {
-    const WHAT: &str = "must be KIND=FILE with sh, slurm, kubernetes or ray, such as slurm=serve.sbatch";
+    const WHAT: &str =
+        "must be KIND=FILE with sh, slurm, kubernetes or ray, such as slurm=serve.sbatch";
     let (kind, file) = text.split_once('=').ok_or(WHAT)?;
     let kind = ScriptKind::from_str(kind, false).map_err(|_| WHAT)?;
     match file {

@@ -1,7 +1,7 @@
 //! The space of configurations that `recommend` searches.
 
 use super::Ask;
-use crate::args::{KvFormat, LayoutArgs, Ranking, RankingArgs, QuestionArgs, Switch};
+use crate::args::{KvFormat, LayoutArgs, QuestionArgs, Ranking, RankingArgs, Switch};
 use crate::failure::Failure;
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_profiles::Dtype;

@@ -74,7 +74,10 @@ pub fn other_traffic(plan: &SavedPlan, summary: &Summary) -> Vec<String> {
     unlike("output tokens", planned.osl, sent.output_tokens);
     match sent.clients {
         Some(clients) => unlike("clients", planned.concurrency, clients as f64),
-        None => out.push("the traffic is not the plan's: a closed loop was planned, and an open one sent".to_owned()),
+        None => out.push(
+            "the traffic is not the plan's: a closed loop was planned, and an open one sent"
+                .to_owned(),
+        ),
     }
     out
 }

@@ -55,7 +55,9 @@ pub fn run(args: &BenchArgs, style: Style) -> Result<String, Failure> {
     let key = match &args.manner.key_env {
         None => None,
         Some(name) => Some(std::env::var(name).map_err(|_| {
-            Failure::unusable(format!("--key-env {name}: the environment has no such variable"))
+            Failure::unusable(format!(
+                "--key-env {name}: the environment has no such variable"
+            ))
         })?),
     };
     let plan = args.plan.as_deref().map(SavedPlan::read).transpose()?;
@@ -165,7 +167,13 @@ fn warm_up(args: &BenchArgs, traffic: &Traffic) -> Traffic {
         load: Load::Closed {
             clients: clients.min(requests.max(1)),
         },
-        lengths: traffic.lengths.iter().copied().cycle().take(requests).collect(),
+        lengths: traffic
+            .lengths
+            .iter()
+            .copied()
+            .cycle()
+            .take(requests)
+            .collect(),
         shared: traffic.shared,
         seed: traffic.seed.wrapping_sub(1),
     }
@@ -174,7 +182,12 @@ fn warm_up(args: &BenchArgs, traffic: &Traffic) -> Traffic {
 fn sent(traffic: &Traffic, warm_up: usize) -> Sent {
     let count = traffic.lengths.len();
     let mean = |pick: fn(&(u32, u32)) -> u32| {
-        traffic.lengths.iter().map(|l| f64::from(pick(l))).sum::<f64>() / count.max(1) as f64
+        traffic
+            .lengths
+            .iter()
+            .map(|l| f64::from(pick(l)))
+            .sum::<f64>()
+            / count.max(1) as f64
     };
     let (kind, clients, requests_per_s) = match &traffic.load {
         Load::Closed { clients } => ("closed", Some(*clients), None),
@@ -252,7 +265,10 @@ impl Progress {
         self.told.set(Some(Instant::now()));
         let seconds = self.start.elapsed().as_secs();
         // Nothing is lost when a line of progress is.
-        let _ = write!(std::io::stderr(), "\r{done} of {all} requests, {seconds} s ");
+        let _ = write!(
+            std::io::stderr(),
+            "\r{done} of {all} requests, {seconds} s "
+        );
     }
 
     fn end(&self) {

@@ -7,7 +7,12 @@ use crate::render::number::{fixed, percent, short, whole};
 use crate::render::{Page, Table};
 
 /// The whole answer.
-pub fn answer(summary: &Summary, plan: Option<&[Comparison]>, notes: &[String], style: Style) -> String {
+pub fn answer(
+    summary: &Summary,
+    plan: Option<&[Comparison]>,
+    notes: &[String],
+    style: Style,
+) -> String {
     let mut page = Page::new(style);
     sent(&mut page, summary);
     measured(&mut page, summary);
@@ -73,7 +78,15 @@ fn measured(page: &mut Page, summary: &Summary) {
 
 fn compared(page: &mut Page, rows: &[Comparison]) {
     page.heading("Against the plan");
-    let mut table = Table::new(&["", ">planned", "90 % interval", ">measured", ">ratio", "", "unit"]);
+    let mut table = Table::new(&[
+        "",
+        ">planned",
+        "90 % interval",
+        ">measured",
+        ">ratio",
+        "",
+        "unit",
+    ]);
     for row in rows {
         let name = match row.what {
             "tpot_ms" => "TPOT",

@@ -184,7 +184,10 @@ pub fn summarize(heading: Heading, run: &Run) -> Summary {
         .filter_map(|outcome| Some((outcome, outcome.result.as_ref().ok()?)))
         .collect();
     let ms = |values: &mut dyn Iterator<Item = f64>| Spread::of(values.map(|s| s * 1e3).collect());
-    let output: f64 = answers.iter().map(|(_, a)| f64::from(a.output_tokens)).sum();
+    let output: f64 = answers
+        .iter()
+        .map(|(_, a)| f64::from(a.output_tokens))
+        .sum();
     let prompt: f64 = answers
         .iter()
         .map(|(o, a)| f64::from(a.prompt_tokens.unwrap_or(o.asked_prompt)))
@@ -252,12 +255,17 @@ fn ends(run: &Run, answers: &[(&Outcome, &super::request::Answer)]) -> Ends {
         prompt_tokens: counted
             .filter(|all| !all.is_empty())
             .map(|all| all.iter().sum::<f64>() / count),
-        output_tokens: answers.iter().map(|(_, a)| f64::from(a.output_tokens)).sum::<f64>() / count,
+        output_tokens: answers
+            .iter()
+            .map(|(_, a)| f64::from(a.output_tokens))
+            .sum::<f64>()
+            / count,
         exact: answers
             .iter()
             .filter(|(o, a)| {
                 a.output_tokens == o.asked_output
-                    && a.prompt_tokens.is_none_or(|tokens| tokens == o.asked_prompt)
+                    && a.prompt_tokens
+                        .is_none_or(|tokens| tokens == o.asked_prompt)
             })
             .count(),
     }
@@ -282,7 +290,10 @@ mod tests {
     #[test]
     fn percentiles_are_those_of_numpy() {
         let spread = Spread::of((1..=11).map(f64::from).collect()).unwrap();
-        assert_eq!((spread.mean, spread.p50, spread.p90, spread.max), (6.0, 6.0, 10.0, 11.0));
+        assert_eq!(
+            (spread.mean, spread.p50, spread.p90, spread.max),
+            (6.0, 6.0, 10.0, 11.0)
+        );
         // numpy.percentile(range(1, 12), 99) is 10.9.
         assert!((spread.p99 - 10.9).abs() < 1e-12);
         assert_eq!(Spread::of(vec![]), None);

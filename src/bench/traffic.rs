@@ -57,8 +57,9 @@ impl Traffic {
         let lengths: Option<Vec<(u32, u32)>> = (0..requests)
             .map(|_| Some((one(input, &mut random)?, one(output, &mut random)?)))
             .collect();
-        let lengths = lengths
-            .ok_or_else(|| Failure::unusable("the workload's lengths lie in a trace; name its file"))?;
+        let lengths = lengths.ok_or_else(|| {
+            Failure::unusable("the workload's lengths lie in a trace; name its file")
+        })?;
         let load = load(&mut random);
         Ok(Traffic {
             load,

@@ -35,7 +35,10 @@ pub(super) fn traffic(args: &BenchArgs, plan: Option<&SavedPlan>) -> Result<Traf
         return replay(args, &trace);
     }
     let workload: Option<Workload> = match &typed.workload {
-        Some(name) => Some(ask::workload::read(&ask::library(args.manner.profiles.as_deref()), name)?),
+        Some(name) => Some(ask::workload::read(
+            &ask::library(args.manner.profiles.as_deref()),
+            name,
+        )?),
         None => None,
     };
     let known = workload.as_ref();

@@ -88,7 +88,10 @@ pub fn compare(start: &Start, report: &Report) -> Comparison {
     };
     count(
         "tokens of a chunk",
-        start.spec.chunk_tokens.map(|tokens| f64::from(tokens / ranks)),
+        start
+            .spec
+            .chunk_tokens
+            .map(|tokens| f64::from(tokens / ranks)),
         report.chunk_tokens,
         0.0,
     );
@@ -103,10 +106,25 @@ pub fn compare(start: &Start, report: &Report) -> Comparison {
         });
     }
     for (what, planned, reported, slack) in [
-        (DEVICE, memory.total, report.device_bytes, 0.01 * memory.total),
+        (
+            DEVICE,
+            memory.total,
+            report.device_bytes,
+            0.01 * memory.total,
+        ),
         (WEIGHTS, memory.weights, report.weights_bytes, SLACK_BYTES),
-        ("KV cache, GiB", memory.kv_cache, report.kv_bytes, SLACK_BYTES),
-        ("graphs, GiB", memory.cuda_graphs, report.graph_bytes, GRAPH_SLACK_BYTES),
+        (
+            "KV cache, GiB",
+            memory.kv_cache,
+            report.kv_bytes,
+            SLACK_BYTES,
+        ),
+        (
+            "graphs, GiB",
+            memory.cuda_graphs,
+            report.graph_bytes,
+            GRAPH_SLACK_BYTES,
+        ),
         (
             "all but the KV cache, GiB",
             memory.used() - memory.kv_cache,
@@ -163,8 +181,7 @@ fn corrections(start: &Start, report: &Report, lines: &[Line]) -> Vec<String> {
     } else if off(TOKENS)
         && let Some(tokens) = report.kv_tokens
     {
-        let missing =
-            (plan.kv_tokens_per_rank - tokens as f64) * plan.kv_bytes_per_token_per_rank;
+        let missing = (plan.kv_tokens_per_rank - tokens as f64) * plan.kv_bytes_per_token_per_rank;
         let context = (plan.memory_bytes.context + missing) / MIB;
         let words = match missing > 0.0 {
             true => "holds more",

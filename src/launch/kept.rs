@@ -23,7 +23,8 @@ impl Kept {
     /// # Errors
     /// A program that cannot be started, with what would help.
     pub async fn start(order: &Order) -> Result<Kept, Failure> {
-        let failed = |what: &str, error: std::io::Error| Failure::failed(format!("{what}: {error}"));
+        let failed =
+            |what: &str, error: std::io::Error| Failure::failed(format!("{what}: {error}"));
         let exe = std::env::current_exe().map_err(|error| failed("finding this program", error))?;
         let mut keeper = Command::new(exe)
             .arg("keep")
@@ -37,8 +38,9 @@ impl Kept {
         let (Some(mut stdin), Some(stdout)) = (keeper.stdin.take(), keeper.stdout.take()) else {
             return Err(Failure::failed("the engine's keeper has no pipes"));
         };
-        let mut line = serde_json::to_string(order)
-            .map_err(|error| Failure::failed(format!("the command cannot be passed on: {error}")))?;
+        let mut line = serde_json::to_string(order).map_err(|error| {
+            Failure::failed(format!("the command cannot be passed on: {error}"))
+        })?;
         line.push('\n');
         stdin
             .write_all(line.as_bytes())
@@ -59,9 +61,9 @@ impl Kept {
             Some(Event::Refused { why }) => Err(Failure::failed(format!(
                 "the engine cannot be started: {why}; is it installed where PATH or --venv says?"
             ))),
-            Some(Event::Ended { .. }) | None => {
-                Err(Failure::failed("the engine's keeper ended before its engine"))
-            }
+            Some(Event::Ended { .. }) | None => Err(Failure::failed(
+                "the engine's keeper ended before its engine",
+            )),
         }
     }
 

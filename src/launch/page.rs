@@ -19,7 +19,12 @@ pub fn before(start: &Start, findings: &[Finding], style: Style) -> String {
         start.rules.version
     ));
     launch::commands(&mut page, &Ok(start.commands.clone()));
-    if let Some(venv) = start.commands.nodes.iter().find_map(|n| n.env.get("VIRTUAL_ENV")) {
+    if let Some(venv) = start
+        .commands
+        .nodes
+        .iter()
+        .find_map(|n| n.env.get("VIRTUAL_ENV"))
+    {
         page.text(&format!("note: {venv}/bin comes first in PATH"));
     }
     page.heading("Before the start");

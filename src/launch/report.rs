@@ -60,7 +60,11 @@ impl Report {
             self.weights_bytes = Some(gib * GIB);
         }
         // The last two are the CPU build's own words.
-        for before in ["Available KV cache memory: ", "Auto set (", "Explicitly set ("] {
+        for before in [
+            "Available KV cache memory: ",
+            "Auto set (",
+            "Explicitly set (",
+        ] {
             if let Some(rest) = after(line, before)
                 && let Some(gib) = number(rest)
             {
@@ -98,10 +102,11 @@ impl Report {
         if let Some(list) = between(line, "Capture cuda graph bs [", "]") {
             self.graph_sizes = Some(sizes(list));
         }
-        if line.contains("Capture target ") && line.contains("graph") {
-            if let Some(list) = between(line, " bs=[", "]") {
-                self.graph_sizes = Some(sizes(list));
-            }
+        if line.contains("Capture target ")
+            && line.contains("graph")
+            && let Some(list) = between(line, " bs=[", "]")
+        {
+            self.graph_sizes = Some(sizes(list));
         }
         let captured = line.contains("Capture cuda graph end")
             || (line.contains("Capture target ") && line.contains("graph end"));
@@ -161,7 +166,10 @@ fn whole_after(line: &str, before: &str) -> Option<u64> {
 }
 
 fn sizes(list: &str) -> Vec<u32> {
-    let mut sizes: Vec<u32> = list.split(',').filter_map(|n| n.trim().parse().ok()).collect();
+    let mut sizes: Vec<u32> = list
+        .split(',')
+        .filter_map(|n| n.trim().parse().ok())
+        .collect();
     sizes.sort_unstable();
     sizes.dedup();
     sizes
@@ -238,7 +246,10 @@ mod tests {
             common,
         ]);
         assert_eq!(old.kv_tokens, Some(123_456));
-        assert_eq!((old.running_per_rank, old.chunk_tokens), (Some(64), Some(8192)));
+        assert_eq!(
+            (old.running_per_rank, old.chunk_tokens),
+            (Some(64), Some(8192))
+        );
         assert_eq!(old.graph_sizes, Some(vec![1, 2, 4, 8]));
         assert_eq!(old.weights_bytes, Some(15.30 * GIB));
         assert_eq!(old.kv_bytes, Some(2.0 * 8.48 * GIB));

@@ -111,7 +111,12 @@ fn with_hosts(word: &str) -> String {
 
 fn comment(start: &Start, how: &str) -> String {
     // A name could end the comment's line.
-    let name: String = start.plan.model.chars().filter(|c| !c.is_control()).collect();
+    let name: String = start
+        .plan
+        .model
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
     format!(
         "# {name} on {} {}, {} {}. Written by parplan {}.\n# {how}\n",
         start.spec.layout.gpus(),
@@ -269,7 +274,10 @@ fn worker_words(workers: &[NodeCommand]) -> Result<Vec<String>, Failure> {
     let mut script = "exec".to_owned();
     let mut arguments = Vec::new();
     for word in words {
-        match word.strip_prefix('@').and_then(|word| word.strip_suffix('@')) {
+        match word
+            .strip_prefix('@')
+            .and_then(|word| word.strip_suffix('@'))
+        {
             Some(step) if step.parse::<u32>().is_ok() => {
                 let _ = write!(script, " $((LWS_WORKER_INDEX * {step}))");
             }
@@ -350,11 +358,17 @@ fn ray(start: &Start) -> Result<String, Failure> {
         )));
     }
     let gpus = layout.tp * layout.pp;
-    let mut extra = vec!["--distributed-executor-backend".to_owned(), "ray".to_owned()];
+    let mut extra = vec![
+        "--distributed-executor-backend".to_owned(),
+        "ray".to_owned(),
+    ];
     if layout.attention_dp > 1 {
         extra.extend(["--data-parallel-backend", "ray"].map(str::to_owned));
         let local = layout.attention_dp / layout.nodes.max(1);
-        extra.extend(["--data-parallel-size-local".to_owned(), local.max(1).to_string()]);
+        extra.extend([
+            "--data-parallel-size-local".to_owned(),
+            local.max(1).to_string(),
+        ]);
     }
     extra.extend(start.spec.extra_args.iter().cloned());
     // Ray spreads the ranks; to vLLM the cluster is one machine.

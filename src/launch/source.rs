@@ -5,10 +5,10 @@ use crate::ask::{self, Ask, choice, space};
 use crate::failure::Failure;
 use crate::saved::SavedPlan;
 use parplan_planner::deployment::Deployment;
+use parplan_planner::estimate;
 use parplan_planner::launch::{LaunchPlan, LaunchSpec, NodeCommand, launch};
 use parplan_planner::question::{Goal, Objective};
 use parplan_planner::search::{Effort, Pruning, recommend};
-use parplan_planner::estimate;
 use parplan_profiles::engine::{Dialect, EngineProfile, EngineRules};
 use parplan_profiles::{GpuProfile, Library};
 use std::path::Path;
@@ -85,7 +85,10 @@ fn engine(
     let (planned, version) = split(&plan.engine);
     let own = library.engine(planned)?;
     let (name, version) = match asked.engine.as_deref().map(split) {
-        Some((name, typed)) => (name, typed.or((name == planned).then_some(version).flatten())),
+        Some((name, typed)) => (
+            name,
+            typed.or((name == planned).then_some(version).flatten()),
+        ),
         None => (planned, version),
     };
     let engine = library.engine(name)?;
@@ -164,9 +167,8 @@ fn answer(question: &QuestionArgs) -> Result<SavedPlan, Failure> {
 /// Takes a command's program from a virtual environment. Its folder of programs goes before PATH when
 /// the engine starts ([`path_of`]), as its activation would have it.
 fn inside(node: &mut NodeCommand, venv: &Path) -> Result<(), Failure> {
-    let venv = std::path::absolute(venv).map_err(|error| {
-        Failure::unusable(format!("--venv {}: {error}", venv.display()))
-    })?;
+    let venv = std::path::absolute(venv)
+        .map_err(|error| Failure::unusable(format!("--venv {}: {error}", venv.display())))?;
     let bin = venv.join("bin");
     let Some(program) = node.argv.first_mut() else {
         return Ok(());

@@ -108,7 +108,11 @@ impl Running {
             Some(port) => format!("replica {} on port {port}", node.replica),
             None => format!("replica {} node {}", node.replica, node.node),
         };
-        say(&format!("{name}: process {}, log {}", kept.pid(), log.display()));
+        say(&format!(
+            "{name}: process {}, log {}",
+            kept.pid(),
+            log.display()
+        ));
         Ok(Running {
             name,
             kept,

@@ -44,9 +44,32 @@ impl Stage {
         script(&bin.join("python"), "echo '{\"vllm\": \"0.32.0+cpu\"}'\n");
         let plan = folder.path().join("plan.toml");
         let output = Command::new(env!("CARGO_BIN_EXE_parplan"))
-            .args(["recommend", "--gpu", "cpu", "--gpus", "1", "--engine", "vllm@0.32.0"])
-            .args(["--isl", "64", "--osl", "16", "--concurrency", "4", "--waves", "5"])
-            .args(["--memory-fraction", "0.15", "--context-length", "2048", "--model"])
+            .args([
+                "recommend",
+                "--gpu",
+                "cpu",
+                "--gpus",
+                "1",
+                "--engine",
+                "vllm@0.32.0",
+            ])
+            .args([
+                "--isl",
+                "64",
+                "--osl",
+                "16",
+                "--concurrency",
+                "4",
+                "--waves",
+                "5",
+            ])
+            .args([
+                "--memory-fraction",
+                "0.15",
+                "--context-length",
+                "2048",
+                "--model",
+            ])
             .arg(&model)
             .arg("--save")
             .arg(&plan)
@@ -92,7 +115,10 @@ impl Stage {
     pub fn argv(&self) -> Vec<String> {
         let bytes = std::fs::read(self.folder.path().join("argv")).unwrap();
         let text = String::from_utf8(bytes).unwrap();
-        text.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+        text.trim_end_matches('\0')
+            .split('\0')
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A variable of the environment that the engine was given.
@@ -141,7 +167,11 @@ fn script(path: &Path, text: &str) {
 }
 
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A `parplan launch` that does not outlive its test.
@@ -187,7 +217,12 @@ pub fn until(launched: &mut Launched, text: &str) -> String {
             Err(why) => {
                 let _ = launched.0.kill();
                 let mut errors = String::new();
-                let _ = launched.0.stderr.take().unwrap().read_to_string(&mut errors);
+                let _ = launched
+                    .0
+                    .stderr
+                    .take()
+                    .unwrap()
+                    .read_to_string(&mut errors);
                 panic!("without {text:?} ({why}): {all}\n{errors}");
             }
         }
@@ -212,7 +247,10 @@ pub fn act() {
     let argv = std::fs::read(folder.join("argv")).unwrap();
     let argv: Vec<&[u8]> = argv.split(|&byte| byte == 0).collect();
     let port = argv.iter().position(|word| *word == b"--port").unwrap();
-    let port: u16 = std::str::from_utf8(argv[port + 1]).unwrap().parse().unwrap();
+    let port: u16 = std::str::from_utf8(argv[port + 1])
+        .unwrap()
+        .parse()
+        .unwrap();
     let mut out = std::io::stdout();
     match acts.as_str() {
         "dies-at-start" => {
@@ -223,7 +261,8 @@ pub fn act() {
         "garbage" => {
             let bytes: Vec<u8> = (0..100_000u32).map(|n| (n * 31 % 251) as u8).collect();
             out.write_all(&bytes).unwrap();
-            out.write_all(b"\x1b[2J\x1b]0;title\x07KV cache size: what tokens\n").unwrap();
+            out.write_all(b"\x1b[2J\x1b]0;title\x07KV cache size: what tokens\n")
+                .unwrap();
         }
         "floods" => {
             std::thread::spawn(|| {
@@ -238,7 +277,10 @@ pub fn act() {
     }
     // A worker that leaves its parent's process group and loses its parent.
     let worker = Command::new("sh")
-        .args(["-c", "setsid sleep 1000 & echo $! > \"$FAKE_FOLDER/worker\""])
+        .args([
+            "-c",
+            "setsid sleep 1000 & echo $! > \"$FAKE_FOLDER/worker\"",
+        ])
         .status()
         .unwrap();
     assert!(worker.success());
@@ -321,7 +363,11 @@ fn complete(writer: &mut TcpStream, body: &[u8], acts: &str) -> std::io::Result<
     let tokens = order["max_tokens"].as_u64().unwrap();
     assert_eq!(order["ignore_eos"], true);
     if acts == "refuses" {
-        return whole(writer, "503 Service Unavailable", "{\"error\":\"too\n many\"}");
+        return whole(
+            writer,
+            "503 Service Unavailable",
+            "{\"error\":\"too\n many\"}",
+        );
     }
     write!(
         writer,

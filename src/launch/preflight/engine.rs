@@ -100,7 +100,11 @@ impl Installed {
             Installed::Missing(why) => Verdict::Failed(why.clone()),
             Installed::Package(package, version) => Verdict::Passed(format!(
                 "{package} {version}{}",
-                if *package == start.rules.name { "" } else { ", another build of it" }
+                if *package == start.rules.name {
+                    ""
+                } else {
+                    ", another build of it"
+                }
             )),
         }
     }
@@ -117,7 +121,10 @@ impl Installed {
         let (name, planned) = (&start.rules.name, start.rules.version);
         // What follows a plus names a build of the same version.
         let plain = version.split('+').next().unwrap_or(version);
-        match (plain.parse::<Version>(), start.engine.resolve(Some(plain), false)) {
+        match (
+            plain.parse::<Version>(),
+            start.engine.resolve(Some(plain), false),
+        ) {
             (Ok(installed), Ok(_)) if installed == planned => {
                 Verdict::Passed(format!("{version}, as planned"))
             }
@@ -141,8 +148,14 @@ pub(super) fn flags(start: &Start, nodes: &[&NodeCommand]) -> Verdict {
     let Ok(tables) = tables() else {
         return Verdict::Skipped("the flag tables do not read".to_owned());
     };
-    let of_engine: Vec<_> = tables.iter().filter(|table| table.engine == rules.name).collect();
-    let Some(table) = of_engine.iter().find(|table| table.version == rules.version) else {
+    let of_engine: Vec<_> = tables
+        .iter()
+        .filter(|table| table.engine == rules.name)
+        .collect();
+    let Some(table) = of_engine
+        .iter()
+        .find(|table| table.version == rules.version)
+    else {
         let known: Vec<String> = of_engine.iter().map(|t| t.version.to_string()).collect();
         return Verdict::Skipped(format!(
             "there is no flag table of {} {}{}",
@@ -199,7 +212,11 @@ fn interpreter(program: &Path) -> PathBuf {
     }
     first_line(program)
         .and_then(|line| {
-            let path = line.strip_prefix("#!")?.split_whitespace().next()?.to_owned();
+            let path = line
+                .strip_prefix("#!")?
+                .split_whitespace()
+                .next()?
+                .to_owned();
             path.contains("python").then(|| PathBuf::from(path))
         })
         .unwrap_or_else(|| PathBuf::from("python3"))
@@ -208,7 +225,11 @@ fn interpreter(program: &Path) -> PathBuf {
 fn first_line(path: &Path) -> Option<String> {
     use std::io::Read;
     let mut begin = Vec::new();
-    std::fs::File::open(path).ok()?.take(512).read_to_end(&mut begin).ok()?;
+    std::fs::File::open(path)
+        .ok()?
+        .take(512)
+        .read_to_end(&mut begin)
+        .ok()?;
     let text = String::from_utf8_lossy(&begin).into_owned();
     text.lines().next().map(str::to_owned)
 }
@@ -228,6 +249,9 @@ mod tests {
         let beside = folder.path().join("python");
         std::fs::write(&beside, "").unwrap();
         assert_eq!(interpreter(&program), beside);
-        assert_eq!(interpreter(Path::new("/usr/bin/python3")), Path::new("/usr/bin/python3"));
+        assert_eq!(
+            interpreter(Path::new("/usr/bin/python3")),
+            Path::new("/usr/bin/python3")
+        );
     }
 }

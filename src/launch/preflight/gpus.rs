@@ -148,7 +148,12 @@ fn needed(nodes: &[&NodeCommand]) -> usize {
 
 async fn nvidia() -> Result<Vec<Device>, String> {
     let query = "--query-gpu=name,memory.total,memory.free";
-    let text = output("nvidia-smi", &[query, "--format=csv,noheader,nounits"], LIMIT).await?;
+    let text = output(
+        "nvidia-smi",
+        &[query, "--format=csv,noheader,nounits"],
+        LIMIT,
+    )
+    .await?;
     parse(&text)
 }
 
@@ -213,8 +218,15 @@ mod tests {
     fn the_drivers_table_is_read() {
         let devices = parse("NVIDIA H200, 143771, 143000\nNVIDIA H200, 143771, 512\n").unwrap();
         assert_eq!(devices.len(), 2);
-        assert_eq!((devices[1].total_mib, devices[1].free_mib), (143_771.0, 512.0));
-        assert!(parse("NVIDIA-SMI has failed\n").unwrap_err().contains("has failed"));
+        assert_eq!(
+            (devices[1].total_mib, devices[1].free_mib),
+            (143_771.0, 512.0)
+        );
+        assert!(
+            parse("NVIDIA-SMI has failed\n")
+                .unwrap_err()
+                .contains("has failed")
+        );
         assert!(parse("").is_err());
     }
 

@@ -91,7 +91,8 @@ fn nvls(start: &Start, allowed: bool) -> Verdict {
     match (forces && nvls_is_off(), allowed) {
         (false, _) => Verdict::Passed("nothing changes NCCL_NVLS_ENABLE".to_owned()),
         (true, true) => Verdict::Passed(
-            "the engine turns NVLS on in its own processes; --allow-nvls says that it may".to_owned(),
+            "the engine turns NVLS on in its own processes; --allow-nvls says that it may"
+                .to_owned(),
         ),
         (true, false) => Verdict::Failed(format!(
             "NCCL_NVLS_ENABLE is 0 here, and {}'s symmetric-memory option sets it to 1 in its own \
@@ -125,6 +126,10 @@ async fn output(program: &str, arguments: &[&str], limit: Duration) -> Result<St
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().rev().find(|line| !line.trim().is_empty());
-    let last: String = last.unwrap_or("it said nothing").chars().take(200).collect();
+    let last: String = last
+        .unwrap_or("it said nothing")
+        .chars()
+        .take(200)
+        .collect();
     Err(format!("{program} ended with {}: {last}", output.status))
 }

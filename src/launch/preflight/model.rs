@@ -27,7 +27,9 @@ fn local(path: &Path) -> Verdict {
         Err(error) => return failed(format!("{shown} cannot be read: {error}")),
     };
     if let Err(error) = File::open(path.join("config.json")) {
-        return failed(format!("{shown} has no config.json that can be read: {error}"));
+        return failed(format!(
+            "{shown} has no config.json that can be read: {error}"
+        ));
     }
     let weights: Vec<PathBuf> = folder
         .flatten()
@@ -43,7 +45,10 @@ fn local(path: &Path) -> Verdict {
         }
     }
     match weights.len() {
-        0 => failed(format!("{shown} holds no weights (.{})", WEIGHTS.join(", ."))),
+        0 => failed(format!(
+            "{shown} holds no weights (.{})",
+            WEIGHTS.join(", .")
+        )),
         count => Verdict::Passed(format!("{shown}, {count} files of weights")),
     }
 }
@@ -95,6 +100,9 @@ mod tests {
         says("no weights");
         std::fs::write(folder.path().join("model.safetensors"), "").unwrap();
         says("1 files of weights");
-        assert!(matches!(local(Path::new("/nowhere/at/all")), Verdict::Failed(_)));
+        assert!(matches!(
+            local(Path::new("/nowhere/at/all")),
+            Verdict::Failed(_)
+        ));
     }
 }
