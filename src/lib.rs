@@ -8,6 +8,7 @@ pub mod ask;
 pub mod bench;
 pub mod commands;
 pub mod explore;
+pub mod exec;
 pub mod failure;
 pub mod files;
 pub mod http;
