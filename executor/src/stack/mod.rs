@@ -5,11 +5,13 @@
 //! and the communicators of [`Groups`]. [`reference`] computes the same stack in float64
 //! on one rank, from the same specification and by other code.
 
+mod absent;
 mod attend;
 mod batch;
 mod compute;
 mod cpu;
 mod cuda;
+mod ffn;
 mod groups;
 mod memory;
 mod op;

@@ -137,8 +137,7 @@ impl Maker<'_> {
             let mut synthetic = tensor(self.spec.seed, self.layer, run[0].name, run[0].full);
             synthetic.column = run[0].first_column as u64;
             synthetic.columns = k;
-            // Widest columns make the smallest values, so parts of one weight share a unit
-            // only when they are of one width, which those of one weight are.
+            // Parts of one weight read rows of one width, so their values have one range.
             if format == Format::Fp8 {
                 unit = fp8_unit(&synthetic);
             }
