@@ -24,7 +24,7 @@ mod tensors;
 mod timing;
 mod weights;
 
-pub use attend::Attention;
+pub use attend::{Attention, attention_op};
 pub use batch::{Batch, Cache, Paging};
 pub use compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, Weight};
 pub use cuda::CudaCompute;

@@ -15,7 +15,7 @@ use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
     Breakdown, Compute, CudaCompute, Distance, Op, Phase, Prepared, Quantiles, Runner, StackSpec,
-    StepSpec, Timeline, graph_mark_us, uses_fp8,
+    StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
@@ -205,6 +205,14 @@ impl StackJob {
                 result.skipped += 1;
                 continue;
             };
+            let note = format!(
+                "{} by {}",
+                attention_op(step.phase).name(),
+                prepared.attention.kernels().join(", ")
+            );
+            if !result.notes.contains(&note) {
+                result.notes.push(note);
+            }
             let distance = self.checked(context, runner, step, &prepared, None)?;
             if graphed && !self.eager {
                 continue;
