@@ -497,6 +497,10 @@ impl At<'_> {
         let (device, n, ranks) = (self.device, self.rows.local, self.spec.shard_of.dcp);
         let (heads, qk, out_dim) = (shape.heads(), shape.qk_dim(), shape.out_dim());
         let all = heads * ranks;
+        if n == 0 {
+            // No rank of the group has rows.
+            return work.get(device, "attention rows", 0);
+        }
         let mut q = query.clone();
         if ranks > 1 {
             // Queries of the whole group, rank by rank.
@@ -515,9 +519,6 @@ impl At<'_> {
         marks.mark(attention_op(step.phase))?;
         let out = work.get(device, "attention rows", n * all * out_dim * 2)?;
         let lse = work.get(device, "attention LSE", n * all * 4)?;
-        if n == 0 {
-            return Ok(out);
-        }
         let planned = step.attention.of(shape)?;
         device.attention(
             &planned.shape,
