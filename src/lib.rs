@@ -7,6 +7,7 @@ pub mod args;
 pub mod ask;
 pub mod commands;
 pub mod explore;
+pub mod exec;
 pub mod failure;
 pub mod files;
 pub mod json;

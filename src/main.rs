@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     let answer = match command {
         // Its exit code also tells of signals, and its ranks end without returning.
         Command::Run(args) => return parplan::run::main(args),
+        Command::Exec(args) => return parplan::exec::main(&args),
         Command::Recommend(args) => commands::recommend::run(&args, style),
         Command::Estimate(args) => commands::estimate::run(&args, style),
         Command::Explain(args) => commands::explain::run(&args, style),
