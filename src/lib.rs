@@ -6,8 +6,8 @@
 pub mod args;
 pub mod ask;
 pub mod commands;
-pub mod explore;
 pub mod exec;
+pub mod explore;
 pub mod failure;
 pub mod files;
 pub mod json;

@@ -101,7 +101,7 @@ pub fn f32_to_e4m3(value: f32) -> u8 {
     // Division by a power of two is exact; rounding to whole steps is the only rounding.
     let steps = (magnitude / step).round_ties_even() as u8;
     // 8 steps of the smallest exponent are its first normal value, 16 of any the next power.
-    sign | (((exponent + 6) as u8) << 3) + steps
+    sign | ((((exponent + 6) as u8) << 3) + steps)
 }
 
 fn stored(cache: &[u8], kv: KvType, element: usize) -> f64 {
