@@ -56,10 +56,14 @@ pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
 /// Merges of attention over ranks.
 pub const ATTENTION_MERGE: Module = module!("attention_merge");
 
+/// Reading and filling memory.
+pub const MEMORY: Module = module!("memory");
+
 /// Every module.
-pub const MODULES: [Module; 7] = [
+pub const MODULES: [Module; 8] = [
     ROWS,
     PEER,
+    MEMORY,
     ATTENTION_PLAN,
     ATTENTION_GQA,
     ATTENTION_MLA,
@@ -73,6 +77,10 @@ pub const PLACE_ROWS: &str = "parplan_place_rows";
 pub const TAKE_ROWS: &str = "parplan_take_rows";
 /// `(u16* out, const u16* in, f32 factor, u64 count)`
 pub const SCALE_BF16: &str = "parplan_scale_bf16";
+/// `(const u4* from, u64 words, u4* sink)`
+pub const READ: &str = "parplan_read";
+/// `(u64* out, u64 words, u64 fp8, u64 seed)`
+pub const FILL_VALUES: &str = "parplan_fill_values";
 
 #[cfg(test)]
 mod tests {
@@ -95,6 +103,7 @@ mod tests {
     fn every_named_kernel_is_an_entry_of_its_module() {
         let named = [
             (ROWS, vec![PLACE_ROWS, TAKE_ROWS, SCALE_BF16]),
+            (MEMORY, vec![READ, FILL_VALUES]),
             (
                 PEER,
                 crate::peer::Operation::ALL
