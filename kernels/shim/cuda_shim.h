@@ -1,7 +1,9 @@
 // Runs SIMT kernels under g++: one std::thread for each CUDA thread, a barrier for
 // each block. Enough for kernels without warp intrinsics, textures or inline PTX.
 #pragma once
+#include <algorithm>
 #include <barrier>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -12,6 +14,10 @@
 
 #define __device__
 #define __global__
+// Of one block: kernels that use it are launched by shim_launch_in_turn.
+#define __shared__ static
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __threadfence_system() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define __launch_bounds__(...)
 #define __grid_constant__
 
@@ -21,7 +27,11 @@ struct uint2 {
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float4 {
+    float x, y, z, w;
+};
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 struct ShimDim {
@@ -31,6 +41,35 @@ inline thread_local ShimDim threadIdx, blockIdx, blockDim, gridDim;
 inline thread_local std::barrier<>* shim_block_barrier = nullptr;
 
 inline void __syncthreads() { shim_block_barrier->arrive_and_wait(); }
+
+inline void atomicMax(unsigned* to, unsigned value) {
+    unsigned seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+    while (seen < value && !__atomic_compare_exchange_n(to, &seen, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+// One block of a grid of two dimensions after the other.
+inline void shim_launch_in_turn(unsigned columns, unsigned rows, unsigned threads, const std::function<void()>& kernel) {
+    for (unsigned y = 0; y < rows; y++) {
+        for (unsigned x = 0; x < columns; x++) {
+            std::barrier<> barrier(threads);
+            std::vector<std::thread> all;
+            for (unsigned t = 0; t < threads; t++) {
+                all.emplace_back([&, t] {
+                    threadIdx = {t, 0, 0};
+                    blockIdx = {x, y, 0};
+                    blockDim = {threads, 1, 1};
+                    gridDim = {columns, rows, 1};
+                    shim_block_barrier = &barrier;
+                    kernel();
+                    // A thread that returned early no longer counts at the barrier.
+                    barrier.arrive_and_drop();
+                });
+            }
+            for (auto& t : all) t.join();
+        }
+    }
+}
 
 // All threads of all blocks at once: kernels that wait for other blocks or ranks
 // rely on being resident together.

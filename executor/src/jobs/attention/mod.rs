@@ -178,6 +178,10 @@ impl AttentionJob {
                         continue;
                     }
                     for part in AttentionPart::of(world) {
+                        // Nothing is gathered, and an empty graph has no time.
+                        if part == AttentionPart::Gather && way.gather == Gather::Replicated {
+                            continue;
+                        }
                         let (time, kernels) =
                             self.time(&mut hands, &inputs, &prepared, launch, part)?;
                         result.add(self, way, registration, launch, part, time, kernels, error);
