@@ -5,6 +5,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod explore;
+mod calibrate;
 mod library;
 mod question;
 mod recommend;
@@ -13,6 +14,7 @@ mod split;
 mod values;
 
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
+pub use calibrate::{BackendChoice, CalibrateArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
@@ -55,6 +57,8 @@ pub enum Command {
     Explore(ExploreArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
+    /// Measure this machine, so that plans rest on what it does
+    Calibrate(CalibrateArgs),
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
     Run(crate::run::Arguments),
     /// Run a plan of the builtin executor here, and hold it against the prediction

@@ -1,5 +1,6 @@
 //! One file a command: resolve, ask the planner, render.
 
+pub mod calibrate;
 pub mod compare;
 pub mod estimate;
 pub mod explain;

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod ask;
+pub mod calibration;
 pub mod commands;
 pub mod exec;
 pub mod explore;

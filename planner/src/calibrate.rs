@@ -6,6 +6,7 @@
 //! experiments, `src/` keeps the files. docs/calibration.md has the methods and what they reach.
 
 mod apply;
+pub mod experiments;
 mod figures;
 mod fit;
 mod summary;
@@ -17,7 +18,7 @@ use parplan_profiles::{EfficiencyProfile, GpuProfile, Overheads};
 
 pub use apply::{Calibrated, Layer, Origin, apply};
 pub use summary::{Summary, median, summarise};
-pub use terms::{Difference, differences, machine, terms};
+pub use terms::{Difference, differences, machine, simulate, terms};
 
 /// What an experiment would take before it was measured, microseconds; none for what is recorded
 /// rather than predicted, and for formats that have no figures.
