@@ -5,6 +5,7 @@
 //! the host's clock around them. Repeats of the experiment alternate with repeats of an anchor, one
 //! and the same small kernel, so that a drift of the clocks shows.
 
+mod kernels;
 mod machine;
 mod prepare;
 mod series;

@@ -91,9 +91,9 @@ fn ends_first(list: Vec<Experiment>) -> Vec<Experiment> {
 fn memory(machine: Machine) -> Vec<Experiment> {
     // Past every cache: 50 MiB of L2 on a Hopper GPU, some hundred MiB of L3 on a server CPU.
     let sizes: &[u64] = if machine.gpus {
-        &[MIB, 16 * MIB, 256 * MIB, 2048 * MIB]
+        &[128 * MIB, 512 * MIB, 2048 * MIB]
     } else {
-        &[64 * KIB, 4 * MIB, 64 * MIB]
+        &[4 * MIB, 16 * MIB, 64 * MIB]
     };
     let decides = "memory-bound kernels, and every engine's by the ratio to the tables' machines";
     let alone = |probe| Experiment::alone(probe, LaunchMode::Stream, decides);
