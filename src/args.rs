@@ -15,6 +15,7 @@ mod values;
 
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use calibrate::{BackendChoice, CalibrateArgs};
+pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
@@ -59,6 +60,8 @@ pub enum Command {
     Profiles(ProfilesArgs),
     /// Measure this machine, so that plans rest on what it does
     Calibrate(CalibrateArgs),
+    /// Read results of nccl-tests, SGLang bench_serving, `vllm bench serve` or AIPerf
+    Import(ImportArgs),
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
     Run(crate::run::Arguments),
     /// Run a plan of the builtin executor here, and hold it against the prediction

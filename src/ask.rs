@@ -9,6 +9,7 @@ use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced};
 
 pub mod assume;
+mod calibrated;
 pub mod choice;
 mod names;
 pub mod space;
@@ -50,10 +51,10 @@ impl Ask {
         let mut assumptions = Assumptions::default();
         let library = library(args.model.profiles.as_deref());
         let model = names::model(&library, &args.model)?;
-        let gpu = library.gpu(&args.model.gpu)?;
+        let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
-        let efficiency = library.efficiency(&rules.name, &gpu)?;
-        let overheads = library.overheads(&rules.name, &gpu)?;
+        let mut efficiency = library.efficiency(&rules.name, &gpu)?;
+        let mut overheads = library.overheads(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
         let (traffic, slo) = traffic::resolve(
             &args.traffic,
@@ -61,6 +62,14 @@ impl Ask {
             &library,
             &model,
             &settings,
+            &mut assumptions,
+        )?;
+        calibrated::price(
+            &args.model,
+            &rules,
+            &mut gpu,
+            &mut efficiency,
+            &mut overheads,
             &mut assumptions,
         )?;
         assumptions.of_links(&gpu);

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod estimate;
 pub mod explain;
 pub mod fit;
+pub mod import;
 pub mod profiles;
 pub mod recommend;
 pub mod shell;

@@ -11,6 +11,7 @@ pub mod exec;
 pub mod explore;
 pub mod failure;
 pub mod files;
+pub mod import;
 pub mod json;
 pub mod launching;
 pub mod output;

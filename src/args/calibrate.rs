@@ -50,6 +50,64 @@ pub struct CalibrateArgs {
     pub question: Option<Vec<String>>,
 }
 
+/// `parplan import`
+#[derive(Debug, Clone, Args)]
+pub struct ImportArgs {
+    /// Files of nccl-tests (text, or JSON by -J), `parplan run collectives|sync --json`, SGLang
+    /// bench_serving, `vllm bench serve` or AIPerf
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where to keep it: a calibration, or observed runs [default: only shown]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Profile of the GPU that ran collectives [default: by the device's name in the files]
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// When collectives were measured [default: as the files say]
+    #[arg(long, value_name = "DATE")]
+    pub date: Option<String>,
+    /// How the GPUs are joined, in words
+    #[arg(long, value_name = "TEXT")]
+    pub topology: Option<String>,
+    /// The collective of a table that does not name it
+    #[arg(long, value_enum)]
+    pub collective: Option<CollectiveName>,
+    /// Registration of the buffers (nccl-tests -R), which a table does not repeat [default: none]
+    #[arg(long, value_enum)]
+    pub registration: Option<RegistrationChoice>,
+    /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
+    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    pub profiles: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A collective that is priced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum CollectiveName {
+    /// All-gather.
+    AllGather,
+    /// Reduce-scatter.
+    ReduceScatter,
+    /// All-reduce.
+    AllReduce,
+    /// All-to-all.
+    AllToAll,
+}
+
+/// How a buffer is known to NCCL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RegistrationChoice {
+    /// Not at all (-R 0).
+    None,
+    /// ncclCommRegister (-R 1).
+    Local,
+    /// Symmetric windows (-R 2).
+    Symmetric,
+}
+
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendChoice {

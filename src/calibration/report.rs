@@ -20,31 +20,39 @@ pub fn page(page: &mut Page, c: &Calibration, left_out: &[(Experiment, String)])
     ));
     let mut table = Table::new(&[
         "class",
-        "timed",
         ">samples",
         ">residual %",
         ">left out %",
+        ">90th %",
         ">before %",
-        "figures",
+        "timed",
     ]);
     for term in &c.terms {
         table.row([
             term.class.to_string(),
-            term.implementation.clone(),
             term.samples.to_string(),
             percent(term.residual),
             percent(term.leave_one_out.median),
+            percent(term.leave_one_out.p90),
             term.before
                 .as_ref()
                 .map_or_else(String::new, |b| percent(b.errors.median)),
-            figures(term),
+            term.implementation.clone(),
         ]);
     }
     page.table(&table);
     page.text(
-        "left out: median error on samples that the fit had not seen; before: that of the figures it \
-         replaces",
+        "left out: median error on sizes that the fit had not seen, and the 90th percentile; before: \
+         the median error of the figures that it replaces",
     );
+    let decided: Vec<String> = c
+        .terms
+        .iter()
+        .map(|term| (term, figures(term)))
+        .filter(|(_, text)| !text.is_empty())
+        .map(|(term, text)| format!("{}: {text}", term.class))
+        .collect();
+    page.list("Figures that the samples decided", &decided);
     let recorded: Vec<String> = c
         .samples
         .iter()

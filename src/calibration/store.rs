@@ -28,7 +28,11 @@ pub fn read(path: &Path) -> Result<Calibration, Failure> {
         .map_err(|error| Failure::unusable(error.to_string()))
 }
 
-fn text(path: &Path) -> Result<String, Failure> {
+/// The text of a file of bounded size.
+///
+/// # Errors
+/// A file that is not there, no regular file, or too large.
+pub fn text(path: &Path) -> Result<String, Failure> {
     let cannot =
         |why: String| Failure::unusable(format!("{}: cannot be read: {why}", path.display()));
     let about = std::fs::metadata(path).map_err(|e| cannot(e.to_string()))?;

@@ -158,16 +158,18 @@ impl Fit<'_> {
         .solve()
     }
 
-    /// Errors of each experiment by a fit of all others. A class with one experiment is its own judge:
-    /// then the sample's interval stands for the error.
+    /// Errors of each size by a fit that saw no sample of that size, in place or not, in a graph or not.
+    /// A class with one size is its own judge: then the sample's interval stands for the error.
     fn leave_one_out(&self, fitted: &Figures, samples: &[&Sample]) -> Errors {
-        let mut experiments: Vec<&Experiment> = Vec::new();
+        let size = |s: &Sample| (s.experiment.ranks, quantities(&s.experiment));
+        let mut sizes = Vec::new();
         for sample in samples {
-            if !experiments.iter().any(|e| e.same(&sample.experiment)) {
-                experiments.push(&sample.experiment);
+            let own = size(sample);
+            if !sizes.contains(&own) {
+                sizes.push(own);
             }
         }
-        if experiments.len() < 2 || matches!(fitted, Figures::Constant { .. }) {
+        if sizes.len() < 2 || matches!(fitted, Figures::Constant { .. }) {
             let own: Vec<f64> = ratios(self.gpu, fitted, samples)
                 .iter()
                 .zip(samples)
@@ -176,11 +178,9 @@ impl Fit<'_> {
             return errors(&own);
         }
         let mut all = Vec::with_capacity(samples.len());
-        for left_out in experiments {
-            let (seen, unseen): (Vec<&Sample>, Vec<&Sample>) = samples
-                .iter()
-                .copied()
-                .partition(|s| !s.experiment.same(left_out));
+        for left_out in sizes {
+            let (seen, unseen): (Vec<&Sample>, Vec<&Sample>) =
+                samples.iter().copied().partition(|s| size(s) != left_out);
             let fit = self.before.with(&self.solve(&seen).values());
             all.extend(ratios(self.gpu, &fit, &unseen));
         }
