@@ -87,6 +87,26 @@ pub fn parse() -> Result<Cli, Failure> {
     })
 }
 
+/// The arguments of `recommend` from words, as `calibrate --for` takes them.
+///
+/// # Errors
+/// What clap refuses, in one line.
+pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
+    let all = ["parplan", "recommend"]
+        .into_iter()
+        .chain(words.iter().map(String::as_str));
+    match Cli::try_parse_from(all) {
+        Ok(Cli {
+            command: Command::Recommend(args),
+        }) => Ok(args),
+        Ok(_) => Err(Failure::unusable("--for takes the options of recommend")),
+        Err(error) => Err(Failure::unusable(format!(
+            "--for: {}",
+            one_line(&error.render().to_string())
+        ))),
+    }
+}
+
 /// The command for man pages and completions.
 pub fn command() -> clap::Command {
     Cli::command()

@@ -6,7 +6,9 @@ use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced};
+use parplan_profiles::{
+    Calibration, EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced,
+};
 
 pub mod assume;
 mod calibrated;
@@ -48,6 +50,17 @@ impl Ask {
     /// # Errors
     /// The first thing that cannot be used, with the value and what would be right.
     pub fn resolve(args: &QuestionArgs) -> Result<Ask, Failure> {
+        Ask::resolve_with(args, None)
+    }
+
+    /// As [`Ask::resolve`], with samples that were just measured beside the calibrations that are kept.
+    ///
+    /// # Errors
+    /// As [`Ask::resolve`].
+    pub fn resolve_with(
+        args: &QuestionArgs,
+        measured: Option<&Calibration>,
+    ) -> Result<Ask, Failure> {
         let mut assumptions = Assumptions::default();
         let library = library(args.model.profiles.as_deref());
         let model = names::model(&library, &args.model)?;
@@ -66,6 +79,7 @@ impl Ask {
         )?;
         calibrated::price(
             &args.model,
+            measured,
             &rules,
             &mut gpu,
             &mut efficiency,

@@ -3,5 +3,6 @@
 pub mod assemble;
 pub mod machine;
 pub mod measure;
+pub mod question;
 pub mod report;
 pub mod store;

@@ -2,6 +2,7 @@
 
 pub mod calibrate;
 pub mod compare;
+pub mod doubt;
 pub mod estimate;
 pub mod explain;
 pub mod fit;

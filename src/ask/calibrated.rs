@@ -16,6 +16,7 @@ const NONE: &str = "none";
 /// Lets calibrations of the GPU price its operations, and says which.
 pub(super) fn price(
     args: &ModelArgs,
+    measured: Option<&Calibration>,
     rules: &EngineRules,
     gpu: &mut GpuProfile,
     efficiency: &mut Sourced<EfficiencyProfile>,
@@ -23,11 +24,13 @@ pub(super) fn price(
     assumptions: &mut Assumptions,
 ) -> Result<(), Failure> {
     let mut found: Vec<(Origin, Calibration)> = Vec::new();
+    found.extend(measured.map(|c| (Origin::User, c.clone())));
     match args.calibration.as_deref() {
-        Some(NONE) => {
+        Some(NONE) if measured.is_none() => {
             assumptions.note("no calibration is used (--calibration none)");
             return Ok(());
         }
+        Some(NONE) => {}
         Some(file) => {
             let calibration = store::read(Path::new(file))?;
             calibration

@@ -1,8 +1,9 @@
 //! `calibrate`: measure this machine, fit, and keep what was found.
 
-use crate::args::CalibrateArgs;
+use crate::args::{CalibrateArgs, recommend_of};
 use crate::ask;
 use crate::calibration::machine::{Target, target};
+use crate::calibration::question::settle;
 use crate::calibration::{assemble, measure, report, store};
 use crate::failure::Failure;
 use crate::files::write_whole;
@@ -36,6 +37,10 @@ pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
         Backend::Nccl => BUDGET_GPU,
         Backend::Cpu => BUDGET_CPU,
     }));
+    let question = match &args.question {
+        Some(words) => Some(recommend_of(words)?),
+        None => None,
+    };
     let mut done = Vec::new();
     let wanted = if args.resume {
         let begun = store::resume(&journal, &target.provenance)?;
@@ -43,7 +48,11 @@ pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
         begun.experiments
     } else {
         refuse_before(&out)?;
-        let wanted = chosen(args, &target)?;
+        // A question picks its experiments as it goes.
+        let wanted = match question {
+            Some(_) => Vec::new(),
+            None => chosen(args, &target)?,
+        };
         store::begin(&journal, &target.provenance, &wanted)?;
         wanted
     };
@@ -52,7 +61,24 @@ pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
         .filter(|e| !done.iter().any(|d: &Experiment| d.same(e)))
         .collect();
     let mut results = Vec::new();
-    if !rest.is_empty() {
+    let mut said = Vec::new();
+    if let Some(question) = &question {
+        let outcome = settle(args, &target, &library, &journal, question, budget)?;
+        said.push(format!(
+            "{} experiments were run: {}",
+            outcome.run, outcome.why
+        ));
+        said.extend(outcome.verdict);
+        results = outcome.results;
+        if outcome.run == 0 {
+            std::fs::remove_file(&journal).map_err(|e| {
+                Failure::failed(format!("{}: cannot be removed: {e}", journal.display()))
+            })?;
+            let mut page = Page::new(style);
+            page.list("Question", &said);
+            return Ok(page.finish());
+        }
+    } else if !rest.is_empty() {
         let nccl = args.nccl_path.as_deref();
         results.push(measure::run(&target, &rest, budget, &journal, nccl)?);
     }
@@ -73,7 +99,7 @@ pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
     // The calibration holds all of it now.
     std::fs::remove_file(&journal)
         .map_err(|e| Failure::failed(format!("{}: cannot be removed: {e}", journal.display())))?;
-    answer(args, style, &out, &found, &results, begin.elapsed())
+    answer(args, style, &out, &found, &results, &said, begin.elapsed())
 }
 
 /// A failure to write the calibration loses nothing: the journal is there.
@@ -201,6 +227,8 @@ struct Answer<'a> {
     file: &'a Path,
     seconds: f64,
     over_budget: usize,
+    /// How a question of --for ended.
+    question: &'a [String],
     left_out: Vec<Left<'a>>,
     calibration: &'a Calibration,
 }
@@ -217,6 +245,7 @@ fn answer(
     out: &Path,
     found: &Calibration,
     results: &[ProbesResult],
+    said: &[String],
     took: Duration,
 ) -> Result<String, Failure> {
     let left_out: Vec<(Experiment, String)> =
@@ -228,6 +257,7 @@ fn answer(
             file: out,
             seconds: took.as_secs_f64(),
             over_budget,
+            question: said,
             left_out: left_out
                 .iter()
                 .map(|(experiment, why)| Left {
@@ -242,6 +272,9 @@ fn answer(
             .map_err(|e| Failure::failed(format!("the answer does not serialise: {e}")));
     }
     let mut page = Page::new(style);
+    if !said.is_empty() {
+        page.list("Question", said);
+    }
     report::page(&mut page, found, &left_out);
     if over_budget > 0 {
         page.text(&format!(
