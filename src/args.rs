@@ -4,8 +4,8 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-mod explore;
 mod calibrate;
+mod explore;
 mod library;
 mod question;
 mod recommend;
@@ -13,9 +13,8 @@ mod side;
 mod split;
 mod values;
 
-pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
-pub use calibrate::{BackendChoice, CalibrateArgs};
 pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
+pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,

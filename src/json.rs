@@ -216,7 +216,7 @@ impl<'a> Answer<'a> {
     pub fn of_recommendation(
         ask: &'a Ask,
         answer: &'a Recommendation,
-        doubts: &'a [InDoubt],
+        doubts: Option<&'a [InDoubt]>,
         stats: &'a Stats,
     ) -> Answer<'a> {
         let rejected = answer.rejected.iter().map(|refused| Rejected {
@@ -240,7 +240,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: Some(answer.met_goal),
             miss: answer.miss,
-            in_doubt: Some(doubts),
+            in_doubt: doubts,
             stats,
             explained: None,
         }

@@ -19,7 +19,7 @@ use parplan_profiles::{EfficiencyProfile, GpuProfile, Overheads};
 
 pub use apply::{Calibrated, Layer, Origin, apply};
 pub use summary::{Summary, median, summarise};
-pub use terms::{Difference, differences, machine, simulate, terms};
+pub use terms::{Difference, differences, machine, terms};
 
 /// What an experiment would take before it was measured, microseconds; none for what is recorded
 /// rather than predicted, and for formats that have no figures.

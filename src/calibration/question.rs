@@ -128,11 +128,12 @@ pub fn settle(
         let now = ask(question, args.confidence, machine, measured.as_ref(), &done)?;
         let open = now.doubts.iter().filter(|d| !d.settled).count();
         let left = budget.saturating_sub(begin.elapsed());
-        let why = if open == 0 {
+        let nothing_left = now.proposals.is_empty();
+        let why = if open == 0 && nothing_left {
             format!("settled at confidence {}", args.confidence)
         } else if left.is_zero() {
             format!("the budget is spent with {open} candidates in doubt")
-        } else if now.proposals.is_empty() {
+        } else if nothing_left {
             format!("{open} candidates stay in doubt, and no experiment here would tell them apart")
         } else {
             let next: Vec<Experiment> = now

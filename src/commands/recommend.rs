@@ -41,7 +41,10 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     let output = &args.question.output;
     let printed = if output.json {
         json::print(&json::Answer::of_recommendation(
-            &ask, &answer, &doubts, &stats,
+            &ask,
+            &answer,
+            Some(&doubts),
+            &stats,
         ))?
     } else {
         String::new()

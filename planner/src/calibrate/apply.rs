@@ -186,12 +186,20 @@ impl Calibrated {
             samples: term.samples,
             source,
             carried: None,
+            here: layer.origin == Origin::User,
         };
         let no_graphs = layer.calibration.term(Class::GraphNode).is_none();
         self.store(term, &before, before.with(&values), note, no_graphs)
     }
 
-    fn store(&mut self, term: &Term, before: &Figures, after: Figures, mut note: Note, no_graphs: bool) -> bool {
+    fn store(
+        &mut self,
+        term: &Term,
+        before: &Figures,
+        after: Figures,
+        mut note: Note,
+        no_graphs: bool,
+    ) -> bool {
         let c = &mut self.efficiency.collective;
         match (term.class, after) {
             (Class::Collective(kind, registration), Figures::Ring(fit, _)) => {

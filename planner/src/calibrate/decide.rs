@@ -33,6 +33,11 @@ const OWN: f64 = 0.325;
 /// calibrated class (docs/calibration.md).
 const MEASURED: f64 = 0.04;
 
+/// What a class may be off by, beside the spread of its fit, on a machine where it was not measured: an
+/// assumption, wider than what separates the machines of two tables (0.08), because a user who calibrates
+/// may have links, clocks or neighbours that those had not.
+const ELSEWHERE: f64 = 0.15;
+
 /// Two candidates whose ratio is surely within this are the same for every purpose.
 const ALIKE: f64 = 0.02;
 
@@ -70,6 +75,10 @@ pub struct Doubt {
     pub settled: bool,
     /// They are the same within 2 %, surely.
     pub alike: bool,
+    /// Classes that were not measured on this machine and whose being off by a factor of two would
+    /// turn the two around, however unlikely the tables call it.
+    #[serde(skip)]
+    pub exposed: Vec<(OpClass, u32)>,
     /// Classes in whose prices the two differ, those that matter most first, with their part of the
     /// variance.
     pub deciding: Vec<Deciding>,
@@ -145,10 +154,12 @@ impl Question<'_> {
     }
 
     fn sigma(&self, key: Key) -> f64 {
-        self.setup
-            .costs
-            .spread(key.0, f64::from(key.1))
-            .unwrap_or(0.5)
+        let costs = &self.setup.costs;
+        let sigma = costs.spread(key.0, f64::from(key.1)).unwrap_or(0.5);
+        match costs.note(key.0) {
+            Some(note) if note.here => sigma,
+            _ => sigma.hypot(ELSEWHERE),
+        }
     }
 
     /// The candidates behind the winner, and how sure the ranking is of each.
@@ -202,9 +213,21 @@ impl Question<'_> {
             term.variance /= variance.max(1e-30);
         }
         deciding.sort_by(|a, b| b.variance.total_cmp(&a.variance));
-        deciding.retain(|term| term.variance >= 0.02);
+
         let spread = variance.sqrt().max(1e-9);
         let lead = (winner.score / other.score).ln();
+        let exposed = keys(winner, other)
+            .into_iter()
+            .filter(|key| {
+                let share = |p: &Portrait| p.shares.get(key).copied().unwrap_or(0.0);
+                let here = self.setup.costs.note(key.0).is_some_and(|n| n.here);
+                let (mine, theirs) = (share(winner), share(other));
+                // Twice as slow, or twice as fast.
+                let turned = (1.0 + mine).ln() - (1.0 + theirs).ln() > lead
+                    || (1.0 - theirs / 2.0).ln() - (1.0 - mine / 2.0).ln() < -lead;
+                !here && turned
+            })
+            .collect();
         let confidence = Normal::standard().cdf(lead / spread);
         // The whole 90 % interval of the ratio within the band.
         let alike = lead.abs() + 1.645 * spread <= ALIKE;
@@ -215,6 +238,7 @@ impl Question<'_> {
             confidence,
             settled: confidence >= self.confidence || alike,
             alike,
+            exposed,
             deciding,
         }
     }
@@ -233,25 +257,35 @@ impl Question<'_> {
         let mut out: Vec<Proposal> = Vec::new();
         for (other, plan) in others.iter().zip(ranked.iter().skip(1)) {
             let doubt = self.doubt(winner, other, plan.choice.layout, 2);
-            if doubt.settled {
+            if doubt.alike {
                 continue;
             }
             for key in keys(winner, other) {
-                let Some(part) = doubt
+                let exposed = doubt.exposed.contains(&key);
+                let part = doubt
                     .deciding
                     .iter()
-                    .find(|d| d.class == label(key.0) && d.ranks == key.1)
-                else {
+                    .find(|d| d.class == label(key.0) && d.ranks == key.1);
+                let Some(part) = part.filter(|_| exposed || !doubt.settled) else {
                     continue;
                 };
                 let elsewhere = if key.1 > machine.ranks { 0.08 } else { 0.0 };
                 let after = MEASURED.hypot(elsewhere).min(part.sigma);
                 let gain = part.variance * (1.0 - (after / part.sigma).powi(2));
                 let worth = gain * (1.0 - doubt.confidence) * 2.0;
+                let worth = if exposed {
+                    worth.max(2.0 * WORTH)
+                } else {
+                    worth
+                };
                 if worth < WORTH {
                     continue;
                 }
                 for (weight, experiment) in self.shapes(key, [winner, other], machine) {
+                    // Once a shape was measured, its neighbours tell the slope of the curve it is on.
+                    for near in neighbours(&experiment) {
+                        propose(&mut out, near, worth * weight * 0.3, done);
+                    }
                     propose(&mut out, experiment, worth * weight, done);
                 }
             }
@@ -381,6 +415,39 @@ fn transfer(t: &Transfer, launch: LaunchMode, own: bool, machine: Machine) -> Op
         decides: "which candidate wins".to_owned(),
         probe,
     })
+}
+
+/// The same operation with a quarter and four times the rows, bytes or context.
+fn neighbours(e: &Experiment) -> Vec<Experiment> {
+    let scaled = |up: bool| {
+        let four = |x: u32| {
+            if up {
+                x.saturating_mul(4)
+            } else {
+                (x / 4).max(1)
+            }
+        };
+        let mut out = e.clone();
+        match &mut out.probe {
+            Probe::Collective { bytes, .. } | Probe::PeerCollective { bytes, .. } => {
+                *bytes = if up {
+                    *bytes * 4
+                } else {
+                    (*bytes / 4).max(1024)
+                };
+            }
+            Probe::Gemm { m, .. } => *m = four(*m),
+            Probe::DecodeGqa { context, .. } | Probe::DecodeMla { context, .. } => {
+                *context = four(*context);
+            }
+            Probe::PrefillGqa { tokens, .. } | Probe::Experts { tokens, .. } => {
+                *tokens = four(*tokens);
+            }
+            _ => return None,
+        }
+        (!out.same(e)).then_some(out)
+    };
+    [false, true].into_iter().filter_map(scaled).collect()
 }
 
 fn propose(out: &mut Vec<Proposal>, experiment: Experiment, value: f64, done: &[Experiment]) {

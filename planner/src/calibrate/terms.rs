@@ -32,18 +32,6 @@ pub fn machine(gpu: &GpuProfile, samples: &[Sample]) -> GpuProfile {
     out
 }
 
-/// What an experiment would take on a machine with these figures, microseconds; none where no formula
-/// prices it.
-pub fn simulate(
-    gpu: &GpuProfile,
-    efficiency: &EfficiencyProfile,
-    overheads: &Overheads,
-    experiment: &Experiment,
-) -> Option<f64> {
-    let us = Figures::before(Class::of(experiment), efficiency, overheads)?.us(gpu, experiment);
-    us.is_finite().then_some(us)
-}
-
 /// Fits every class that `samples` have. `efficiency` and `overheads` are what held before.
 pub fn terms(
     gpu: &GpuProfile,
