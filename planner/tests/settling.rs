@@ -1,6 +1,8 @@
 //! Questions between two candidates on machines that differ from the tables: the experiments that the
 //! planner proposes settle them, with few of those that the default set has.
 
+#![allow(clippy::unwrap_used)]
+
 use parplan_planner::calibrate::decide::Question;
 use parplan_planner::calibrate::experiments::{Machine, default_set};
 use parplan_planner::calibrate::{Layer, Origin, apply, predicted_us, terms};
