@@ -249,3 +249,35 @@ fn three_questions_are_settled_with_a_fifth_of_the_default_set() {
         assert!(used * 5 <= all, "{model}: {used} of {all} experiments");
     }
 }
+
+#[test]
+fn two_calibrations_of_one_machine_agree_within_their_intervals() {
+    use parplan_planner::calibrate::differences;
+    let world = World::new(0.9, 0.9, 0.9);
+    // Two runs: noise of 1 % a sample, from different places of a fixed sequence.
+    let run = |seed: u64| {
+        let mut state = seed;
+        let mut draw = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 11) as f64 / (1u64 << 53) as f64 - 0.5) * 2.0
+        };
+        let samples: Vec<Sample> = default_set(MACHINE)
+            .iter()
+            .filter_map(|e| world.measure(e))
+            .map(|mut s| {
+                s.value *= 1.0 + 0.017 * draw();
+                (s.low, s.high) = (s.value * 0.983, s.value * 1.017);
+                s
+            })
+            .collect();
+        terms(&world.gpu, &world.base, &world.overheads, &samples)
+    };
+    let (first, second) = (run(3), run(77));
+    let all = differences(&first, &second);
+    let within = all.iter().filter(|d| d.within).count();
+    println!("{within} of {} figures agree", all.len());
+    assert!(all.len() > 30, "{}", all.len());
+    assert!(within * 100 >= all.len() * 85, "{within} of {}: {all:#?}", all.len());
+}
