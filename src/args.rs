@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod calibrate;
 mod explore;
 mod library;
 mod question;
@@ -12,6 +13,7 @@ mod side;
 mod split;
 mod values;
 
+pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
@@ -55,6 +57,10 @@ pub enum Command {
     Explore(ExploreArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
+    /// Measure this machine, so that plans rest on what it does
+    Calibrate(CalibrateArgs),
+    /// Read results of nccl-tests, SGLang bench_serving, `vllm bench serve` or AIPerf
+    Import(ImportArgs),
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
     Run(crate::run::Arguments),
     /// Run a plan of the builtin executor here, and hold it against the prediction
@@ -78,6 +84,26 @@ pub fn parse() -> Result<Cli, Failure> {
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => Failure::unusable(one_line(&error.render().to_string())),
     })
+}
+
+/// The arguments of `recommend` from words, as `calibrate --for` takes them.
+///
+/// # Errors
+/// What clap refuses, in one line.
+pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
+    let all = ["parplan", "recommend"]
+        .into_iter()
+        .chain(words.iter().map(String::as_str));
+    match Cli::try_parse_from(all) {
+        Ok(Cli {
+            command: Command::Recommend(args),
+        }) => Ok(args),
+        Ok(_) => Err(Failure::unusable("--for takes the options of recommend")),
+        Err(error) => Err(Failure::unusable(format!(
+            "--for: {}",
+            one_line(&error.render().to_string())
+        ))),
+    }
 }
 
 /// The command for man pages and completions.

@@ -1,6 +1,7 @@
 //! The JSON of parplan's answers: documented in docs/json.md, and stable.
 
 use crate::ask::{Ask, Assumptions};
+use crate::commands::doubt::InDoubt;
 use crate::failure::Failure;
 use crate::launching;
 use crate::render::graphs::Landed;
@@ -45,6 +46,9 @@ pub struct Answer<'a> {
     /// By how much the best misses the limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
+    /// Candidates that cannot be told apart from the best, from `recommend`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_doubt: Option<&'a [InDoubt]>,
     /// What was computed and how long it took.
     pub stats: &'a Stats,
     /// Volume and steps, from `explain`.
@@ -176,6 +180,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: None,
             miss: None,
+            in_doubt: None,
             stats,
             explained: None,
         }
@@ -201,6 +206,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: None,
             miss: None,
+            in_doubt: None,
             stats,
             explained: None,
         }
@@ -210,6 +216,7 @@ impl<'a> Answer<'a> {
     pub fn of_recommendation(
         ask: &'a Ask,
         answer: &'a Recommendation,
+        doubts: Option<&'a [InDoubt]>,
         stats: &'a Stats,
     ) -> Answer<'a> {
         let rejected = answer.rejected.iter().map(|refused| Rejected {
@@ -233,6 +240,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: Some(answer.met_goal),
             miss: answer.miss,
+            in_doubt: doubts,
             stats,
             explained: None,
         }

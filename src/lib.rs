@@ -5,11 +5,13 @@
 
 pub mod args;
 pub mod ask;
+pub mod calibration;
 pub mod commands;
 pub mod exec;
 pub mod explore;
 pub mod failure;
 pub mod files;
+pub mod import;
 pub mod json;
 pub mod launching;
 pub mod output;

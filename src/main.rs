@@ -20,6 +20,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(&args, style),
         Command::Compare(args) => commands::compare::run(&args, style),
         Command::Explore(args) => parplan::explore::run(&args, style),
+        Command::Calibrate(args) => commands::calibrate::run(&args, style),
+        Command::Import(args) => commands::import::run(&args, style),
         Command::Profiles(args) => commands::profiles::run(&args, style),
         Command::Completions(args) => commands::shell::completions(args.shell),
         Command::Man(args) => commands::shell::man(args.folder.as_deref()),

@@ -55,6 +55,10 @@ pub struct ModelArgs {
     /// Nodes that hold them [default: as few as the GPU's node size allows]
     #[arg(long, value_name = "N", value_parser = values::gpus, allow_negative_numbers = true)]
     pub nodes: Option<u32>,
+    /// A calibration to price with, or none [default: those of this GPU in `calibrations` of your
+    /// profiles, and the shipped ones]
+    #[arg(long, value_name = "FILE|none")]
+    pub calibration: Option<String>,
     /// Folder of your own profiles, which come before the built-in ones
     /// [default: parplan/profiles in your configuration folder]
     #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]

@@ -13,7 +13,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use parplan_executor::jobs::{Backend, Job};
-use parplan_executor::ranks::{Plan, from_environment, supervise};
+use parplan_executor::ranks::{
+    Event, Plan, Supervised, from_environment, supervise, supervise_events,
+};
 use parplan_executor::rendezvous::Secret;
 use parplan_executor::{Error, Result};
 
@@ -93,6 +95,39 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     let run = supervise(&plan, |note| eprintln!("{note}"))?;
     outcome::report(&run, &logs, common.logs.is_some());
     Ok((run.exit_code(), run.result))
+}
+
+/// Runs a job on ranks of this machine for another command, which hears of its events. Logs of a good
+/// run are removed.
+///
+/// # Errors
+/// A machine that cannot run so many ranks, or processes that cannot be started.
+pub fn ranks(
+    job: &Job,
+    local_world: usize,
+    limit: Duration,
+    hear: impl FnMut(Event<'_>),
+) -> Result<Supervised> {
+    job.backend
+        .check_machine(local_world, job.nccl_path.as_deref())?;
+    let exe = std::env::current_exe().map_err(Error::io("finding this program"))?;
+    let logs = default_logs();
+    let plan = Plan {
+        command: vec![exe.display().to_string(), "run".into(), "rank".into()],
+        local_world,
+        nnodes: 1,
+        node_rank: 0,
+        rendezvous: None,
+        secret: None,
+        job: serde_json::to_value(job)
+            .map_err(|e| Error::Unusable(format!("the job does not serialise: {e}")))?,
+        logs: logs.clone(),
+        meet_within: job.limits.meet,
+        limit,
+    };
+    let run = supervise_events(&plan, hear)?;
+    outcome::report(&run, &logs, false);
+    Ok(run)
 }
 
 /// The secret of the environment, if there is one.

@@ -5,6 +5,7 @@
 //! the host's clock around them. Repeats of the experiment alternate with repeats of an anchor, one
 //! and the same small kernel, so that a drift of the clocks shows.
 
+mod kernels;
 mod machine;
 mod prepare;
 mod series;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use parplan_profiles::calibration::{Experiment, GpuState, Journal, Measured, Probe, Provenance};
 use serde::{Deserialize, Serialize};
 
-pub use machine::{Monitor, host, load};
+pub use machine::{Monitor, load, survey};
 use prepare::{Bench, Outcome};
 pub use series::Effort;
 

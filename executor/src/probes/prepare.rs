@@ -7,6 +7,7 @@ use parplan_profiles::calibration::{
     BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay,
 };
 
+use super::kernels;
 use super::series::{Anchor, Enqueue, Round, Work};
 use crate::bench::Collective;
 use crate::jobs::{Buffers, Context, Point};
@@ -29,7 +30,7 @@ pub(super) enum Outcome {
 }
 
 /// An outcome with the name of who runs, or why there is none.
-type Prepared = std::result::Result<(String, Outcome), String>;
+pub(super) type Prepared = std::result::Result<(String, Outcome), String>;
 
 /// What experiments share: buffers, windows, peers, the anchor.
 pub(super) struct Bench {
@@ -41,7 +42,7 @@ pub(super) struct Bench {
     peers: Option<std::result::Result<std::rc::Rc<std::cell::RefCell<PeerCollectives>>, String>>,
 }
 
-const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
+pub(super) const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
 
 fn collective(kind: CollectiveKind) -> Collective {
     match kind {
@@ -136,7 +137,7 @@ impl Bench {
             | Probe::Experts { .. }
             | Probe::DecodeGqa { .. }
             | Probe::DecodeMla { .. }
-            | Probe::PrefillGqa { .. } => Ok(Err("no kernel of this backend does that".into())),
+            | Probe::PrefillGqa { .. } => kernels::any(context, &experiment.probe),
         }
     }
 

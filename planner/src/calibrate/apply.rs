@@ -186,11 +186,20 @@ impl Calibrated {
             samples: term.samples,
             source,
             carried: None,
+            here: layer.origin == Origin::User,
         };
-        self.store(term, &before, before.with(&values), note)
+        let no_graphs = layer.calibration.term(Class::GraphNode).is_none();
+        self.store(term, &before, before.with(&values), note, no_graphs)
     }
 
-    fn store(&mut self, term: &Term, before: &Figures, after: Figures, mut note: Note) -> bool {
+    fn store(
+        &mut self,
+        term: &Term,
+        before: &Figures,
+        after: Figures,
+        mut note: Note,
+        no_graphs: bool,
+    ) -> bool {
         let c = &mut self.efficiency.collective;
         match (term.class, after) {
             (Class::Collective(kind, registration), Figures::Ring(fit, _)) => {
@@ -235,6 +244,11 @@ impl Calibrated {
             }
             (Class::Launch, Figures::Constant { us }) => {
                 self.overheads.eager_layer_us = us * KERNELS_OF_A_LAYER;
+                if no_graphs {
+                    // Without graphs a small kernel costs what its launch does.
+                    self.efficiency.elementwise.kernel_us = us;
+                    self.efficiency.elementwise.note = note;
+                }
             }
             (Class::GraphNode, Figures::Constant { us }) => {
                 self.efficiency.elementwise.kernel_us = us;
