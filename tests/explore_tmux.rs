@@ -159,6 +159,31 @@ fn a_session_from_the_first_key_to_the_last() {
     });
 }
 
+/// The lines of the README and of the page that show `explore` with a screen work as printed.
+#[test]
+fn printed_commands_run() {
+    let pages = [
+        include_str!("../README.md"),
+        include_str!("../docs/explore.md"),
+    ];
+    let mut run = 0;
+    for line in pages.iter().flat_map(|page| page.lines()) {
+        let Some(arguments) = line.strip_prefix("parplan explore ") else {
+            continue;
+        };
+        if arguments.contains("--export") {
+            continue;
+        }
+        let Some(terminal) = Terminal::open(120, 40, &[]) else {
+            return;
+        };
+        terminal.start(arguments);
+        terminal.until(line, has_answered);
+        run += 1;
+    }
+    assert_eq!(run, 2, "the pages' commands moved");
+}
+
 #[test]
 fn a_signal_ends_it_with_the_terminal_restored() {
     // A shell takes an interrupt of its child for its own, and says nothing more.
@@ -303,7 +328,9 @@ fn files_are_written_without_a_screen() {
     let answer: serde_json::Value = serde_json::from_str(&read(&files[2])).unwrap();
     assert_eq!(answer["question"]["model"], "qwen3-30b-a3b");
     assert!(read(&files[3]).ends_with("</svg>\n"));
-    // The same answer as `recommend` gives.
+    // The same answer as `recommend` gives, here and in the text of docs/explore.md.
+    let page = include_str!("../docs/explore.md");
+    assert!(page.contains("--gpus 8 --export plan.toml --export front.svg"));
     let same = cli_support::json(&[
         "recommend",
         "--model",
