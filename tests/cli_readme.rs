@@ -77,3 +77,22 @@ fn the_printed_answer_has_the_shape_of_a_real_one() {
         );
     }
 }
+
+/// The help of every command, on any terminal.
+#[test]
+fn help_keeps_to_100_columns() {
+    let commands = [
+        "recommend",
+        "estimate",
+        "explain",
+        "compare",
+        "explore",
+        "profiles",
+        "run",
+    ];
+    for command in commands {
+        let help = text(&[command, "--help"]);
+        let wide = help.lines().find(|line| line.chars().count() > 100);
+        assert_eq!(wide, None, "{command}");
+    }
+}

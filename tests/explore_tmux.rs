@@ -206,6 +206,42 @@ fn a_signal_ends_it_with_the_terminal_restored() {
     }
 }
 
+/// What the next test runs on a terminal.
+#[test]
+#[ignore = "panics on purpose; panics_leave_the_terminal_as_it_was runs it on a terminal"]
+fn a_child_that_panics() {
+    let _screen = parplan::explore::terminal::Screen::enter().unwrap();
+    panic!("on purpose");
+}
+
+/// The same for a thread other than the first.
+#[test]
+#[ignore = "panics on purpose; panics_leave_the_terminal_as_it_was runs it on a terminal"]
+fn a_thread_that_panics() {
+    let _screen = parplan::explore::terminal::Screen::enter().unwrap();
+    let thread = std::thread::spawn(|| panic!("on purpose"));
+    assert!(thread.join().is_err());
+    std::mem::forget(_screen);
+}
+
+#[test]
+fn panics_leave_the_terminal_as_it_was() {
+    for child in ["a_child_that_panics", "a_thread_that_panics"] {
+        let Some(terminal) = Terminal::open(100, 30, &[]) else {
+            return;
+        };
+        let line = format!(
+            "clear; {} --ignored --exact {child} --nocapture; stty -a | grep -o -e '-*icanon'",
+            std::env::current_exe().unwrap().display()
+        );
+        terminal.keys(&[&line, "Enter"]);
+        // The message is on the screen from before, not on the one that is gone.
+        terminal.until(child, |s| {
+            s.contains("on purpose") && s.lines().any(|line| line == "icanon")
+        });
+    }
+}
+
 #[test]
 fn ctrl_z_gives_the_terminal_back_until_fg() {
     let Some(terminal) = Terminal::open(100, 30, &[]) else {
@@ -224,6 +260,19 @@ fn ctrl_z_gives_the_terminal_back_until_fg() {
     terminal.until("the screen again", has_answered);
     terminal.keys(&["q"]);
     terminal.until("the shell", |s| s.contains("icanon") && !has_answered(s));
+}
+
+/// Where nobody would continue it, it does not stop.
+#[test]
+fn ctrl_z_without_a_shell_is_refused() {
+    let Some(terminal) = Terminal::open(100, 30, &[]) else {
+        return;
+    };
+    let line = format!("exec {} explore {SMALL}", env!("CARGO_BIN_EXE_parplan"));
+    terminal.keys(&[&line, "Enter"]);
+    terminal.until("the answer", has_answered);
+    terminal.keys(&["C-z"]);
+    terminal.until("the reason", |s| s.contains("no shell would continue"));
 }
 
 #[test]
@@ -271,9 +320,14 @@ fn a_journal_is_followed() {
     };
     let path = terminal.folder.path().join("none.jsonl");
     terminal.start(&format!("{SMALL} --watch {}", path.display()));
-    terminal.until("the reason", |s| s.contains("cannot be read"));
+    terminal.until("the reason", |s| s.contains("is not there yet"));
     std::fs::write(&path, journal()).unwrap();
     terminal.until("the journal", |s| s.contains("1 of 2 measured"));
+    // What was seen stays in sight when the file goes.
+    std::fs::remove_file(&path).unwrap();
+    terminal.until("the end", |s| {
+        s.contains("is gone, as it is") && s.contains("1 of 2 measured")
+    });
 }
 
 fn journal() -> String {
