@@ -51,6 +51,8 @@ pub struct Deployment<'a> {
     pub running_per_rank: f64,
     /// The limit alone.
     limit_per_rank: u32,
+    /// Decode steps between two looks for new requests.
+    pub receive_interval: u32,
     context: GraphContext<'a>,
     /// Padding of the planned decode step.
     pub decode_padding: Option<Padding>,
@@ -250,6 +252,10 @@ impl<'a> Deployment<'a> {
             chunk_tokens,
             running_per_rank: f64::from(limit),
             limit_per_rank: limit,
+            receive_interval: settings.receive_interval.unwrap_or_else(|| {
+                let scheduler = &rules.scheduler;
+                scheduler.receive_interval(sm(setup.gpu), clients, layout.attention_dp)
+            }),
             context,
             decode_padding: None,
             prefill_padding: None,
@@ -524,6 +530,7 @@ impl<'a> Deployment<'a> {
             },
             request_overhead_us: o.request_us + o.prompt_token_us * traffic.isl,
             balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
+            receive_steps: f64::from(self.receive_interval),
         }
     }
 

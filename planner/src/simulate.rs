@@ -330,6 +330,7 @@ mod tests {
                     style,
                     request_overhead_us: 0.0,
                     balance_steps: 0.0,
+                    receive_steps: 1.0,
                 };
                 let load = ClosedLoop {
                     clients: clients as f64,
@@ -390,6 +391,7 @@ mod tests {
                 style: PrefillStyle::Mixed,
                 request_overhead_us: 0.0,
                 balance_steps: steps,
+                receive_steps: 1.0,
             };
             closed_loop(&times, &load, &limits).0
         };
@@ -423,6 +425,7 @@ mod tests {
             style: PrefillStyle::Separate,
             request_overhead_us: 0.0,
             balance_steps: 0.0,
+            receive_steps: 1.0,
         };
         let apart = run(
             &times,

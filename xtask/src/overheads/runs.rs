@@ -165,6 +165,42 @@ impl Run {
         })
     }
 
+    /// What a look at errors needs, as a line of a table: see [`Run::COLUMNS`].
+    pub fn line(&self, overheads: &Overheads) -> Result<String> {
+        self.served(overheads, |deployment, service| {
+            let layout = self.choice.layout;
+            let load = deployment.load(&self.traffic);
+            let steps = deployment.steps(&self.traffic, false);
+            let chunk = deployment.chunk_tokens.min(load.prefill_tokens);
+            format!(
+                "{},{},{},{},{},{},{},{:.0},{:.0},{},{},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{:.4}",
+                self.model.name,
+                self.gpu_name,
+                self.engine,
+                self.version,
+                layout.tp,
+                layout.attention_dp,
+                layout.ep,
+                self.traffic.isl,
+                self.traffic.osl,
+                self.traffic.concurrency,
+                self.measured.ttft_ms,
+                self.measured.tpot_ms,
+                service.ttft_us / 1e3,
+                service.tpot_us / 1e3,
+                service.decode_step_us / 1e3,
+                steps.prefill(chunk, 0.0, 1.0, 0.0).total_us() / 1e3,
+                service.queue_us / 1e3,
+                service.burst_us / 1e3,
+                service.prefill_load
+            )
+        })
+    }
+
+    /// Columns of [`Run::line`]; times in milliseconds.
+    pub const COLUMNS: &str = "model,gpu,engine,version,tp,attention_dp,ep,isl,osl,concurrency,\
+        ttft,tpot,ttft_predicted,tpot_predicted,decode_step,prefill_pass,queue,burst,prefill_load";
+
     /// A decode step and a prefill pass, term by term.
     pub fn explain(&self, overheads: &Overheads) -> Result<String> {
         self.served(overheads, |deployment, service| {
@@ -280,16 +316,35 @@ impl Record {
         }
     }
 
-    /// Settings of the run that its published script has and no column: InferenceX sizes a step of
-    /// TensorRT-LLM for one prompt beside all decoding requests, in units of 64 tokens
-    /// (`benchmarks/dsr1_*_trt*.sh`).
+    /// Settings of the run that its published script has and no column: tokens of a step, and steps
+    /// between two looks for requests, of `benchmarks/single_node` of InferenceX at 843c625.
     fn settings(&self, family: &str) -> Settings {
-        let published = self.backend == "trtllm"
-            && family == "deepseek-r1"
-            && DRAWN_LENGTHS.contains(&(self.isl, self.osl));
-        let tokens = ((self.concurrency + self.isl + 64.0 + 63.0) / 64.0).floor() * 64.0;
+        if !DRAWN_LENGTHS.contains(&(self.isl, self.osl)) {
+            return Settings::default();
+        }
+        let blackwell = self.system.starts_with('b') || self.system.starts_with("gb");
+        let b300 = self.system.starts_with("b300");
+        let (chunk, receive) = match (self.backend.as_str(), family) {
+            // One prompt beside all decoding requests, in units of 64 (dsr1_*_trt.sh).
+            ("trtllm", "deepseek-r1") => {
+                let tokens = self.concurrency + self.isl + 64.0 + 63.0;
+                (Some((tokens / 64.0).floor() * 64.0), None)
+            }
+            ("trtllm", "gpt-oss-120b") => (Some(20_000.0), None),
+            // dsr1_fp8_b300.sh, four GPUs: fewer tokens, and ten steps at every concurrency.
+            ("sglang", "deepseek-r1") if b300 && self.precision == "fp8" => {
+                (Some(8192.0), Some(10))
+            }
+            ("sglang", "deepseek-r1") if !blackwell => (Some(32_768.0), None),
+            ("sglang", "qwen3.5-397b-a17b") => (Some(32_768.0), None),
+            ("vllm", "minimax-m2.5") if blackwell => (Some(2.0 * self.isl), None),
+            ("vllm", "minimax-m2.5") => (Some(32_768.0), None),
+            ("vllm", "gpt-oss-120b") => (Some(8192.0), None),
+            _ => (None, None),
+        };
         Settings {
-            chunk_tokens: published.then_some(tokens as u32),
+            chunk_tokens: chunk.map(|tokens| tokens as u32),
+            receive_interval: receive,
             ..Settings::default()
         }
     }
