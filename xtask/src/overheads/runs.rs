@@ -14,7 +14,7 @@ use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::serve::Service;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{
-    EfficiencyProfile, GpuArchitecture, GpuProfile, Library, ModelProfile, Overheads,
+    Dtype, EfficiencyProfile, GpuArchitecture, GpuProfile, Library, ModelProfile, Overheads,
 };
 use serde::{Deserialize, Deserializer};
 
@@ -342,10 +342,31 @@ impl Record {
             ("vllm", "gpt-oss-120b") => (Some(8192.0), None),
             _ => (None, None),
         };
+        // Steps of 32k tokens leave little by SGLang's own rule; its script says 0.82 (dsr1_fp8_h200.sh).
+        let memory =
+            (self.backend == "sglang" && family == "deepseek-r1" && !blackwell).then_some(0.82);
         Settings {
+            memory_fraction: memory,
             chunk_tokens: chunk.map(|tokens| tokens as u32),
             receive_interval: receive,
             ..Settings::default()
+        }
+    }
+
+    /// Whether the run kept its KV cache in fp8 though the checkpoint does not ask for it: by
+    /// InferenceX's scripts (as [`Record::settings`]), and in NVIDIA's runs of Qwen3-32B, whose fp8
+    /// checkpoint of ModelOpt asks for it (`kv_cache_quant_algo`).
+    fn kv_in_fp8(&self, family: &str) -> bool {
+        let blackwell = self.system.starts_with('b') || self.system.starts_with("gb");
+        let quantised = self.precision != "bf16" && !self.precision.is_empty();
+        let drawn = DRAWN_LENGTHS.contains(&(self.isl, self.osl));
+        match (self.backend.as_str(), family) {
+            ("trtllm", "qwen3-32b") => quantised,
+            ("trtllm", "deepseek-r1" | "gpt-oss-120b") => drawn,
+            ("sglang", _) => drawn && blackwell && quantised,
+            ("vllm", "minimax-m2.5") => drawn,
+            ("vllm", "gpt-oss-120b" | "kimi-k2.5") => drawn && blackwell,
+            _ => false,
         }
     }
 
@@ -458,7 +479,11 @@ impl Record {
             },
             choice: Choice {
                 layout,
-                kv_dtype: model.kv_dtype,
+                kv_dtype: if self.kv_in_fp8(family) {
+                    Dtype::Fp8
+                } else {
+                    model.kv_dtype
+                },
                 cuda_graphs: true,
                 symmetric_memory: false,
                 speculative_steps: 0,
