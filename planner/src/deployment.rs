@@ -11,8 +11,8 @@ use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
 pub use crate::setup::{Setup, sm};
 use crate::shard::Shard;
-use crate::step::Steps;
 use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
+use crate::step::{Steps, launches};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{self, Batching, GraphUnit, PaddingRule};
@@ -487,6 +487,14 @@ impl<'a> Deployment<'a> {
             prefill_exchange: self.prefill_exchange,
             buckets: &self.buckets,
             stages: f64::from(layout.pp),
+            launches: launches::of(&self.shard),
+            prefill_graph_tokens: graphs::prefill_buckets(
+                setup.rules,
+                &self.context,
+                self.chunk_tokens as u32,
+            )
+            .last()
+            .map_or(0.0, |&tokens| f64::from(tokens)),
             mean_over_max: self.mean_over_max,
             context: traffic.context(),
             prompt: self.prompt(traffic),

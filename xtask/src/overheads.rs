@@ -120,7 +120,7 @@ struct Fit<'a> {
 /// runs have more than one model.
 fn full<'a>(runs: &[&'a Run], held_out: bool) -> Result<Fit<'a>> {
     ensure!(!runs.is_empty(), "an engine has no run to fit");
-    let figures = fit::fit(runs, Figures::expected())?;
+    let figures = fit::fit_from_expected(runs)?;
     let mut model = without_each(runs, figures, |run| run.family.to_owned())?;
     if model.is_empty() {
         model = outcomes(runs, &fit::finished(runs, &figures, &[]))?;
