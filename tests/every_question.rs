@@ -14,11 +14,13 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is asked of everything: eight GPUs, the engine's newest version, sizes left open where they
-/// change who can run, and switches fixed.
-const QUESTION: [&str; 21] = [
+/// What is asked of everything: eight GPUs as one replica, the engine's newest version, attention DP and
+/// expert parallelism left open, switches fixed.
+const QUESTION: [&str; 23] = [
     "--gpus",
     "8",
+    "--replicas",
+    "1",
     "--isl",
     "1024",
     "--osl",
