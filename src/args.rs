@@ -4,8 +4,8 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
-mod calibrate;
 mod bench;
+mod calibrate;
 mod explore;
 mod launch;
 mod library;
@@ -15,8 +15,8 @@ mod side;
 mod split;
 mod values;
 
-pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
 pub use bench::{BenchArgs, BenchManner, BenchTraffic};
+pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};

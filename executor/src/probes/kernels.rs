@@ -9,7 +9,7 @@ use super::prepare::{OWN, Outcome, Prepared};
 use super::series::Work;
 use crate::attention::{Batch, Cache, Capacity, Kind, KvType, Parts, Queries, Shape, Shard};
 use crate::jobs::Context;
-use crate::stack::{Compute, Format, GroupedRows, Routing, Rows, Weight};
+use crate::stack::{Compute, Format, GroupedRows, Routing, Rows, Weight, tile_bytes};
 use crate::{Buffer, CpuDevice, Device, Result, View};
 
 /// Inputs of an operation on a GPU take at least this much memory together, so that none is in the L2
@@ -233,12 +233,15 @@ fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
     let results = dev.alloc("expert results", pairs * hidden * 2)?.all();
     let out = dev.alloc("experts out", rows * hidden * 2)?.all();
     let wide = pairs / experts.max(1) >= WIDE_TILES_FROM;
+    let tiles = dev.alloc("tiles", tile_bytes(wide, pairs, experts))?.all();
     let enqueue = Box::new(move |_: &mut Context, turn: usize| {
         let routing = Routing {
             ids: &ids,
             weights: &shares,
             order: &order,
             offsets: &offsets,
+            tiles: &tiles,
+            wide,
             rows,
             top_k,
             first: 0,
@@ -252,7 +255,6 @@ fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
             &middle,
             &routing,
             GroupedRows::TokensToSlots,
-            wide,
         )?;
         device.silu_mul(&narrow, &middle, intermediate, Some(&end))?;
         device.grouped(
@@ -261,7 +263,6 @@ fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
             &results,
             &routing,
             GroupedRows::SlotsToPairs,
-            wide,
         )?;
         device.sum_experts(&out, &results, &routing, hidden, None)
     });
