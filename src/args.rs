@@ -13,7 +13,9 @@ mod side;
 mod split;
 mod values;
 
-pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
+pub use calibrate::{
+    BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice, VerifyArgs,
+};
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
@@ -59,6 +61,8 @@ pub enum Command {
     Profiles(ProfilesArgs),
     /// Measure this machine, so that plans rest on what it does
     Calibrate(CalibrateArgs),
+    /// Run held-out decoder stacks, and hold predictions against them
+    Verify(VerifyArgs),
     /// Read results of nccl-tests, SGLang bench_serving, `vllm bench serve` or AIPerf
     Import(ImportArgs),
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs

@@ -19,5 +19,6 @@ pub mod render;
 pub mod run;
 pub mod saved;
 pub mod stats;
+pub mod verify;
 
 pub use failure::Failure;

@@ -87,19 +87,37 @@ fn a_kill_loses_at_most_the_sample_that_was_being_measured() {
         assert_eq!(kept.repeats, sample.repeats);
     }
     for wanted in &before.experiments {
-        assert!(found.samples.iter().any(|s| s.experiment.same(wanted)), "{wanted}");
+        assert!(
+            found.samples.iter().any(|s| s.experiment.same(wanted)),
+            "{wanted}"
+        );
     }
     // What was measured prices plans of this machine, and says so.
     let plan = folder
         .parplan()
-        .args(["explain", "--model", "qwen3-8b", "--gpu", "cpu", "--engine", "builtin"])
-        .args(["--tp", "1", "--weights", "fp8", "--isl", "64", "--osl", "64"])
+        .args([
+            "explain", "--model", "qwen3-8b", "--gpu", "cpu", "--engine", "builtin",
+        ])
+        .args([
+            "--tp",
+            "1",
+            "--weights",
+            "fp8",
+            "--isl",
+            "64",
+            "--osl",
+            "64",
+        ])
         .args(["--concurrency", "1", "--calibration"])
         .arg(&out)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&plan.stdout).into_owned();
-    assert!(text.contains("your calibration killed"), "{text}{}", said(&plan));
+    assert!(
+        text.contains("your calibration killed"),
+        "{text}{}",
+        said(&plan)
+    );
 }
 
 #[test]
@@ -119,7 +137,10 @@ fn a_full_disk_keeps_what_was_measured() {
         .unwrap();
     let text = said(&stopped);
     assert_eq!(stopped.status.code(), Some(1), "{text}");
-    assert!(text.contains("journal") && text.contains("--resume"), "{text}");
+    assert!(
+        text.contains("journal") && text.contains("--resume"),
+        "{text}"
+    );
     let kept = Journal::read(&std::fs::read_to_string(journal(&out)).unwrap()).unwrap();
     assert!(!kept.samples.is_empty() && !out.exists());
     let resumed = folder.calibrate(&out).arg("--resume").output().unwrap();
@@ -138,13 +159,29 @@ fn folders_that_cannot_be_written_are_refused_before_anything_is_measured() {
         .output()
         .unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
-    assert!(said(&refused).contains("nothing was measured"), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("nothing was measured"),
+        "{}",
+        said(&refused)
+    );
     let folder_itself = folder.calibrate(folder.0.path()).output().unwrap();
     assert_eq!(folder_itself.status.code(), Some(2));
-    assert!(said(&folder_itself).contains("not a regular file"), "{}", said(&folder_itself));
+    assert!(
+        said(&folder_itself).contains("not a regular file"),
+        "{}",
+        said(&folder_itself)
+    );
     let unknown = folder
         .parplan()
-        .args(["calibrate", "--backend", "cpu", "--only", "gem,nonsense", "--only", "zzz"])
+        .args([
+            "calibrate",
+            "--backend",
+            "cpu",
+            "--only",
+            "gem,nonsense",
+            "--only",
+            "zzz",
+        ])
         .arg("--out")
         .arg(folder.path("x.toml"))
         .output()
@@ -153,12 +190,23 @@ fn folders_that_cannot_be_written_are_refused_before_anything_is_measured() {
     assert_ne!(unknown.status.code(), Some(101));
     let nothing = folder
         .parplan()
-        .args(["calibrate", "--backend", "cpu", "--only", "nonsense", "--out"])
+        .args([
+            "calibrate",
+            "--backend",
+            "cpu",
+            "--only",
+            "nonsense",
+            "--out",
+        ])
         .arg(folder.path("y.toml"))
         .output()
         .unwrap();
     assert_eq!(nothing.status.code(), Some(2));
-    assert!(said(&nothing).contains("all_gather.none"), "{}", said(&nothing));
+    assert!(
+        said(&nothing).contains("all_gather.none"),
+        "{}",
+        said(&nothing)
+    );
 }
 
 #[test]

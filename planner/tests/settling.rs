@@ -279,5 +279,9 @@ fn two_calibrations_of_one_machine_agree_within_their_intervals() {
     let within = all.iter().filter(|d| d.within).count();
     println!("{within} of {} figures agree", all.len());
     assert!(all.len() > 30, "{}", all.len());
-    assert!(within * 100 >= all.len() * 85, "{within} of {}: {all:#?}", all.len());
+    assert!(
+        within * 100 >= all.len() * 85,
+        "{within} of {}: {all:#?}",
+        all.len()
+    );
 }

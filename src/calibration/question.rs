@@ -142,8 +142,8 @@ pub fn settle(
                 .take(ROUND)
                 .map(|p| p.experiment)
                 .collect();
-            let nccl = args.nccl_path.as_deref();
-            results.push(measure::run(target, &next, left, journal, nccl)?);
+            let libraries = args.libraries();
+            results.push(measure::run(target, &next, left, journal, libraries)?);
             continue;
         };
         return Ok(Outcome {

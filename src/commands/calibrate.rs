@@ -79,8 +79,8 @@ pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
             return Ok(page.finish());
         }
     } else if !rest.is_empty() {
-        let nccl = args.nccl_path.as_deref();
-        results.push(measure::run(&target, &rest, budget, &journal, nccl)?);
+        let libraries = args.libraries();
+        results.push(measure::run(&target, &rest, budget, &journal, libraries)?);
     }
     let read = store::samples(&journal)?;
     if read.samples.is_empty() {

@@ -131,12 +131,16 @@ fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) ->
         dcp,
         ep,
     };
-    let here = if ranks > 1 { shard_of } else { StackLayout::ONE };
-    let layers = if cpu { 1 } else { 2 };
+    let here = if ranks > 1 {
+        shard_of
+    } else {
+        StackLayout::ONE
+    };
+    let layers = if cpu { 1 } else { 2 }.max(model.layers.len().min(3));
     let choices = Choices {
         here,
         shard_of,
-        layers: Some(layers.max(model.layers.len().min(3))),
+        layers: Some(layers),
         kv: Some(Dtype::Bf16),
         page_size: 64,
         dcp_interleave: 1,
@@ -145,7 +149,7 @@ fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) ->
         seed: 1,
     };
     let (spec, _) = spec_of(&model, &choices).ok()?;
-    let model = share_of(&model, choices.layers).ok()?;
+    let model = share_of(&model, layers).ok()?;
     let row = spec
         .layers
         .iter()
@@ -153,9 +157,7 @@ fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) ->
             parplan_executor::stack::MixerSpec::Gqa {
                 kv_heads, head_dim, ..
             } => (kv_heads / attn_tp.min(kv_heads)).max(1) * head_dim * 4,
-            parplan_executor::stack::MixerSpec::Mla { kv_lora, rope, .. } => {
-                (kv_lora + rope) * 2
-            }
+            parplan_executor::stack::MixerSpec::Mla { kv_lora, rope, .. } => (kv_lora + rope) * 2,
         })
         .sum::<usize>();
     let batches: &[usize] = if cpu {
