@@ -6,7 +6,7 @@ use crate::run::stack::{Choices, share_of, smaller, spec_of};
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::Backend;
 use parplan_executor::stack::{DcpMerge, Phase, StackLayout, StackSpec, StepSpec};
-use parplan_profiles::{Dtype, Library, ModelProfile};
+use parplan_profiles::{Dtype, Library, ModelProfile, WeightFormats};
 
 /// One stack and its steps.
 pub struct Case {
@@ -112,6 +112,9 @@ pub fn cases(
 
 fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) -> Option<Case> {
     let cpu = backend == Backend::Cpu;
+    // bf16 throughout: the formats that the default set measures.
+    let embedding = model.weights.embedding;
+    let model = model.with_weights(WeightFormats::uniform(Dtype::Bf16, embedding));
     let model = if cpu { smaller(model, 16) } else { model };
     let ranks = ranks as usize;
     // The whole layout at hand, or the shapes of one rank of a larger one.
