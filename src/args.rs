@@ -16,7 +16,9 @@ mod split;
 mod values;
 
 pub use bench::{BenchArgs, BenchManner, BenchTraffic};
-pub use calibrate::{BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice};
+pub use calibrate::{
+    BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice, VerifyArgs,
+};
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
@@ -63,6 +65,8 @@ pub enum Command {
     Profiles(ProfilesArgs),
     /// Measure this machine, so that plans rest on what it does
     Calibrate(CalibrateArgs),
+    /// Run held-out decoder stacks, and hold predictions against them
+    Verify(VerifyArgs),
     /// Read results of nccl-tests, SGLang bench_serving, `vllm bench serve` or AIPerf
     Import(ImportArgs),
     /// Start what was planned, watch it, and hold its own report against the plan

@@ -11,7 +11,7 @@ use parplan_profiles::{
 };
 
 pub mod assume;
-mod calibrated;
+pub mod calibrated;
 pub mod choice;
 mod names;
 pub mod space;

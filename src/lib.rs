@@ -22,5 +22,6 @@ pub mod render;
 pub mod run;
 pub mod saved;
 pub mod stats;
+pub mod verify;
 
 pub use failure::Failure;

@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(&args, style),
         Command::Explore(args) => parplan::explore::run(&args, style),
         Command::Calibrate(args) => commands::calibrate::run(&args, style),
+        Command::Verify(args) => parplan::verify::run(&args, style),
         Command::Import(args) => commands::import::run(&args, style),
         Command::Profiles(args) => commands::profiles::run(&args, style),
         Command::Completions(args) => commands::shell::completions(args.shell),

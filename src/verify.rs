@@ -7,7 +7,7 @@ mod select;
 
 use crate::args::{BackendChoice, VerifyArgs};
 use crate::ask;
-use crate::calibration::{priced, store};
+use crate::ask::calibrated::kept;
 use crate::failure::Failure;
 use crate::files::write_whole;
 use crate::output::Style;
@@ -16,10 +16,10 @@ use judge::{Verdict, judge};
 use parplan_executor::cuda::device_count;
 use parplan_executor::jobs::{Backend, Job, Limits, StackJob, StackResult, StackTiming, Work};
 use parplan_executor::symmetric::Registration;
+use parplan_planner::calibrate::{Layer, apply};
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use select::{Case, cases};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Runs held-out stacks and holds the predictions against them.
@@ -51,14 +51,27 @@ pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
         .map_err(|e| Failure::failed(e.to_string()))?;
     let efficiency = library.efficiency(&rules.name, &gpu)?;
     let overheads = library.overheads(&rules.name, &gpu)?;
-    let prices = priced(
-        args.calibration.as_deref().map(Path::new),
+    let plain = efficiency.file.is_none() && overheads.file.is_none();
+    let found = kept(
+        args.calibration.as_deref(),
         args.profiles.as_deref(),
         &gpu,
+        plain,
+    )?;
+    let layers: Vec<Layer<'_>> = found
+        .iter()
+        .map(|(origin, calibration)| Layer {
+            calibration,
+            origin: *origin,
+        })
+        .collect();
+    let prices = apply(
         rules.own_kernels,
+        &gpu,
         &efficiency.figures,
         &overheads.figures,
-    )?;
+        &layers,
+    );
     let all = cases(&library, args, backend, ranks)?;
     let begin = Instant::now();
     let mut verdict = Verdict::new(&gpu.name, &provenance.device, &prices.used);
@@ -147,7 +160,7 @@ fn measure(
             cublas_path: args.cublas_path.clone(),
             timing: StackTiming {
                 warmup: 3,
-                repeats: args.repeats,
+                repeats: args.repeats as usize,
             },
             check: false,
         }),
@@ -161,8 +174,3 @@ fn measure(
     serde_json::from_value(ended.result.ok_or_else(failed)?)
         .map_err(|e| Failure::failed(format!("the ranks' result does not read: {e}")))
 }
-
-/// The calibration that is judged must not have seen the stacks; samples are of single operations, so
-/// none did. Kept here so that the reader of `store` finds who uses it.
-#[allow(unused_imports)]
-use store as _;

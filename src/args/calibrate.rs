@@ -1,5 +1,6 @@
 //! Options of `calibrate` and `import`.
 
+use crate::calibration::measure::Libraries;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -30,6 +31,9 @@ pub struct CalibrateArgs {
     /// libnccl.so.2, its folder, or a Python environment that has it
     #[arg(long, value_name = "PATH")]
     pub nccl_path: Option<PathBuf>,
+    /// libcublasLt.so.13 or .12, its folder, or a Python environment that has it
+    #[arg(long, value_name = "PATH")]
+    pub cublas_path: Option<PathBuf>,
     /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
     #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
     pub profiles: Option<PathBuf>,
@@ -48,6 +52,77 @@ pub struct CalibrateArgs {
         allow_hyphen_values = true
     )]
     pub question: Option<Vec<String>>,
+}
+
+impl CalibrateArgs {
+    /// Libraries that were named.
+    pub fn libraries(&self) -> Libraries<'_> {
+        Libraries {
+            nccl: self.nccl_path.as_deref(),
+            cublas: self.cublas_path.as_deref(),
+        }
+    }
+}
+
+/// `parplan verify`
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// Where stacks run [default: nccl where there is a GPU, else cpu]
+    #[arg(long, value_enum)]
+    pub backend: Option<BackendChoice>,
+    /// Ranks [default: 2 where there are two GPUs, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub ranks: Option<u32>,
+    /// Steps to compare
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub steps: usize,
+    /// Draws models, layouts, batches and contexts
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Median error, in percent, above which the exit code is 1
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0, value_parser = percent)]
+    pub max_error: f64,
+    /// Models to draw from [default: GQA and MLA models, dense and with experts]
+    #[arg(long = "model", value_name = "NAME", value_delimiter = ',')]
+    pub models: Vec<String>,
+    /// Seconds after which no further stack begins
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    pub budget: f64,
+    /// Timed steps, of which the median counts
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(3..))]
+    pub repeats: u32,
+    /// Profile of the GPU [default: the one that knows the driver's name for it]
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// A calibration to predict with, or none [default: those that plans would use]
+    #[arg(long, value_name = "FILE|none")]
+    pub calibration: Option<String>,
+    /// Write plots and every step to this page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Write the plots to this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// libnccl.so.2, its folder, or a Python environment that has it
+    #[arg(long, value_name = "PATH")]
+    pub nccl_path: Option<PathBuf>,
+    /// libcublasLt.so.13 or .12, its folder, or a Python environment that has it
+    #[arg(long, value_name = "PATH")]
+    pub cublas_path: Option<PathBuf>,
+    /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
+    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    pub profiles: Option<PathBuf>,
+}
+
+/// A share in percent.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(p) if p > 0.0 && p.is_finite() => Ok(p),
+        _ => Err("it must be a percentage above 0, such as 5 or 5%".to_owned()),
+    }
 }
 
 /// `parplan import`

@@ -25,28 +25,13 @@ pub(super) fn price(
 ) -> Result<(), Failure> {
     let mut found: Vec<(Origin, Calibration)> = Vec::new();
     found.extend(measured.map(|c| (Origin::User, c.clone())));
+    let plain = efficiency.file.is_none() && overheads.file.is_none();
     match args.calibration.as_deref() {
         Some(NONE) if measured.is_none() => {
             assumptions.note("no calibration is used (--calibration none)");
             return Ok(());
         }
-        Some(NONE) => {}
-        Some(file) => {
-            let calibration = store::read(Path::new(file))?;
-            calibration
-                .is_for(file, gpu)
-                .map_err(|e| Failure::unusable(e.to_string()))?;
-            found.push((Origin::User, calibration));
-        }
-        None => {
-            let own = store::of_gpu(args.profiles.as_deref(), gpu)?;
-            found.extend(own.into_iter().map(|(_, c)| (Origin::User, c)));
-        }
-    }
-    // Figures that a user wrote down are not replaced by those of other machines.
-    if efficiency.file.is_none() && overheads.file.is_none() {
-        let shipped = Calibration::shipped(gpu).map_err(|e| Failure::failed(e.to_string()))?;
-        found.extend(shipped.into_iter().map(|c| (Origin::Shipped, c)));
+        named => found.extend(kept(named, args.profiles.as_deref(), gpu, plain)?),
     }
     if found.is_empty() {
         assumptions.note(format!(
@@ -77,4 +62,37 @@ pub(super) fn price(
     efficiency.figures = Cow::Owned(priced.efficiency);
     overheads.figures = Cow::Owned(priced.overheads);
     Ok(())
+}
+
+/// The calibrations that apply to a GPU: the one that is named, or all of the user's folder, and, unless
+/// figures that a user wrote down hold, the shipped ones.
+///
+/// # Errors
+/// One that does not read, or a named one of another GPU.
+pub fn kept(
+    named: Option<&str>,
+    profiles: Option<&Path>,
+    gpu: &GpuProfile,
+    with_shipped: bool,
+) -> Result<Vec<(Origin, Calibration)>, Failure> {
+    let mut found = Vec::new();
+    match named {
+        Some(NONE) => return Ok(found),
+        Some(file) => {
+            let calibration = store::read(Path::new(file))?;
+            calibration
+                .is_for(file, gpu)
+                .map_err(|e| Failure::unusable(e.to_string()))?;
+            found.push((Origin::User, calibration));
+        }
+        None => {
+            let own = store::of_gpu(profiles, gpu)?;
+            found.extend(own.into_iter().map(|(_, c)| (Origin::User, c)));
+        }
+    }
+    if with_shipped {
+        let shipped = Calibration::shipped(gpu).map_err(|e| Failure::failed(e.to_string()))?;
+        found.extend(shipped.into_iter().map(|c| (Origin::Shipped, c)));
+    }
+    Ok(found)
 }

@@ -16,6 +16,15 @@ const AROUND: Duration = Duration::from_secs(120);
 /// Any one wait.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// Libraries that the user named.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Libraries<'a> {
+    /// NCCL.
+    pub nccl: Option<&'a Path>,
+    /// cuBLASLt.
+    pub cublas: Option<&'a Path>,
+}
+
 /// Runs `experiments` within `budget`; samples go to the journal one by one.
 ///
 /// # Errors
@@ -25,13 +34,13 @@ pub fn run(
     experiments: &[Experiment],
     budget: Duration,
     journal: &Path,
-    nccl_path: Option<&Path>,
+    libraries: Libraries<'_>,
 ) -> Result<ProbesResult, Failure> {
     let journal = std::path::absolute(journal)
         .map_err(|e| Failure::failed(format!("{}: {e}", journal.display())))?;
     let job = Job {
         backend: target.backend,
-        nccl_path: nccl_path.map(Path::to_path_buf),
+        nccl_path: libraries.nccl.map(Path::to_path_buf),
         limits: Limits {
             meet: Duration::from_secs(60),
             wait: WAIT,
@@ -40,10 +49,11 @@ pub fn run(
             experiments: experiments.to_vec(),
             effort: match target.backend {
                 Backend::Cpu => Effort::CPU,
-                Backend::Nccl => Effort::GPU,
+                Backend::Nccl | Backend::Peer => Effort::GPU,
             },
             budget_seconds: budget.as_secs_f64(),
             journal: Some(journal.clone()),
+            cublas_path: libraries.cublas.map(Path::to_path_buf),
         }),
     };
     let bar = bar(experiments.len());

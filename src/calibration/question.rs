@@ -52,7 +52,7 @@ fn ask(
     done: &[Experiment],
 ) -> Result<Asked, Failure> {
     let mut ask = Ask::resolve_with(&args.question, measured)?;
-    let space = space::resolve(&mut ask, args)?;
+    let space = space::resolve(&mut ask, &args.question)?;
     let goal: Goal = space::goal(&ask, &args.ranking);
     let setup = ask.setup()?;
     let effort = Effort {
@@ -142,8 +142,8 @@ pub fn settle(
                 .take(ROUND)
                 .map(|p| p.experiment)
                 .collect();
-            let nccl = args.nccl_path.as_deref();
-            results.push(measure::run(target, &next, left, journal, nccl)?);
+            let libraries = args.libraries();
+            results.push(measure::run(target, &next, left, journal, libraries)?);
             continue;
         };
         return Ok(Outcome {

@@ -156,7 +156,10 @@ impl Verdict {
                 continue;
             }
             several += 1;
-            let best = group.iter().map(|s| s.measured_us).fold(f64::INFINITY, f64::min);
+            let best = group
+                .iter()
+                .map(|s| s.measured_us)
+                .fold(f64::INFINITY, f64::min);
             let chosen = group
                 .iter()
                 .min_by(|a, b| a.predicted_us.total_cmp(&b.predicted_us));

@@ -40,11 +40,7 @@ fn range(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
 }
 
 fn scatter(v: &Verdict, area: &Area<'_>) -> Drawn {
-    let (low, high) = range(
-        v.steps
-            .iter()
-            .flat_map(|s| [s.predicted_us, s.measured_us]),
-    );
+    let (low, high) = range(v.steps.iter().flat_map(|s| [s.predicted_us, s.measured_us]));
     let mut chart = ChartBuilder::on(area)
         .margin(14)
         .x_label_area_size(42)
@@ -105,9 +101,9 @@ fn residuals(v: &Verdict, area: &Area<'_>) -> Drawn {
     chart.draw_series(LineSeries::new([(low, 0.0), (high, 0.0)], BLACK.mix(0.6)))?;
     for (launch, colour) in [("graph", GRAPH), ("stream", STREAM)] {
         let points = v.steps.iter().filter(|s| s.launch == launch);
-        chart.draw_series(points.map(|s| {
-            Circle::new((s.measured_us, s.error * 100.0), 3, colour.filled())
-        }))?;
+        chart.draw_series(
+            points.map(|s| Circle::new((s.measured_us, s.error * 100.0), 3, colour.filled())),
+        )?;
     }
     Ok(())
 }

@@ -70,7 +70,9 @@ fn summary(v: &Verdict) -> String {
     let (several, right) = s.workloads;
     let choices = match several {
         0 => String::new(),
-        n => format!("; the predicted best of {right} of {n} workloads is within 3 % of the measured best"),
+        n => format!(
+            "; the predicted best of {right} of {n} workloads is within 3 % of the measured best"
+        ),
     };
     format!(
         "median error {} %, 90th percentile {} %; the 90 % intervals cover {} %; rank correlation {}{choices}",

@@ -6,7 +6,7 @@ use crate::run::stack::{Choices, share_of, smaller, spec_of};
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::Backend;
 use parplan_executor::stack::{DcpMerge, Phase, StackLayout, StackSpec, StepSpec};
-use parplan_profiles::{Dtype, Library, ModelProfile};
+use parplan_profiles::{Dtype, Library, ModelProfile, WeightFormats};
 
 /// One stack and its steps.
 pub struct Case {
@@ -112,6 +112,9 @@ pub fn cases(
 
 fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) -> Option<Case> {
     let cpu = backend == Backend::Cpu;
+    // bf16 throughout: the formats that the default set measures.
+    let embedding = model.weights.embedding;
+    let model = model.with_weights(WeightFormats::uniform(Dtype::Bf16, embedding));
     let model = if cpu { smaller(model, 16) } else { model };
     let ranks = ranks as usize;
     // The whole layout at hand, or the shapes of one rank of a larger one.
@@ -131,12 +134,16 @@ fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) ->
         dcp,
         ep,
     };
-    let here = if ranks > 1 { shard_of } else { StackLayout::ONE };
-    let layers = if cpu { 1 } else { 2 };
+    let here = if ranks > 1 {
+        shard_of
+    } else {
+        StackLayout::ONE
+    };
+    let layers = if cpu { 1 } else { 2 }.max(model.layers.len().min(3));
     let choices = Choices {
         here,
         shard_of,
-        layers: Some(layers.max(model.layers.len().min(3))),
+        layers: Some(layers),
         kv: Some(Dtype::Bf16),
         page_size: 64,
         dcp_interleave: 1,
@@ -145,7 +152,7 @@ fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) ->
         seed: 1,
     };
     let (spec, _) = spec_of(&model, &choices).ok()?;
-    let model = share_of(&model, choices.layers).ok()?;
+    let model = share_of(&model, layers).ok()?;
     let row = spec
         .layers
         .iter()
@@ -153,9 +160,7 @@ fn draw(draws: &mut Draws, model: ModelProfile, backend: Backend, ranks: u32) ->
             parplan_executor::stack::MixerSpec::Gqa {
                 kv_heads, head_dim, ..
             } => (kv_heads / attn_tp.min(kv_heads)).max(1) * head_dim * 4,
-            parplan_executor::stack::MixerSpec::Mla { kv_lora, rope, .. } => {
-                (kv_lora + rope) * 2
-            }
+            parplan_executor::stack::MixerSpec::Mla { kv_lora, rope, .. } => (kv_lora + rope) * 2,
         })
         .sum::<usize>();
     let batches: &[usize] = if cpu {

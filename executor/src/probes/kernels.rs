@@ -1,5 +1,6 @@
 //! Experiments on the kernels of a decoder layer: products, experts, attention.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use parplan_profiles::Dtype;
@@ -9,8 +10,8 @@ use super::prepare::{OWN, Outcome, Prepared};
 use super::series::Work;
 use crate::attention::{Batch, Cache, Capacity, Kind, KvType, Parts, Queries, Shape, Shard};
 use crate::jobs::Context;
-use crate::stack::{Compute, Format, GroupedRows, Routing, Rows, Weight, tile_bytes};
-use crate::{Buffer, CpuDevice, Device, Result, View};
+use crate::stack::{Compute, CudaCompute, Format, GroupedRows, Routing, Rows, Weight, tile_bytes};
+use crate::{Buffer, CpuDevice, Device, Error, Result, View};
 
 /// Inputs of an operation on a GPU take at least this much memory together, so that none is in the L2
 /// cache when its turn comes again: layers of a model do not meet each other's weights there.
@@ -25,11 +26,25 @@ const WIDE_TILES_FROM: usize = 32;
 /// Tokens of a page of the KV cache.
 const PAGE: usize = 64;
 
-/// The device as the stack uses it, and who computes its products; none where there is none.
-fn compute(context: &Context) -> Result<Option<(Rc<dyn Compute>, String)>> {
-    match &context.gpu {
-        Some(_) => Ok(None),
-        None => Ok(Some((Rc::new(CpuDevice::new()), format!("{OWN} cpu")))),
+/// The device as the stack uses it, with room for products of that many rows and columns, and who
+/// computes them; or why there is none.
+fn compute(
+    context: &Context,
+    cublas: Option<&Path>,
+    [rows, columns]: [usize; 2],
+) -> Result<std::result::Result<(Rc<dyn Compute>, String), String>> {
+    let Some(gpu) = &context.gpu else {
+        return Ok(Ok((Rc::new(CpuDevice::new()), format!("{OWN} cpu"))));
+    };
+    match CudaCompute::new(gpu, cublas) {
+        Ok(mut device) => {
+            let name = device.products();
+            device.reserve(rows, columns)?;
+            Ok(Ok((Rc::new(device), name)))
+        }
+        // A machine without the library has much else to measure.
+        Err(error @ Error::Library { .. }) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
     }
 }
 
@@ -131,26 +146,27 @@ fn weight(
 }
 
 /// An experiment on a kernel of a layer.
-pub(super) fn any(context: &Context, probe: &Probe) -> Result<Prepared> {
+pub(super) fn any(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepared> {
     match probe {
-        Probe::Gemm { .. } => gemm(context, probe),
-        Probe::Experts { .. } => experts(context, probe),
+        Probe::Gemm { .. } => gemm(context, cublas, probe),
+        Probe::Experts { .. } => experts(context, cublas, probe),
         _ => attention(context, probe),
     }
 }
 
 /// A dense product.
-fn gemm(context: &Context, probe: &Probe) -> Result<Prepared> {
+fn gemm(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepared> {
     let Probe::Gemm { m, n, k, weights } = *probe else {
         return Ok(Err("not a product".into()));
     };
     let Some(format) = format(weights) else {
         return Ok(Err(format!("no kernel multiplies {weights}")));
     };
-    let Some((device, name)) = compute(context)? else {
-        return Ok(Err("no library of products on this backend".into()));
-    };
     let (m, n, k) = (m as usize, n as usize, k as usize);
+    let (device, name) = match compute(context, cublas, [m, k])? {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
     let all: Vec<Weight> = (0..copies(context, n * k * format.bytes()))
         .map(|_| weight(device.as_ref(), "weight", format, [1, n, k]))
         .collect::<Result<_>>()?;
@@ -164,7 +180,7 @@ fn gemm(context: &Context, probe: &Probe) -> Result<Prepared> {
 }
 
 /// Sorting by expert, grouped products, activation, weighted sum: one layer's experts.
-fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
+fn experts(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepared> {
     let Probe::Experts {
         tokens,
         experts,
@@ -179,9 +195,6 @@ fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
     let Some(format) = format(weights) else {
         return Ok(Err(format!("no kernel multiplies {weights}")));
     };
-    let Some((device, _)) = compute(context)? else {
-        return Ok(Err("no grouped products on this backend".into()));
-    };
     let [rows, experts, top_k, hidden, intermediate] =
         [tokens, experts, top_k, hidden, intermediate].map(|x| x as usize);
     if top_k > experts {
@@ -190,6 +203,11 @@ fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
         )));
     }
     let pairs = rows * top_k;
+    let widest = hidden.max(intermediate);
+    let (device, _) = match compute(context, cublas, [pairs, widest])? {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
     let bytes = 3 * experts * hidden * intermediate * format.bytes();
     let dev = device.as_ref();
     let all: Vec<(Weight, Weight)> = (0..copies(context, bytes))
@@ -246,6 +264,8 @@ fn experts(context: &Context, probe: &Probe) -> Result<Prepared> {
             top_k,
             first: 0,
             experts,
+            tiles: &tiles,
+            wide,
         };
         let (up, down) = &all[turn % all.len()];
         device.sort_pairs(&routing)?;

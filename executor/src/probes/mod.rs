@@ -36,6 +36,8 @@ pub struct ProbesJob {
     pub budget_seconds: f64,
     /// Where rank 0 appends a line a sample, each on disk before the next experiment begins.
     pub journal: Option<PathBuf>,
+    /// cuBLASLt, where the user named a file or folder.
+    pub cublas_path: Option<PathBuf>,
 }
 
 /// What happened.
@@ -85,7 +87,7 @@ impl ProbesJob {
         };
         let begin = Instant::now();
         let budget = Duration::from_secs_f64(self.budget_seconds.clamp(0.0, 1e6));
-        let mut bench = Bench::new(context, self.largest())?;
+        let mut bench = Bench::new(context, self.largest(), self.cublas_path.clone())?;
         for (done, experiment) in self.experiments.iter().enumerate() {
             context.report(&Progress {
                 done,

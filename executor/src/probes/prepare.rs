@@ -1,6 +1,7 @@
 //! From an experiment to work that can be repeated.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use parplan_profiles::calibration::{
@@ -36,6 +37,8 @@ pub(super) type Prepared = std::result::Result<(String, Outcome), String>;
 pub(super) struct Bench {
     anchor: Anchor,
     largest: usize,
+    /// cuBLASLt, where the user named it.
+    cublas: Option<PathBuf>,
     /// By registration: buffers of the largest size, and the pool that keeps them registered.
     windows: BTreeMap<BufferRegistration, (Option<WindowPool<NcclRegistrar>>, Buffers)>,
     /// Peer memory; none where the GPUs do not reach each other, with the reason.
@@ -61,8 +64,9 @@ fn repeated(enqueue: Enqueue) -> Outcome {
 }
 
 impl Bench {
-    pub fn new(context: &Context, largest: usize) -> Result<Self> {
+    pub fn new(context: &Context, largest: usize, cublas: Option<PathBuf>) -> Result<Self> {
         Ok(Bench {
+            cublas,
             anchor: Anchor::new(context)?,
             largest,
             windows: BTreeMap::new(),
@@ -137,7 +141,9 @@ impl Bench {
             | Probe::Experts { .. }
             | Probe::DecodeGqa { .. }
             | Probe::DecodeMla { .. }
-            | Probe::PrefillGqa { .. } => kernels::any(context, &experiment.probe),
+            | Probe::PrefillGqa { .. } => {
+                kernels::any(context, self.cublas.as_deref(), &experiment.probe)
+            }
         }
     }
 
