@@ -258,8 +258,6 @@ fn experts(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Pr
             weights: &shares,
             order: &order,
             offsets: &offsets,
-            tiles: &tiles,
-            wide,
             rows,
             top_k,
             first: 0,
