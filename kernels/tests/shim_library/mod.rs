@@ -1,5 +1,7 @@
 //! The CUDA sources as a library of the host, for the tests that run them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // tests, helper functions included
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
