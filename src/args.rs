@@ -4,7 +4,9 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod bench;
 mod explore;
+mod launch;
 mod library;
 mod question;
 mod recommend;
@@ -12,7 +14,9 @@ mod side;
 mod split;
 mod values;
 
+pub use bench::{BenchArgs, BenchManner, BenchTraffic};
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
+pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
@@ -55,6 +59,13 @@ pub enum Command {
     Explore(ExploreArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
+    /// Start what was planned, watch it, and hold its own report against the plan
+    Launch(Box<LaunchArgs>),
+    /// Drive an OpenAI-compatible server with planned traffic, and compare with the plan
+    Bench(BenchArgs),
+    /// Keep an engine for `launch`; not started by hand
+    #[command(hide = true)]
+    Keep,
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
     Run(crate::run::Arguments),
     /// Print completions for a shell

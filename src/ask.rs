@@ -13,7 +13,7 @@ pub mod choice;
 mod names;
 pub mod space;
 mod traffic;
-mod workload;
+pub mod workload;
 
 pub use assume::Assumptions;
 pub use names::{DEFAULT_ENGINE, as_path, library, model_named, user_folder};

@@ -5,11 +5,14 @@
 
 pub mod args;
 pub mod ask;
+pub mod bench;
 pub mod commands;
 pub mod explore;
 pub mod failure;
 pub mod files;
+pub mod http;
 pub mod json;
+pub mod launch;
 pub mod launching;
 pub mod output;
 pub mod render;

@@ -26,6 +26,7 @@ pub const PORT_STEP: u16 = 100;
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LaunchSpec {
     /// Path or repository of the model.
     pub model: String,
@@ -86,6 +87,7 @@ pub struct LaunchSpec {
 
 /// Speculative decoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Speculation {
     /// How drafts are made.
     pub method: DraftMethod,
