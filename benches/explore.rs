@@ -5,7 +5,8 @@
 
 use divan::Bencher;
 use parplan::args::{Typed, question};
-use parplan::explore::form::{Form, Vocabulary};
+use parplan::explore::field::Vocabulary;
+use parplan::explore::form::Form;
 use parplan::explore::planning::{Resolved, Sweep};
 use parplan::explore::state::State;
 use parplan::explore::theme::Theme;

@@ -8,6 +8,7 @@
 pub mod edit;
 pub mod event;
 pub mod export;
+pub mod field;
 pub mod form;
 pub mod grid;
 pub mod journal;
@@ -30,7 +31,8 @@ use crate::ask;
 use crate::failure::Failure;
 use crate::output::Style;
 use event::{Effect, Event};
-use form::{Form, Vocabulary};
+use field::Vocabulary;
+use form::Form;
 use planning::Resolved;
 use state::{Ended, State};
 use std::io::IsTerminal;

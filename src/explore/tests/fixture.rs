@@ -1,7 +1,8 @@
 //! Answers with figures written down here, so that pictures of them change with the views alone and
 //! not with what the planner predicts.
 
-use super::super::form::{Form, Vocabulary};
+use super::super::field::Vocabulary;
+use super::super::form::Form;
 use super::super::planning::{Detail, Diff, Pin, Resolved, Sweep, Table};
 use super::super::state::State;
 use crate::args::Typed;

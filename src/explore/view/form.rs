@@ -1,6 +1,7 @@
 //! The question: fields under headings, the meaning of the one under the cursor below.
 
-use super::super::form::{Editing, Field};
+use super::super::field::Field;
+use super::super::form::Editing;
 use super::super::grid::{clean, cut, width};
 use super::super::state::{Focus, Seen, State};
 use super::super::theme::Theme;
