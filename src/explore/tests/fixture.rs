@@ -240,7 +240,6 @@ pub fn plan(layout: Layout, symmetric_memory: bool, throughput: f64, tpot: f64) 
         memory_fraction: 0.88,
         receive_interval: 1,
         chunk_tokens: 8192,
-        receive_interval: 1,
         warnings: Vec::new(),
     }
 }
