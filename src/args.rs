@@ -68,6 +68,8 @@ pub enum Command {
     Keep,
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
     Run(crate::run::Arguments),
+    /// Run a plan of the builtin executor here, and hold it against the prediction
+    Exec(Box<crate::exec::ExecArgs>),
     /// Print completions for a shell
     Completions(CompletionsArgs),
     /// Print the man page, or write one page a command into a folder

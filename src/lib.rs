@@ -7,6 +7,7 @@ pub mod args;
 pub mod ask;
 pub mod bench;
 pub mod commands;
+pub mod exec;
 pub mod explore;
 pub mod failure;
 pub mod files;

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
         Command::Launch(args) => return parplan::launch::main(&args, style),
         Command::Bench(args) => parplan::bench::run(&args, style),
         Command::Keep => return parplan::launch::keep(),
+        Command::Exec(args) => return parplan::exec::main(&args),
         Command::Recommend(args) => commands::recommend::run(&args, style),
         Command::Estimate(args) => commands::estimate::run(&args, style),
         Command::Explain(args) => commands::explain::run(&args, style),

@@ -395,3 +395,129 @@ fn a_missing_nccl_is_named() {
         end.stderr
     );
 }
+
+/// Every kernel and every path of a stack, small, against the float64 reference: from
+/// graphs and eagerly, decode and prefill.
+#[test]
+#[ignore = "needs 2 GPUs"]
+fn stacks_on_gpus_equal_the_float64_reference() {
+    let small = [
+        "stack",
+        "--backend",
+        "nccl",
+        "--scale",
+        "8",
+        "--layers",
+        "2",
+        "--context",
+        "100",
+        "--repeats",
+        "2",
+        "--check",
+        "--json",
+    ];
+    let cases: [&[&str]; 8] = [
+        &[
+            "--model",
+            "llama-3.1-70b",
+            "--batch",
+            "3,5",
+            "--prefill",
+            "70",
+            "--graph",
+        ],
+        &["--model", "qwen3-235b", "--batch", "80", "--graph"],
+        &[
+            "--model",
+            "deepseek-v3",
+            "--kv",
+            "fp8",
+            "--batch",
+            "3",
+            "--prefill",
+            "70",
+            "--graph",
+        ],
+        &[
+            "--model",
+            "qwen3-235b",
+            "--batch",
+            "3",
+            "--tp",
+            "2",
+            "--ep",
+            "2",
+            "--graph",
+            "--symmetric",
+        ],
+        &[
+            "--model",
+            "qwen3-235b",
+            "--batch",
+            "3",
+            "--tp",
+            "2",
+            "--dcp",
+            "2",
+            "--graph",
+        ],
+        &[
+            "--model",
+            "deepseek-v3",
+            "--weights",
+            "bf16",
+            "--batch",
+            "3",
+            "--tp",
+            "2",
+            "--dcp",
+            "2",
+            "--dcp-merge",
+            "a2a",
+            "--graph",
+        ],
+        &[
+            "--model",
+            "deepseek-v3",
+            "--weights",
+            "bf16",
+            "--requests",
+            "3,1",
+            "--tp",
+            "2",
+            "--attn-dp",
+            "2",
+            "--mode",
+            "sum-len",
+            "--graph",
+            "--buckets",
+            "4",
+        ],
+        &[
+            "--model",
+            "deepseek-v3",
+            "--weights",
+            "bf16",
+            "--batch",
+            "3",
+            "--tp",
+            "2",
+            "--attn-dp",
+            "2",
+            "--ep",
+            "2",
+            "--all-to-all",
+            "--graph",
+        ],
+    ];
+    for case in cases {
+        let end = finished(run(&[&small[..], case].concat()));
+        assert_eq!(end.code(), Some(0), "{case:?}: {}", end.stderr);
+        let result = json(&end.stdout);
+        for step in result["steps"].as_array().unwrap() {
+            // A step above the tolerance fails the run; here that it was compared at all.
+            let error = step["distance"]["relative_error"].as_f64().unwrap();
+            assert!(error > 1e-4, "{case:?}: {error}");
+        }
+    }
+}

@@ -96,6 +96,15 @@ pub enum Error {
         why: String,
     },
 
+    /// cuBLASLt returned an error.
+    #[error("cuBLASLt: {call} failed: {why}")]
+    Cublas {
+        /// The call, with the shape.
+        call: String,
+        /// The library's text.
+        why: String,
+    },
+
     /// A result differs from the reference.
     #[error("wrong result: {0}")]
     Wrong(String),

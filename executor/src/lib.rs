@@ -9,6 +9,7 @@ pub mod bench;
 mod buffer;
 pub mod comm;
 pub mod conformance;
+pub mod cublaslt;
 pub mod cuda;
 mod deadline;
 mod device;

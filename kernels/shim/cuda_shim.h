@@ -1,11 +1,14 @@
-// Runs SIMT kernels under g++: one std::thread for each CUDA thread, a barrier for
-// each block. Enough for kernels without warp intrinsics, textures or inline PTX.
+// Runs SIMT kernels under g++: one std::thread for each CUDA thread, barriers for each
+// block and each warp. Enough for kernels without textures or inline PTX. Shared memory
+// is static, so kernels that use it run one block after the other.
 #pragma once
 #include <barrier>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <sched.h>
 #include <thread>
 #include <vector>
@@ -14,6 +17,7 @@
 #define __global__
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __shared__ static
 
 struct uint2 {
     unsigned x, y;
@@ -31,6 +35,40 @@ inline thread_local ShimDim threadIdx, blockIdx, blockDim, gridDim;
 inline thread_local std::barrier<>* shim_block_barrier = nullptr;
 
 inline void __syncthreads() { shim_block_barrier->arrive_and_wait(); }
+
+// A warp's shuffles go through one slot a lane.
+struct ShimWarp {
+    std::barrier<> barrier{32};
+    uint32_t slots[32];
+};
+inline thread_local ShimWarp* shim_warp = nullptr;
+
+inline void __syncwarp() { shim_warp->barrier.arrive_and_wait(); }
+
+template <class T>
+inline T shim_shuffle(T value, unsigned from) {
+    static_assert(sizeof(T) == 4, "shuffles move 4 bytes");
+    const unsigned lane = threadIdx.x % 32;
+    std::memcpy(&shim_warp->slots[lane], &value, 4);
+    __syncwarp();
+    T result = value;
+    if (from < 32) std::memcpy(&result, &shim_warp->slots[from], 4);
+    __syncwarp();
+    return result;
+}
+template <class T>
+inline T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+    return shim_shuffle(value, (threadIdx.x % 32) ^ mask);
+}
+template <class T>
+inline T __shfl_up_sync(unsigned, T value, unsigned by) {
+    const unsigned lane = threadIdx.x % 32;
+    return shim_shuffle(value, lane >= by ? lane - by : lane);
+}
+
+inline int atomicAdd(int* at, int value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 
 // All threads of all blocks at once: kernels that wait for other blocks or ranks
 // rely on being resident together.
@@ -51,4 +89,29 @@ inline void shim_launch(unsigned blocks, unsigned threads, const std::function<v
         }
     }
     for (auto& t : all) t.join();
+}
+
+// One block after the other, whole warps of threads: for kernels with shared memory or
+// shuffles.
+inline void shim_launch_in_turn(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+    // Static shared memory serves one launch at a time.
+    static std::mutex one;
+    std::lock_guard<std::mutex> hold(one);
+    for (unsigned b = 0; b < blocks; b++) {
+        std::barrier<> block(threads);
+        std::vector<ShimWarp> warps(threads / 32);
+        std::vector<std::thread> all;
+        for (unsigned t = 0; t < threads; t++) {
+            all.emplace_back([&, t] {
+                threadIdx = {t, 0, 0};
+                blockIdx = {b, 0, 0};
+                blockDim = {threads, 1, 1};
+                gridDim = {blocks, 1, 1};
+                shim_block_barrier = &block;
+                shim_warp = &warps[t / 32];
+                kernel();
+            });
+        }
+        for (auto& t : all) t.join();
+    }
 }

@@ -1,5 +1,6 @@
 // C entry points for the tests: each runs one kernel of the .cu files on host memory.
 #define PARPLAN_SHIM
+#include "../cuda/layer.cu"
 #include "../cuda/peer.cu"
 #include "../cuda/rows.cu"
 
@@ -31,5 +32,79 @@ void shim_peer(u32 op, const PeerArgs* args, const void* send, void* recv, u64 w
             case 4: parplan_all_reduce_two_shot_bf16(*args, in, out, words); break;
         }
     });
+}
+
+void shim_synthetic(u32 fp8, void* out, const u64* rows, u64 count, u64 columns, u64 full, u64 column, u64 seed, float scale, float offset,
+                    float unit) {
+    shim_launch_in_turn(2, 32, [&] {
+        if (fp8)
+            parplan_synthetic_e4m3(out, rows, count, columns, full, column, seed, scale, offset, unit);
+        else
+            parplan_synthetic_bf16(out, rows, count, columns, full, column, seed, scale, offset, unit);
+    });
+}
+
+void shim_quantise(void* out, const void* in, float inverse_unit, u64 words) {
+    shim_launch_in_turn(1, 32, [&] { parplan_quantise_e4m3((uint2*)out, (const Eight*)in, inverse_unit, words); });
+}
+
+void shim_add_rms_norm(void* out, void* residual, const void* delta, const void* weight, float eps, u64 words, u32 rows) {
+    shim_launch_in_turn(rows, 64, [&] {
+        parplan_add_rms_norm((Eight*)out, (Eight*)residual, (const Eight*)delta, (const Eight*)weight, eps, words);
+    });
+}
+
+void shim_add_bf16(void* to, const void* from, u64 words) {
+    shim_launch_in_turn(2, 32, [&] { parplan_add_bf16((Eight*)to, (const Eight*)from, words); });
+}
+
+void shim_rope_gqa(const u16* qkv, u16* q, const u16* q_norm, const u16* k_norm, const CacheArgs* a, u32 q_heads, u32 kv_heads, u32 dim,
+                   float eps, u32 rows) {
+    shim_launch_in_turn(rows, 64, [&] { parplan_rope_gqa(qkv, q, q_norm, k_norm, *a, q_heads, kv_heads, dim, eps); });
+}
+
+void shim_rope_latent(const u16* in, u16* q, const u16* q_norm, const u16* kv_norm, const CacheArgs* a, u32 q_lora, u32 kv_lora, u32 rope,
+                      float eps, u32 rows) {
+    shim_launch_in_turn(rows, 64, [&] { parplan_rope_latent(in, q, q_norm, kv_norm, *a, q_lora, kv_lora, rope, eps); });
+}
+
+void shim_rope_queries(const u16* from, u16* to, const float* cos_sin, u32 heads, u32 nope, u32 kv_lora, u32 rope, u32 rows) {
+    shim_launch_in_turn(rows, 32, [&] { parplan_rope_queries(from, to, cos_sin, heads, nope, kv_lora, rope); });
+}
+
+void shim_silu_mul(void* out, const void* gate_up, u64 rows, u64 words, const int* limit) {
+    shim_launch_in_turn(2, 32, [&] { parplan_silu_mul((Eight*)out, (const Eight*)gate_up, rows, words, limit); });
+}
+
+void shim_route(const float* logits, int* ids, float* weights, u32 rows, u32 experts, u32 top_k) {
+    shim_launch_in_turn((rows + ROUTE_WARPS - 1) / ROUTE_WARPS, 32 * ROUTE_WARPS,
+                        [&] { parplan_route(logits, ids, weights, rows, experts, top_k); });
+}
+
+void shim_sort_pairs(const int* ids, int* order, int* offsets, void* tiles, u32 pairs, int first, u32 experts, u32 tile_rows,
+                     u32 max_tiles) {
+    shim_launch_in_turn(1, 1024, [&] { parplan_sort_pairs(ids, order, offsets, (uint2*)tiles, pairs, first, experts, tile_rows, max_tiles); });
+}
+
+void shim_sum_experts(void* out, const void* outputs, const int* ids, const float* weights, const void* base, u32 top_k, int first,
+                      u32 experts, u64 words, u32 rows) {
+    shim_launch_in_turn(rows, 32, [&] {
+        parplan_sum_experts((Eight*)out, (const Eight*)outputs, ids, weights, (const Eight*)base, top_k, first, experts, words);
+    });
+}
+
+void shim_pack_rows(void* packed, const void* rows, const int* ids, const float* weights, u32 count, u32 top_k, u32 experts, u64 words,
+                    u64 packed_words, u32 parts) {
+    shim_launch_in_turn(parts * count, 32, [&] {
+        parplan_pack_rows((uint4*)packed, (const uint4*)rows, ids, weights, count, top_k, experts, words, packed_words);
+    });
+}
+
+void shim_unpack_choices(int* ids, float* weights, const void* packed, u32 rows, u32 top_k, u64 words, u64 packed_words) {
+    shim_launch_in_turn(2, 32, [&] { parplan_unpack_choices(ids, weights, (const uint4*)packed, rows, top_k, words, packed_words); });
+}
+
+void shim_sum_parts(void* out, const void* parts, const void* base, u64 count, u64 words) {
+    shim_launch_in_turn(2, 32, [&] { parplan_sum_parts((Eight*)out, (const Eight*)parts, (const Eight*)base, count, words); });
 }
 }

@@ -56,8 +56,13 @@ pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
 /// Merges of attention over ranks.
 pub const ATTENTION_MERGE: Module = module!("attention_merge");
 
+/// The small operations of a decoder layer.
+pub const LAYER: Module = module!("layer");
+/// Products of many experts in one launch.
+pub const GROUPED: Module = module!("grouped");
+
 /// Every module.
-pub const MODULES: [Module; 7] = [
+pub const MODULES: [Module; 9] = [
     ROWS,
     PEER,
     ATTENTION_PLAN,
@@ -65,6 +70,8 @@ pub const MODULES: [Module; 7] = [
     ATTENTION_MLA,
     ATTENTION_MLA_WGMMA,
     ATTENTION_MERGE,
+    LAYER,
+    GROUPED,
 ];
 
 /// `(u4* global, const u4* local, const u64 place[2], u64 total_rows, u64 row_words)`
@@ -116,6 +123,8 @@ mod tests {
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
             (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
             (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
+            (LAYER, crate::layer::names::ALL.to_vec()),
+            (GROUPED, crate::layer::Grouped::NAMES.to_vec()),
         ];
         assert_eq!(named.len(), MODULES.len());
         for (module, kernels) in named {

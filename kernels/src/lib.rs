@@ -5,5 +5,6 @@
 
 pub mod attention;
 pub mod launch;
+pub mod layer;
 pub mod peer;
 pub mod reference;

@@ -48,6 +48,7 @@ fn no_kernel_spills_and_none_outgrows_its_launch() {
             gqa if gqa.starts_with("parplan_gqa_") => 2 * 128,
             "parplan_mla_bf16_wgmma" => 512,
             mla if mla.starts_with("parplan_mla_") => 256,
+            grouped if grouped.starts_with("parplan_grouped_") => 4 * 128,
             // 512 threads a block, two blocks resident.
             _ => 2 * 512,
         };

@@ -41,9 +41,9 @@ pub enum What {
 /// What all runs take.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// What computes and communicates.
-    #[arg(long, value_enum, default_value = "cpu")]
-    backend: BackendName,
+    /// What computes and communicates [default: cpu; nccl for exec].
+    #[arg(long, value_enum)]
+    backend: Option<BackendName>,
     /// Ranks on this machine [default: 2 on the CPU, all GPUs with nccl].
     #[arg(long)]
     pub ranks: Option<usize>,
@@ -181,18 +181,32 @@ fn bytes(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Common {
+    /// The backend that was named, or else `default`.
+    pub fn backend_or(&self, default: Backend) -> Backend {
+        match self.backend {
+            Some(BackendName::Cpu) => Backend::Cpu,
+            Some(BackendName::Nccl) => Backend::Nccl,
+            None => default,
+        }
+    }
+
+    /// Names the backend.
+    pub fn set_backend(&mut self, backend: Backend) {
+        self.backend = Some(match backend {
+            Backend::Cpu => BackendName::Cpu,
+            Backend::Nccl => BackendName::Nccl,
+        });
+    }
+
     /// Whether ranks run on GPUs.
     pub fn on_gpus(&self) -> bool {
-        self.backend == BackendName::Nccl
+        self.backend == Some(BackendName::Nccl)
     }
 
     /// The job that does `work` this way.
     pub fn job(&self, work: Work) -> Job {
         Job {
-            backend: match self.backend {
-                BackendName::Cpu => Backend::Cpu,
-                BackendName::Nccl => Backend::Nccl,
-            },
+            backend: self.backend_or(Backend::Cpu),
             nccl_path: self.nccl_path.clone(),
             limits: Limits {
                 meet: Duration::from_secs_f64(self.meet),
@@ -414,11 +428,11 @@ impl Gather {
         {
             return Ok(identity.world);
         }
-        match (self.common.ranks, self.common.backend) {
+        match (self.common.ranks, self.common.backend_or(Backend::Cpu)) {
             (Some(0), _) => Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
             (Some(n), _) => Ok(n),
-            (None, BackendName::Cpu) => Ok(2),
-            (None, BackendName::Nccl) => parplan_executor::cuda::device_count(),
+            (None, Backend::Cpu) => Ok(2),
+            (None, Backend::Nccl) => parplan_executor::cuda::device_count(),
         }
     }
 }

@@ -16,8 +16,8 @@ use parplan_executor::ranks::{Plan, from_environment, supervise};
 use parplan_executor::rendezvous::Secret;
 use parplan_executor::{Error, Result};
 
-pub use arguments::Arguments;
-use arguments::{Common, What};
+use arguments::What;
+pub use arguments::{Arguments, Common};
 
 /// Runs the command; what goes wrong is said on standard error.
 pub fn main(arguments: Arguments) -> ExitCode {
@@ -37,7 +37,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Starts the ranks, or becomes one where a launcher did.
+/// Starts the ranks, or becomes one where a launcher did; prints the result.
 fn start(common: &Common, job: &Job) -> Result<u8> {
     let launched = match common.no_launcher {
         true => None,
@@ -46,6 +46,19 @@ fn start(common: &Common, job: &Job) -> Result<u8> {
     if let Some((launcher, identity)) = launched {
         return rank::launched(common, job, launcher, identity);
     }
+    let (code, result) = collect(common, job)?;
+    if let Some(result) = &result {
+        tables::print(job, result, common.json)?;
+    }
+    Ok(code)
+}
+
+/// Runs a job under a supervisor: its exit code, and rank 0's result where there is one.
+///
+/// # Errors
+/// What keeps the ranks from being started; what goes wrong later is reported on standard
+/// error and in the code.
+pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Value>)> {
     let local_world = match common.ranks {
         Some(0) => return Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
         Some(n) => n,
@@ -77,10 +90,7 @@ fn start(common: &Common, job: &Job) -> Result<u8> {
     };
     let run = supervise(&plan, |note| eprintln!("{note}"))?;
     outcome::report(&run, &logs, common.logs.is_some());
-    if let Some(result) = &run.result {
-        tables::print(job, result, common.json)?;
-    }
-    Ok(run.exit_code())
+    Ok((run.exit_code(), run.result))
 }
 
 /// The secret of the environment, if there is one.

@@ -7,6 +7,7 @@ use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKer
 use cudarc::nvrtc::Ptx;
 use parplan_kernels::attention::{AttentionArgs, BulkArgs, MergeArgs};
 use parplan_kernels::launch::MODULES;
+use parplan_kernels::layer::{CacheArgs, GroupedArgs};
 use parplan_kernels::peer::PeerArgs;
 
 use super::{Gpu, Inside, cuda};
@@ -19,6 +20,8 @@ pub enum Argument {
     Address(u64),
     /// A 64-bit count.
     U64(u64),
+    /// A 32-bit count.
+    U32(u32),
     /// A single.
     F32(f32),
     /// The fixed part of a peer collective.
@@ -29,6 +32,10 @@ pub enum Argument {
     Merge(MergeArgs),
     /// The fixed part of an exchange by plain stores.
     Bulk(BulkArgs),
+    /// The cache that a rotary kernel writes.
+    Cache(CacheArgs),
+    /// The arguments of a grouped product.
+    Grouped(GroupedArgs),
 }
 
 /// `MergeArgs` as a kernel argument.
@@ -51,6 +58,20 @@ struct AttentionRepr(AttentionArgs);
 
 // SAFETY: `AttentionArgs` is repr(C), plain data, and mirrors the struct in attention.cuh.
 unsafe impl DeviceRepr for AttentionRepr {}
+
+/// `CacheArgs` as a kernel argument.
+#[repr(transparent)]
+struct CacheRepr(CacheArgs);
+
+// SAFETY: `CacheArgs` is repr(C), plain data, and mirrors the struct in layer.cu.
+unsafe impl DeviceRepr for CacheRepr {}
+
+/// `GroupedArgs` as a kernel argument.
+#[repr(transparent)]
+struct GroupedRepr(GroupedArgs);
+
+// SAFETY: `GroupedArgs` is repr(C), plain data, and mirrors the struct in grouped.cu.
+unsafe impl DeviceRepr for GroupedRepr {}
 
 /// `PeerArgs` as a kernel argument.
 #[repr(transparent)]
@@ -199,7 +220,10 @@ impl Kernels {
         // Launch arguments are taken by reference, so they need a place of their own.
         enum Slot {
             U64(u64),
+            U32(u32),
             F32(f32),
+            Cache(CacheRepr),
+            Grouped(GroupedRepr),
             Peer(PeerRepr),
             Attention(AttentionRepr),
             Merge(MergeRepr),
@@ -209,7 +233,10 @@ impl Kernels {
             .iter()
             .map(|a| match a {
                 Argument::Address(v) | Argument::U64(v) => Slot::U64(*v),
+                Argument::U32(v) => Slot::U32(*v),
                 Argument::F32(v) => Slot::F32(*v),
+                Argument::Cache(v) => Slot::Cache(CacheRepr(*v)),
+                Argument::Grouped(v) => Slot::Grouped(GroupedRepr(*v)),
                 Argument::Peer(v) => Slot::Peer(PeerRepr(*v)),
                 Argument::Attention(v) => Slot::Attention(AttentionRepr(*v)),
                 Argument::Merge(v) => Slot::Merge(MergeRepr(*v)),
@@ -220,7 +247,10 @@ impl Kernels {
         for slot in &slots {
             match slot {
                 Slot::U64(v) => builder.arg(v),
+                Slot::U32(v) => builder.arg(v),
                 Slot::F32(v) => builder.arg(v),
+                Slot::Cache(v) => builder.arg(v),
+                Slot::Grouped(v) => builder.arg(v),
                 Slot::Peer(v) => builder.arg(v),
                 Slot::Attention(v) => builder.arg(v),
                 Slot::Merge(v) => builder.arg(v),

@@ -12,8 +12,8 @@ use crate::cuda::{Graph, Record};
 use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, Distance, Narrowed, Op, Phase, Prepared, Quantiles, Runner, StackSpec,
-    StepSpec, Timeline, graph_mark_us, uses_fp8,
+    Breakdown, Compute, CudaCompute, Distance, Narrowed, Op, Phase, Prepared, Quantiles, Runner,
+    StackSpec, StepSpec, Timeline, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
@@ -166,12 +166,12 @@ impl StackJob {
         let no_group = || Error::Mismatch("no group for the stack".into());
         let (device, products, free): (Box<dyn Compute>, _, _) = match &context.gpu {
             Some(gpu) => {
-                let _ = gpu;
-                return Err(Error::Unusable(
-                    "the stack runs with --backend cpu so far".into(),
-                ));
+                let before = gpu.memory()?.0;
+                let compute = CudaCompute::new(gpu, self.cublas_path.as_deref())?;
+                let products = compute.products();
+                (Box::new(compute), products, Some(before))
             }
-            None => (Box::new(CpuDevice::new()), "cpu".to_owned(), None::<u64>),
+            None => (Box::new(CpuDevice::new()), "cpu".to_owned(), None),
         };
         let (world, registrar): (Box<dyn Communicator>, _) = match &mut context.nccl {
             Some(nccl) => {

@@ -60,7 +60,7 @@ fn in_path(path: &Path) -> Result<PathBuf> {
 }
 
 /// Roots of the Python environments in use: the activated ones, and that of `python3`.
-fn python_environments(env: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+pub(crate) fn python_environments(env: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
     let mut roots: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
         .iter()
         .filter_map(|n| env(n))

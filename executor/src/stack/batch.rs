@@ -162,14 +162,17 @@ impl Cache {
         };
         let page = paging.page_size;
         let mut rows = vec![0; paging.slots() * kv_heads];
+        let unit = paging.interleave;
         for r in 0..paging.requests {
-            for local in 0..paging.pages * page {
-                let unit = paging.interleave;
-                let p = local / unit * unit * paging.ranks + paging.rank * unit + local % unit;
-                let slot = paging.slot(r, local);
-                for head in 0..kv_heads {
-                    let at = (slot / page * kv_heads + head) * page + slot % page;
-                    rows[at] = cached_row(token(place.dp, r, p), first + head);
+            for i in 0..paging.pages {
+                let begin = paging.page(r, i) * kv_heads * page;
+                for offset in 0..page {
+                    let local = i * page + offset;
+                    let p = local / unit * unit * paging.ranks + paging.rank * unit + local % unit;
+                    for head in 0..kv_heads {
+                        rows[begin + head * page + offset] =
+                            cached_row(token(place.dp, r, p), first + head);
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The operations of a decoder layer on one rank.
 
+use parplan_kernels::layer::Grouped;
 use parplan_kernels::reference::{GqaRow, Synthetic};
 
 use super::spec::Format;
@@ -56,6 +57,10 @@ pub struct Routing<'a> {
     pub order: &'a View,
     /// i32 `[experts + 1]`: first slot of each local expert, and the end.
     pub offsets: &'a View,
+    /// Scratch of the sorting, [`tile_bytes`] long; the grouped products read it.
+    pub tiles: &'a View,
+    /// Tiles for many rows an expert, or for few.
+    pub wide: bool,
     /// Rows.
     pub rows: usize,
     /// Choices of a row.
@@ -72,6 +77,12 @@ impl Routing<'_> {
     pub fn pairs(&self) -> usize {
         self.rows * self.top_k
     }
+}
+
+/// Bytes of [`Routing::tiles`] for so many pairs and local experts.
+#[must_use]
+pub fn tile_bytes(wide: bool, pairs: usize, experts: usize) -> usize {
+    (Grouped::max_tiles(wide, pairs, experts) + 1) * 8
 }
 
 /// Which rows a grouped product reads, and which it writes.
@@ -197,20 +208,6 @@ pub trait Compute: Device {
         cos_sin: &View,
     ) -> Result<()>;
 
-    /// Each head of `out` (bf16 `[rows, dim]`) times `exp(lse[rank] − log Σ_r exp(lse[r]))`,
-    /// `lse` being f32 `[ranks, rows]`; zero where no rank saw anything.
-    ///
-    /// # Errors
-    /// See [`add_rms_norm`](Compute::add_rms_norm).
-    fn correct_by_lse(
-        &self,
-        out: &View,
-        lse: &View,
-        ranks: usize,
-        rank: usize,
-        dim: usize,
-    ) -> Result<()>;
-
     /// `silu(gate) · up` of rows `[gate | up]`, `width` wide each. With `limit`, an i32 in
     /// device memory, only that many rows count.
     ///
@@ -237,14 +234,13 @@ pub trait Compute: Device {
         weights: &View,
     ) -> Result<()>;
 
-    /// Fills `order` and `offsets` from `ids`.
+    /// Fills `order`, `offsets` and `tiles` from `ids`.
     ///
     /// # Errors
     /// See [`add_rms_norm`](Compute::add_rms_norm).
     fn sort_pairs(&self, routing: &Routing<'_>) -> Result<()>;
 
-    /// One product for each local expert over its rows. `wide` picks tiles for many rows
-    /// an expert.
+    /// One product for each local expert over its rows.
     ///
     /// # Errors
     /// See [`add_rms_norm`](Compute::add_rms_norm).
@@ -255,7 +251,6 @@ pub trait Compute: Device {
         y: &View,
         routing: &Routing<'_>,
         rows: GroupedRows,
-        wide: bool,
     ) -> Result<()>;
 
     /// Weighted sum of the local experts' outputs (`[rows · top_k, hidden]`, by pairs) and

@@ -249,32 +249,6 @@ impl Compute for CpuDevice {
         put(to.view, &out)
     }
 
-    fn correct_by_lse(
-        &self,
-        out: &View,
-        lse: &View,
-        ranks: usize,
-        rank: usize,
-        dim: usize,
-    ) -> Result<()> {
-        let (mut values, lse) = (get::<bf16>(out)?, get::<f32>(lse)?);
-        let rows = values.len() / dim;
-        for (i, head) in values.chunks_exact_mut(dim).enumerate() {
-            let of = |r: usize| lse[r * rows + i];
-            let largest = (0..ranks).map(of).fold(f32::NEG_INFINITY, f32::max);
-            let factor = if of(rank) == f32::NEG_INFINITY {
-                0.0
-            } else {
-                (of(rank) - largest).exp()
-                    / (0..ranks).map(|r| (of(r) - largest).exp()).sum::<f32>()
-            };
-            for v in head {
-                *v = bf16::from_f32(v.to_f32() * factor);
-            }
-        }
-        put(out, &values)
-    }
-
     fn silu_mul(
         &self,
         out: &View,
@@ -328,7 +302,6 @@ impl Compute for CpuDevice {
         y: &View,
         routing: &Routing<'_>,
         rows: GroupedRows,
-        _: bool,
     ) -> Result<()> {
         let (order, offsets) = (get::<i32>(routing.order)?, get::<i32>(routing.offsets)?);
         let (weight, input) = (

@@ -5,7 +5,7 @@ use parplan_kernels::reference::GqaRow;
 
 use super::attend::{Attention, attention_op};
 use super::batch::{Batch, Cache, Paging};
-use super::compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, packed_row};
+use super::compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, packed_row, tile_bytes};
 use super::groups::{Groups, Over, Path};
 use super::memory::Work;
 use super::op::Op;
@@ -497,6 +497,10 @@ impl At<'_> {
         let (device, n, ranks) = (self.device, self.rows.local, self.spec.shard_of.dcp);
         let (heads, qk, out_dim) = (shape.heads(), shape.qk_dim(), shape.out_dim());
         let all = heads * ranks;
+        if n == 0 {
+            // No rank of the group has rows.
+            return work.get(device, "attention rows", 0);
+        }
         let mut q = query.clone();
         if ranks > 1 {
             // Queries of the whole group, rank by rank.
@@ -515,9 +519,6 @@ impl At<'_> {
         marks.mark(attention_op(step.phase))?;
         let out = work.get(device, "attention rows", n * all * out_dim * 2)?;
         let lse = work.get(device, "attention LSE", n * all * 4)?;
-        if n == 0 {
-            return Ok(out);
-        }
         let planned = step.attention.of(shape)?;
         device.attention(
             &planned.shape,
@@ -554,17 +555,24 @@ impl At<'_> {
         let (device, n, ranks) = (self.device, self.rows.local, self.spec.shard_of.dcp);
         let own = n * heads * dim * 2;
         let merged = work.get(device, "merged outputs", own)?;
+        let rank = self.place.dcp;
+        let merged_lse = work.get(device, "merged LSE", n * heads * 4)?;
         let Some(group) = step.groups.dcp() else {
-            // One rank of the group is at hand: its own part, corrected by itself.
-            device.correct_by_lse(out, lse, 1, 0, dim)?;
-            device.copy(&merged, &out.sub(self.place.dcp * own, own)?)?;
+            // One rank of the group is at hand: the correction runs as it would, and its
+            // own part stands for the sum.
+            let all = work.get(device, "LSE of the DCP group", lse.len() * ranks)?;
+            for r in 0..ranks {
+                device.copy(&all.sub(r * lse.len(), lse.len())?, lse)?;
+            }
+            device.correct_rank(out, &all, rank, ranks, dim, &merged_lse)?;
+            device.copy(&merged, &out.sub(rank * own, own)?)?;
             return Ok(merged);
         };
         match self.spec.dcp_merge {
             DcpMerge::ReduceScatter => {
                 let all = work.get(device, "LSE of the DCP group", lse.len() * ranks)?;
                 group.all_gather(lse, &all)?;
-                device.correct_by_lse(out, &all, ranks, group.rank(), dim)?;
+                device.correct_rank(out, &all, rank, ranks, dim, &merged_lse)?;
                 group.reduce_scatter(out, &merged, DType::Bf16, ReduceOp::Sum)?;
             }
             DcpMerge::AllToAll => {
@@ -572,10 +580,7 @@ impl At<'_> {
                 let lses = work.get(device, "LSE of the DCP group", lse.len())?;
                 group.all_to_all(out, &theirs)?;
                 group.all_to_all(lse, &lses)?;
-                for r in 0..ranks {
-                    device.correct_by_lse(&theirs.sub(r * own, own)?, &lses, ranks, r, dim)?;
-                }
-                device.sum_parts(&merged, &theirs, ranks, None)?;
+                device.merge_ranks(&theirs, &lses, ranks, dim, &merged, &merged_lse)?;
             }
         }
         Ok(merged)
@@ -674,7 +679,13 @@ impl At<'_> {
         let logits = work.get(device, "router logits", n * experts * 4)?;
         let input = Rows::dense(input, self.spec.hidden);
         device.linear(router, input, Rows::dense(&logits, experts), n, true)?;
-        let routing = OwnedRouting::new(work, device, layer, n, ["choices", "weights of choices"])?;
+        let routing = OwnedRouting::new(
+            work,
+            (device, self.spec),
+            layer,
+            n,
+            ["choices", "weights of choices"],
+        )?;
         let view = routing.view();
         device.route(&logits, experts, top_k, view.ids, view.weights)?;
         if let Some(kept) = self.recorded {
@@ -715,37 +726,20 @@ impl At<'_> {
         routing: &Routing<'_>,
         base: Option<&View>,
     ) -> Result<()> {
-        let (BlockWeights::Moe { up, down, .. }, BlockShape::Moe { experts, .. }) =
-            (&layer.block_weights, layer.block)
-        else {
+        let BlockWeights::Moe { up, down, .. } = &layer.block_weights else {
             return Err(Error::Wrong("a dense layer has no experts".into()));
         };
         let (device, hidden) = (self.device, self.spec.hidden);
         let pairs = routing.pairs();
-        let wide = pairs / experts.max(1) >= self.spec.wide_tiles_from;
         device.sort_pairs(routing)?;
         let middle = work.get(device, "expert gates and ups", pairs * up.n * 2)?;
-        device.grouped(
-            up,
-            input,
-            &middle,
-            routing,
-            GroupedRows::TokensToSlots,
-            wide,
-        )?;
+        device.grouped(up, input, &middle, routing, GroupedRows::TokensToSlots)?;
         let narrow = work.get(device, "expert activations", pairs * down.k * 2)?;
         let end = routing.offsets.sub(routing.experts * 4, 4)?;
         device.silu_mul(&narrow, &middle, down.k, Some(&end))?;
         let results = work.get(device, "expert results", pairs * hidden * 2)?;
         let narrow = Rows::dense(&narrow, down.k);
-        device.grouped(
-            down,
-            narrow,
-            &results,
-            routing,
-            GroupedRows::SlotsToPairs,
-            wide,
-        )?;
+        device.grouped(down, narrow, &results, routing, GroupedRows::SlotsToPairs)?;
         device.sum_experts(out, &results, routing, hidden, base)
     }
 
@@ -774,7 +768,7 @@ impl At<'_> {
         let group = step.groups.tp().ok_or_else(no_group)?;
         group.all_to_all(&packed, &received.sub(0, n * here * row)?)?;
         let names = ["choices of all ranks", "weights of all ranks"];
-        let theirs = OwnedRouting::new(work, device, layer, n * real, names)?;
+        let theirs = OwnedRouting::new(work, (device, self.spec), layer, n * real, names)?;
         device.unpack_choices(&theirs.view(), &received, hidden)?;
         marks.mark(Op::Experts)?;
         let results = work.get(device, "results for other ranks", n * real * hidden * 2)?;
@@ -794,6 +788,8 @@ struct OwnedRouting {
     weights: View,
     order: View,
     offsets: View,
+    tiles: View,
+    wide: bool,
     rows: usize,
     top_k: usize,
     first: usize,
@@ -803,12 +799,13 @@ struct OwnedRouting {
 impl OwnedRouting {
     fn new(
         work: &mut Work,
-        device: &dyn Compute,
+        (device, spec): (&dyn Compute, &StackSpec),
         layer: &Layer,
         rows: usize,
         [ids, weights]: [&'static str; 2],
     ) -> Result<Self> {
         let BlockShape::Moe {
+            experts,
             local,
             first_expert,
             top_k,
@@ -817,11 +814,16 @@ impl OwnedRouting {
         else {
             return Err(Error::Wrong("a dense layer has no choices".into()));
         };
+        // Shares of a layout see the rows of all ranks: rows an expert are those of all.
+        let wide = rows * top_k / experts.max(1) >= spec.wide_tiles_from;
+        let tiles = tile_bytes(wide, rows * top_k, local);
         Ok(OwnedRouting {
             ids: work.get(device, ids, rows * top_k * 4)?,
             weights: work.get(device, weights, rows * top_k * 4)?,
             order: work.get(device, "sorted pairs", rows * top_k * 4)?,
             offsets: work.get(device, "expert offsets", (local + 1) * 4)?,
+            tiles: work.get(device, "tiles", tiles)?,
+            wide,
             rows,
             top_k,
             first: first_expert,
@@ -835,6 +837,8 @@ impl OwnedRouting {
             weights: &self.weights,
             order: &self.order,
             offsets: &self.offsets,
+            tiles: &self.tiles,
+            wide: self.wide,
             rows: self.rows,
             top_k: self.top_k,
             first: self.first,

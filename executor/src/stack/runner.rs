@@ -106,6 +106,7 @@ impl Runner {
         let mut note = |what: &str, before: u64, now: u64| {
             memory.push((what.to_owned(), now.saturating_sub(before)));
         };
+        note("library workspace", 0, meter.current());
         let start = meter.current();
         let layers = spec
             .layers
@@ -125,7 +126,7 @@ impl Runner {
         let widest = widest_input(&spec, &layers);
         let all = rows * spec.shard_of.attn_dp;
         device.reserve(all, widest)?;
-        note("product workspace", start, meter.current());
+        note("quantised rows", start, meter.current());
         let groups = Groups::new(device.as_ref(), &spec, world)?;
         let runner = Runner {
             device,

@@ -3,6 +3,7 @@
 use half::bf16;
 use thiserror::Error;
 
+use super::E4M3_MAX;
 use crate::attention::{Kind, KvType, Shape, Shard};
 
 /// What an attention reads. Layouts as the kernels have them.
@@ -93,22 +94,14 @@ pub fn f32_to_e4m3(value: f32) -> u8 {
     if value.is_nan() {
         return sign | 0x7f;
     }
-    let magnitude = f64::from(value.abs());
-    // Codes 0 to 126 rise with their value.
-    let above = (0u8..=126)
-        .find(|b| e4m3_to_f64(*b) >= magnitude)
-        .unwrap_or(126);
-    let below = above.saturating_sub(u8::from(e4m3_to_f64(above) > magnitude));
-    let (up, down) = (
-        e4m3_to_f64(above) - magnitude,
-        magnitude - e4m3_to_f64(below),
-    );
-    let nearest = if up < down || up == down && above % 2 == 0 {
-        above
-    } else {
-        below
-    };
-    sign | nearest
+    let magnitude = value.abs().min(E4M3_MAX);
+    // Steps are 2^-3 of the power of two below, but never less than 2^-9.
+    let exponent = ((magnitude.to_bits() >> 23) as i32 - 127).max(-6);
+    let step = f32::from_bits(((exponent - 3 + 127) as u32) << 23);
+    // Division by a power of two is exact; rounding to whole steps is the only rounding.
+    let steps = (magnitude / step).round_ties_even() as u8;
+    // 8 steps of the smallest exponent are its first normal value, 16 of any the next power.
+    sign | ((((exponent + 6) as u8) << 3) + steps)
 }
 
 fn stored(cache: &[u8], kv: KvType, element: usize) -> f64 {
@@ -255,5 +248,23 @@ mod tests {
         assert_eq!(e4m3_to_f64(f32_to_e4m3(1e9)), 448.0);
         assert_eq!(e4m3_to_f64(f32_to_e4m3(17.0)), 16.0); // a tie, to even
         assert_eq!(e4m3_to_f64(f32_to_e4m3(19.0)), 20.0);
+    }
+
+    #[test]
+    fn every_e4m3_code_survives_and_everything_between_goes_to_the_nearest() {
+        let of = |c: u8| e4m3_to_f64(c) as f32;
+        for c in 0..0x7f_u8 {
+            assert_eq!(f32_to_e4m3(of(c)), c);
+            assert_eq!(f32_to_e4m3(-of(c)), c | 0x80);
+        }
+        for c in 0..0x7e_u8 {
+            let middle = f32::midpoint(of(c), of(c + 1));
+            assert_eq!(f32_to_e4m3(middle), c + c % 2, "{middle}");
+            assert_eq!(f32_to_e4m3(middle.next_down()), c);
+            assert_eq!(f32_to_e4m3(middle.next_up()), c + 1);
+        }
+        assert_eq!(f32_to_e4m3(1e30), 0x7e);
+        assert_eq!(f32_to_e4m3(f32::INFINITY), 0x7e);
+        assert_eq!(f32_to_e4m3(f32::NAN) & 0x7f, 0x7f);
     }
 }

@@ -167,7 +167,11 @@ pub fn route(logits: &[f32], top_k: usize) -> (Vec<i32>, Vec<f32>) {
         }
     };
     let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| of(*b).total_cmp(&of(*a)).then(a.cmp(b)));
+    // Never NaN: see `of`. Zeros of either sign are equal.
+    order.sort_by(|a, b| {
+        let by_score = of(*b).partial_cmp(&of(*a));
+        by_score.unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b))
+    });
     order.truncate(top_k);
     let largest = order.first().map_or(0.0, |e| of(*e));
     let weights: Vec<f32> = order

@@ -15,7 +15,7 @@ use parplan_profiles::Dtype;
 
 use super::arguments::Common;
 use crate::args::{KvFormat, weight_format};
-pub use spec::{Choices, smaller, spec_of};
+pub use spec::{Choices, share_of, smaller, spec_of};
 pub use table::print;
 
 /// `parplan run stack`

@@ -78,6 +78,24 @@ pub fn spec_of(model: &ModelProfile, choices: &Choices) -> Result<(StackSpec, Ve
     Ok((spec, notes))
 }
 
+/// The model with `layers` layers, of every kind in its proportion.
+///
+/// # Errors
+/// [`Error::Unusable`] for more layers than it has, or none.
+pub fn share_of(model: &ModelProfile, layers: usize) -> Result<ModelProfile> {
+    let groups = share(model, Some(layers))?
+        .into_iter()
+        .map(|(group, count)| LayerGroup {
+            count: count as u32,
+            ..group.clone()
+        })
+        .collect();
+    Ok(ModelProfile {
+        layers: groups,
+        ..model.clone()
+    })
+}
+
 /// How many layers of each group: its share of the model's depth, but at least one as
 /// long as there are layers for all.
 fn share(model: &ModelProfile, layers: Option<usize>) -> Result<Vec<(&LayerGroup, usize)>> {

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests, helper functions included
 
+mod layer;
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;

@@ -1,0 +1,166 @@
+//! Launch description of a decoder layer's kernels; `cuda/layer.cu` and
+//! `cuda/grouped.cu` say what each computes.
+
+/// Entry points of `cuda/layer.cu`.
+#[allow(missing_docs)] // described once, beside the kernels
+pub mod names {
+    pub const SYNTHETIC_BF16: &str = "parplan_synthetic_bf16";
+    pub const SYNTHETIC_E4M3: &str = "parplan_synthetic_e4m3";
+    pub const QUANTISE_E4M3: &str = "parplan_quantise_e4m3";
+    pub const ADD_RMS_NORM: &str = "parplan_add_rms_norm";
+    pub const ADD_BF16: &str = "parplan_add_bf16";
+    pub const ROPE_GQA: &str = "parplan_rope_gqa";
+    pub const ROPE_LATENT: &str = "parplan_rope_latent";
+    pub const ROPE_QUERIES: &str = "parplan_rope_queries";
+    pub const SILU_MUL: &str = "parplan_silu_mul";
+    pub const ROUTE: &str = "parplan_route";
+    pub const SORT_PAIRS: &str = "parplan_sort_pairs";
+    pub const SUM_EXPERTS: &str = "parplan_sum_experts";
+    pub const PACK_ROWS: &str = "parplan_pack_rows";
+    pub const UNPACK_CHOICES: &str = "parplan_unpack_choices";
+    pub const SUM_PARTS: &str = "parplan_sum_parts";
+
+    /// All of them.
+    pub const ALL: [&str; 15] = [
+        SYNTHETIC_BF16,
+        SYNTHETIC_E4M3,
+        QUANTISE_E4M3,
+        ADD_RMS_NORM,
+        ADD_BF16,
+        ROPE_GQA,
+        ROPE_LATENT,
+        ROPE_QUERIES,
+        SILU_MUL,
+        ROUTE,
+        SORT_PAIRS,
+        SUM_EXPERTS,
+        PACK_ROWS,
+        UNPACK_CHOICES,
+        SUM_PARTS,
+    ];
+}
+
+/// Threads of the kernels that take a row a block, or a stride over words.
+pub const THREADS: u32 = 256;
+/// Rows of a block of the routing kernel, a warp each.
+pub const ROUTE_WARPS: u32 = 4;
+/// Threads of the sorting kernel's one block, and the most experts.
+pub const SORT_THREADS: u32 = 1024;
+
+/// Mirror of `struct CacheArgs` in `cuda/layer.cu`, passed by value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // described once, in the source
+pub struct CacheArgs {
+    pub slots: u64,
+    pub cos_sin: u64,
+    pub keys: u64,
+    pub values: u64,
+    pub page: u32,
+    pub fp8: u32,
+}
+
+/// Mirror of `struct GroupedArgs` in `cuda/grouped.cu`, passed by value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // described once, in the source
+pub struct GroupedArgs {
+    pub x: u64,
+    pub w: u64,
+    pub y: u64,
+    pub order: u64,
+    pub offsets: u64,
+    pub tiles: u64,
+    pub n: u32,
+    pub k: u32,
+    pub x_pitch: u32,
+    pub top_k: u32,
+    pub max_tiles: u32,
+    pub to_slots: u32,
+    pub scale: f32,
+    pub pad: u32,
+}
+
+/// One grouped product and how it is launched: `(columns / 128, tiles)` blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grouped {
+    /// Entry point; argument `(GroupedArgs)`.
+    pub name: &'static str,
+    /// Rows of a tile.
+    pub rows: u32,
+    /// Dynamic shared memory of a block, bytes.
+    pub shared: u32,
+}
+
+impl Grouped {
+    /// Columns of a block.
+    pub const COLUMNS: u32 = 128;
+    /// Threads of a block.
+    pub const THREADS: u32 = 128;
+    /// Entry points.
+    pub const NAMES: [&str; 4] = [
+        "parplan_grouped_bf16_narrow",
+        "parplan_grouped_bf16_wide",
+        "parplan_grouped_fp8_narrow",
+        "parplan_grouped_fp8_wide",
+    ];
+
+    /// The kernel for weights in fp8 or bf16, for few rows an expert or for many.
+    #[must_use]
+    pub fn choose(fp8: bool, wide: bool, capability: (i32, i32)) -> Self {
+        let rows = Self::tile_rows(wide);
+        let weight = if fp8 { 1 } else { 2 };
+        // A ring of stages of 64 columns of k; the portable PTX, which newer GPUs run
+        // too, has three.
+        let stages = if capability == (9, 0) { 4 } else { 3 };
+        Grouped {
+            name: Self::NAMES[usize::from(fp8) * 2 + usize::from(wide)],
+            rows,
+            shared: stages * 64 * (rows * 2 + Self::COLUMNS * weight),
+        }
+    }
+
+    /// Rows of a tile.
+    #[must_use]
+    pub fn tile_rows(wide: bool) -> u32 {
+        if wide { 64 } else { 16 }
+    }
+
+    /// Tiles that `pairs` rows of at most `experts` experts may make: every expert that
+    /// has a row rounds its rows up.
+    #[must_use]
+    pub fn max_tiles(wide: bool, pairs: usize, experts: usize) -> usize {
+        pairs / Self::tile_rows(wide) as usize + experts.min(pairs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_are_enough_for_the_worst_routing() {
+        for pairs in 0..200usize {
+            for experts in 1..20usize {
+                // One row to each expert but the last, which gets the rest.
+                let ones = experts.saturating_sub(1).min(pairs);
+                let tiles = ones + (pairs - ones).div_ceil(16);
+                assert!(tiles <= Grouped::max_tiles(false, pairs, experts));
+            }
+        }
+    }
+
+    #[test]
+    fn two_blocks_share_a_multiprocessor() {
+        for fp8 in [false, true] {
+            for wide in [false, true] {
+                let hopper = Grouped::choose(fp8, wide, (9, 0));
+                assert!(2 * (hopper.shared + 1024) <= 228 * 1024, "{hopper:?}");
+                let ampere = Grouped::choose(fp8, wide, (8, 0));
+                assert!(2 * (ampere.shared + 1024) <= 164 * 1024, "{ampere:?}");
+                let ada = Grouped::choose(fp8, wide, (8, 9));
+                assert!(ada.shared <= 99 * 1024, "{ada:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the planner says of a step that the executor ran: the same operations, priced.
+
+use parplan_executor::bench::Launch;
+use parplan_executor::gather::Mode;
+use parplan_executor::jobs::StackStep;
+use parplan_executor::stack::{ExpertPath, Op as Measured, Phase, StackSpec};
+use parplan_planner::deployment::{Deployment, Setup};
+use parplan_planner::layout::Layout;
+use parplan_planner::plan::Choice;
+use parplan_planner::question::{Balance, Settings, Spread, Traffic};
+use parplan_planner::step::pass::{Pass, layers};
+use parplan_planner::step::tally::{Op, Tally};
+use parplan_planner::volume::Exchange;
+use parplan_profiles::Dtype;
+use serde::Serialize;
+
+/// A predicted operation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct PredictedOp {
+    /// The kind of work.
+    pub op: Measured,
+    /// Microseconds in the step.
+    pub us: f64,
+}
+
+/// The operations of `step` by the prices of `setup`, whose model has the layers that were
+/// run. Shares of a larger layout are priced as that layout: as its ranks would run them.
+pub fn predict(
+    setup: &Setup<'_>,
+    spec: &StackSpec,
+    step: &StackStep,
+    symmetric: bool,
+) -> Vec<PredictedOp> {
+    let real = &spec.shard_of;
+    let layout = Layout {
+        replicas: 1,
+        tp: real.tp as u32,
+        attention_dp: real.attn_dp as u32,
+        dcp: real.dcp as u32,
+        ep: real.ep as u32,
+        pp: 1,
+        nodes: 1,
+    };
+    let choice = Choice {
+        layout,
+        kv_dtype: match spec.kv {
+            parplan_executor::stack::Format::Bf16 => Dtype::Bf16,
+            parplan_executor::stack::Format::Fp8 => Dtype::Fp8,
+        },
+        cuda_graphs: step.launch == Launch::Graph,
+        symmetric_memory: symmetric,
+        speculative_steps: 0,
+        expert_all_to_all: spec.experts == ExpertPath::AllToAll,
+    };
+    let requests = step.step.requests.iter().copied().max().unwrap_or(0) as f64;
+    let tokens = step.step.q_tokens as f64;
+    let context = step.step.context as f64;
+    // Lengths only matter for what surrounds the step, which is not asked for.
+    let traffic = Traffic {
+        isl: context.max(1.0),
+        osl: 1.0,
+        prompts: Spread::NONE,
+        outputs: Spread::NONE,
+        concurrency: (requests * f64::from(layout.attention_dp)).max(1.0),
+        prefix_hit: 0.0,
+        balance: Balance::Even,
+        waves: 1.0,
+        speculation: None,
+    };
+    let deployment = Deployment::new(setup, &traffic, &Settings::default(), choice);
+    let steps = deployment.steps(&traffic, false);
+    let decode = step.step.phase == Phase::Decode;
+    let pass = Pass {
+        decode_requests: if decode { requests } else { 0.0 },
+        query_tokens: if decode { tokens } else { 1.0 },
+        context,
+        prefill_tokens: if decode { 0.0 } else { requests * tokens },
+        prefill_prompts: if decode { 0.0 } else { requests },
+        prefill_before: if decode { 0.0 } else { context },
+        rows_max: step.rows as f64,
+        rows_sum: step.gathered_rows as f64,
+        graph: step.launch == Launch::Graph,
+        exchange: match (spec.experts, step.mode) {
+            (ExpertPath::AllToAll, _) => Exchange::AllToAll,
+            (ExpertPath::Gathered, None) => Exchange::AllReduce,
+            (ExpertPath::Gathered, Some(Mode::MaxLen)) => Exchange::MaxLen,
+            (ExpertPath::Gathered, Some(Mode::SumLen)) => Exchange::SumLen,
+            (ExpertPath::Gathered, Some(Mode::AllGatherV)) => Exchange::Exact,
+        },
+    };
+    let mut tally = Tally::new();
+    layers(&steps.fixed, &pass, &mut tally);
+    tally.scale_kernels(if decode {
+        setup.overheads.decode_scale
+    } else {
+        setup.overheads.prefill_scale
+    });
+    Measured::ALL
+        .into_iter()
+        .filter_map(|op| {
+            let planned = Op::ALL.into_iter().find(|p| p.name() == op.name())?;
+            let us = tally.us(planned);
+            (us > 0.0).then_some(PredictedOp { op, us })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_measured_kind_has_a_planned_one_of_its_name() {
+        for op in Measured::ALL {
+            assert!(
+                Op::ALL.iter().any(|p| p.name() == op.name()),
+                "{}",
+                op.name()
+            );
+        }
+    }
+}
