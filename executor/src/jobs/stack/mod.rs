@@ -80,6 +80,11 @@ impl StackJob {
                 "--check needs the whole layout at hand: the ranks that --as-shard-of leaves out would change the result".into(),
             ));
         }
+        if context.gpu.is_some() && context.nccl.is_none() {
+            return Err(Error::Unusable(
+                "a stack on GPUs communicates by NCCL: --backend nccl".into(),
+            ));
+        }
         let rank = context.identity.rank;
         let mut memory = Vec::new();
         let no_group = || Error::Mismatch("no group for the stack".into());
