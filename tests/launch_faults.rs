@@ -330,6 +330,9 @@ fn checks_stop_what_cannot_work_and_say_what_to_do() {
         (vec!["--venv", "/no/such/venv"], "has no bin/vllm"),
         (vec!["--skip-preflight", "nvls"], "nvls"),
         (vec!["--isl", "5"], "belongs to a question"),
+        (vec!["--port", "0"], "1..=65535"),
+        (vec!["--deadline", "0"], "above 0"),
+        (vec!["--write", "slurm"], "KIND=FILE"),
     ] {
         let mut command = stage.launch("good", &[]);
         command.args(&more);
@@ -370,6 +373,28 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
         assert_eq!((code, stdout.as_str()), (Some(2), ""), "{part}: {stderr}");
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
+}
+
+#[test]
+fn the_builtin_engine_becomes_our_executor() {
+    let stage = Stage::new();
+    let mut command = stage.launch("good", &["--engine", "builtin", "--", "--layers", "1"]);
+    command.args([
+        "--repeats",
+        "1",
+        "--context",
+        "16",
+        "--batch",
+        "1",
+        "--no-prefill",
+    ]);
+    command.current_dir(stage.folder.path());
+    let (code, stdout, stderr) = output(command);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("decode attention"), "{stdout}");
+    assert!(!stage.folder.path().join("argv").exists());
+    let plan = std::fs::read_to_string(stage.folder.path().join("parplan-exec.json")).unwrap();
+    assert!(plan.contains("\"running_per_rank\": 4"), "{plan}");
 }
 
 #[test]

@@ -45,7 +45,8 @@ pub struct StartArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: String,
     /// Port of the first replica; the next ones follow 100 apart
-    #[arg(long, value_name = "PORT", default_value = "30000")]
+    #[arg(long, value_name = "PORT", default_value = "30000",
+        value_parser = clap::value_parser!(u16).range(1..))]
     pub port: u16,
     /// Virtual environment that holds the engine [default: what PATH finds]
     #[arg(long, value_name = "DIR", env = "PARPLAN_ENGINE_VENV")]

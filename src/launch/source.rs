@@ -55,7 +55,9 @@ impl Start {
         let spec = spec(args, &plan);
         let mut commands =
             launch(&rules, &spec).map_err(|error| Failure::unusable(error.to_string()))?;
-        if let Some(venv) = &args.start.venv {
+        // Our own executor lies in no virtual environment.
+        let venv = args.start.venv.as_ref();
+        if let Some(venv) = venv.filter(|_| rules.dialect != Dialect::Builtin) {
             for node in &mut commands.nodes {
                 inside(node, venv)?;
             }

@@ -268,7 +268,7 @@ pub fn act() {
             std::thread::spawn(|| {
                 let line = format!("{}\n", "flood ".repeat(40));
                 let mut out = std::io::stdout();
-                for _ in 0..400_000 {
+                for _ in 0..100_000 {
                     out.write_all(line.as_bytes()).unwrap();
                 }
             });
