@@ -145,31 +145,13 @@ fn warnings(
     service: &Service,
     kv_concurrency: f64,
 ) -> Vec<String> {
-    let gib = 1024.0 * 1024.0 * 1024.0;
-    let mut out = Vec::new();
-    if d.memory.missing > 0.0 {
-        out.push(format!(
-            "the weights exceed the engine's share of memory by {:.1} GiB: it would not start",
-            d.memory.missing / gib
-        ));
-    } else if d.memory.overcommitted > 0.0 {
-        out.push(format!(
-            "memory is overcommitted by {:.1} GiB: lower the memory fraction or the largest graph",
-            d.memory.overcommitted / gib
-        ));
-    }
+    // Why it cannot serve at all is worded in one place.
+    let mut out: Vec<String> = d.does_not_fit(traffic).into_iter().collect();
     if d.memory.missing <= 0.0 && kv_concurrency < traffic.concurrency {
         out.push(format!(
             "KV memory holds {kv_concurrency:.0} of {:.0} concurrent requests; the others wait {:.0} ms for a place",
             traffic.concurrency,
             service.queue_us / 1e3
-        ));
-    }
-    let longest = d.footprint.longest_request(d.memory.map.kv_cache);
-    if longest < traffic.longest() {
-        out.push(format!(
-            "one request of {:.0} tokens does not fit: the longest that does has {longest:.0}",
-            traffic.longest()
         ));
     }
     if d.choice.layout.attention_dp > 1
