@@ -9,6 +9,7 @@ use crate::plan::{
 };
 use crate::question::{Settings, Traffic};
 use crate::serve::Service;
+use crate::shard::Mixer;
 use crate::step::pass::{self, ACTIVATION_BYTES};
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
@@ -334,6 +335,13 @@ pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<
                 calls
                     .iter_mut()
                     .for_each(|call| call.group = volume::Group::AttentionTp);
+            }
+            if let Mixer::Gqa {
+                shared_norm: true, ..
+            } = shard.mixer
+                && layout.attention_tp() > 1
+            {
+                calls.insert(0, volume::shared_norm(own, layout.attention_tp()));
             }
             if layout.dcp > 1
                 && let Some(shape) = steps.dcp_shape(group, own)
