@@ -9,6 +9,7 @@ use crate::plan::{
 };
 use crate::question::{Settings, Traffic};
 use crate::serve::Service;
+use crate::shard::Mixer;
 use crate::step::pass::{self, ACTIVATION_BYTES};
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
@@ -145,31 +146,13 @@ fn warnings(
     service: &Service,
     kv_concurrency: f64,
 ) -> Vec<String> {
-    let gib = 1024.0 * 1024.0 * 1024.0;
-    let mut out = Vec::new();
-    if d.memory.missing > 0.0 {
-        out.push(format!(
-            "the weights exceed the engine's share of memory by {:.1} GiB: it would not start",
-            d.memory.missing / gib
-        ));
-    } else if d.memory.overcommitted > 0.0 {
-        out.push(format!(
-            "memory is overcommitted by {:.1} GiB: lower the memory fraction or the largest graph",
-            d.memory.overcommitted / gib
-        ));
-    }
+    // Why it cannot serve at all is worded in one place.
+    let mut out: Vec<String> = d.does_not_fit(traffic).into_iter().collect();
     if d.memory.missing <= 0.0 && kv_concurrency < traffic.concurrency {
         out.push(format!(
             "KV memory holds {kv_concurrency:.0} of {:.0} concurrent requests; the others wait {:.0} ms for a place",
             traffic.concurrency,
             service.queue_us / 1e3
-        ));
-    }
-    let longest = d.footprint.longest_request(d.memory.map.kv_cache);
-    if longest < traffic.longest() {
-        out.push(format!(
-            "one request of {:.0} tokens does not fit: the longest that does has {longest:.0}",
-            traffic.longest()
         ));
     }
     if d.choice.layout.attention_dp > 1
@@ -352,6 +335,13 @@ pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<
                 calls
                     .iter_mut()
                     .for_each(|call| call.group = volume::Group::AttentionTp);
+            }
+            if let Mixer::Gqa {
+                shared_norm: true, ..
+            } = shard.mixer
+                && layout.attention_tp() > 1
+            {
+                calls.insert(0, volume::shared_norm(own, layout.attention_tp()));
             }
             if layout.dcp > 1
                 && let Some(shape) = steps.dcp_shape(group, own)

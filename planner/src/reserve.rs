@@ -7,9 +7,7 @@
 
 use crate::graphs::{self, GraphContext};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::engine::rules::{
-    MemoryRule, PrefillReserve, RequestLimit, ReserveRule, ReserveSteps,
-};
+use parplan_profiles::engine::rules::{MemoryRule, PrefillReserve, ReserveRule, ReserveSteps};
 use serde::{Deserialize, Serialize};
 
 /// What a draft model is, as far as the reserve cares.
@@ -212,31 +210,6 @@ fn steps(
     }
 }
 
-/// Requests that one attention-DP rank runs at once, given what its KV cache holds.
-///
-/// `asked` is the number on the command line. Without one, SGLang allows 512 requests for each full
-/// context that fits, within 2048 and 4096 (`model_executor/model_runner.py`), and engines with a
-/// table take its number. No rank runs more than half its tokens, nor none at all.
-pub fn running_per_rank(
-    rules: &EngineRules,
-    context: &GraphContext<'_>,
-    asked: Option<u32>,
-    kv_tokens: u64,
-    context_length: u64,
-) -> u32 {
-    let limit = match (asked, rules.scheduler.requests) {
-        (Some(asked), _) => u64::from(graphs::per_rank(rules, context, asked)),
-        (None, RequestLimit::Server) => {
-            let contexts = kv_tokens as f64 / context_length.max(1) as f64 * 512.0;
-            (contexts as u64).clamp(2048, 4096)
-        }
-        (None, RequestLimit::Engine) => graphs::size_step(rules, context.gpu_mib, context.gpu)
-            .and_then(|step| step.requests)
-            .map_or(256, u64::from),
-    };
-    u32::try_from(limit.min(kv_tokens / 2).max(1)).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -358,29 +331,5 @@ mod tests {
         assert_eq!((trt.value, trt.of), (0.9, FractionOf::FreeForKv));
         let own = memory_fraction(&rules("builtin"), &context, &GRAPHS);
         assert_eq!(own.of, FractionOf::Nothing);
-    }
-
-    #[test]
-    fn running_requests_of_a_rank() {
-        let context = on(81_559, 8, 512);
-        let sglang = rules("sglang");
-        let running = |asked, tokens| running_per_rank(&sglang, &context, asked, tokens, 131_072);
-        // The number on the command line is global: 8 ranks share it.
-        assert_eq!(running(Some(100), 1_000_000), 12);
-        assert_eq!(running(Some(4), 1_000_000), 1);
-        // 1 M tokens are 7.6 contexts, 3906 requests.
-        assert_eq!(running(None, 1_000_000), 3906);
-        assert_eq!(running(None, 100_000), 2048);
-        assert_eq!(running(None, 1_000), 500);
-        assert_eq!(running(None, 0), 1);
-        assert_eq!(running(None, u64::MAX), 4096);
-        assert_eq!(
-            running_per_rank(&rules("vllm"), &context, None, 1_000_000, 131_072),
-            1024
-        );
-        assert_eq!(
-            running_per_rank(&rules("vllm"), &context, Some(100), 1_000_000, 1),
-            100
-        );
     }
 }

@@ -46,6 +46,8 @@ pub enum Group {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
+    /// Sums of squares for a norm of queries and keys over the heads of all ranks.
+    SharedNorm,
     /// Sum of the attention output's partial products.
     AttentionOutput,
     /// Gather of hidden states before the feed-forward block.
@@ -60,6 +62,17 @@ pub enum Purpose {
     DcpMerge,
     /// Expert all-to-all.
     Experts,
+}
+
+/// The sums over ranks of a norm of queries and keys over all heads: two fp32 values a row.
+pub fn shared_norm(rows: f64, ranks: u32) -> Call {
+    Call {
+        purpose: Purpose::SharedNorm,
+        kind: Kind::AllReduce,
+        group: Group::AttentionTp,
+        ranks,
+        bytes: rows * 2.0 * 4.0,
+    }
 }
 
 /// One collective of a layer.

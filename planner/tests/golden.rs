@@ -145,3 +145,34 @@ fn ranks_together_hold_at_least_the_model() {
         );
     }
 }
+
+/// What is priced of MiniMax's norm over the heads of all ranks is in the volume table: two fp32 sums a row.
+#[test]
+fn a_norm_over_all_heads_is_in_the_volume_table() {
+    use parplan_planner::deployment::Deployment;
+    use parplan_planner::estimate;
+    use parplan_planner::question::Settings;
+    use parplan_planner::volume::{Kind, Purpose};
+    let traffic = common::traffic(1024.0, 1024.0, 64.0);
+    let settings = Settings::default();
+    let calls = |tp: u32| {
+        let ground = Ground::new("minimax-m2.5", "h200", "vllm");
+        let setup = ground.setup();
+        let choice = ground.choice(layout(tp, 1, 1, tp));
+        let deployment = Deployment::new(&setup, &traffic, &settings, choice);
+        let service = deployment.serve(&traffic);
+        let volumes = estimate::volumes(&deployment, &traffic, &service);
+        volumes[0].calls.clone()
+    };
+    let norm = calls(8)[0];
+    assert_eq!(
+        (norm.purpose, norm.kind, norm.ranks),
+        (Purpose::SharedNorm, Kind::AllReduce, 8)
+    );
+    assert!((56.0..=80.0).contains(&(norm.bytes / 8.0)), "{norm:?}");
+    assert!(
+        calls(1)
+            .iter()
+            .all(|call| call.purpose != Purpose::SharedNorm)
+    );
+}

@@ -71,6 +71,7 @@ pub fn group(group: Group) -> &'static str {
 /// In words.
 pub fn purpose(purpose: Purpose) -> &'static str {
     match purpose {
+        Purpose::SharedNorm => "QK norm",
         Purpose::AttentionOutput => "attention sum",
         Purpose::Gather => "FFN gather",
         Purpose::Combine => "FFN combine",

@@ -8,7 +8,7 @@ use crate::cost::{
     SparseDecode, SparsePrefill,
 };
 use crate::shard::{Linear, Mixer, ShardGroup};
-use crate::volume::{self, Call, DcpMerge, DcpShape, Group, Kind, Purpose};
+use crate::volume::{self, DcpMerge, DcpShape};
 use parplan_profiles::{Compressed, Dtype, Mla};
 
 impl Meter<'_, '_> {
@@ -167,13 +167,7 @@ impl Meter<'_, '_> {
     /// in one kernel, summed over the ranks as two fp32 values a row, and applied in another.
     fn shared_norm(&mut self, n: f64, rows: f64, width: f64) {
         self.elementwise(n, rows * width * ACTIVATION_BYTES * 3.0, 2.0);
-        let call = Call {
-            purpose: Purpose::AttentionOutput,
-            kind: Kind::AllReduce,
-            group: Group::AttentionTp,
-            ranks: self.fixed.attention_tp,
-            bytes: rows * 2.0 * 4.0,
-        };
+        let call = volume::shared_norm(rows, self.fixed.attention_tp);
         self.call(Op::AttentionReduce, n, &call);
     }
 

@@ -171,7 +171,7 @@ fn layer_group(meter: &mut Meter<'_, '_>, group: &ShardGroup, pass: &Pass) {
     meter.block(group, pass, &rows, exchange, hidden);
     for call in volume::layer(&rows, exchange, has_mixer, has_block).as_slice() {
         let op = match call.purpose {
-            Purpose::AttentionOutput => Op::AttentionReduce,
+            Purpose::SharedNorm | Purpose::AttentionOutput => Op::AttentionReduce,
             Purpose::Gather => Op::Gather,
             _ => Op::Combine,
         };
