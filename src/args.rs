@@ -5,6 +5,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
 mod bench;
+mod calibrate;
 mod explore;
 mod launch;
 mod library;
@@ -15,6 +16,9 @@ mod split;
 mod values;
 
 pub use bench::{BenchArgs, BenchManner, BenchTraffic};
+pub use calibrate::{
+    BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice, VerifyArgs,
+};
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
@@ -59,6 +63,12 @@ pub enum Command {
     Explore(ExploreArgs),
     /// List, show, check or add models, GPUs and engines
     Profiles(ProfilesArgs),
+    /// Measure this machine, so that plans rest on what it does
+    Calibrate(CalibrateArgs),
+    /// Run held-out decoder stacks, and hold predictions against them
+    Verify(VerifyArgs),
+    /// Read results of nccl-tests, SGLang bench_serving, `vllm bench serve` or AIPerf
+    Import(ImportArgs),
     /// Start what was planned, watch it, and hold its own report against the plan
     Launch(Box<LaunchArgs>),
     /// Drive an OpenAI-compatible server with planned traffic, and compare with the plan
@@ -89,6 +99,26 @@ pub fn parse() -> Result<Cli, Failure> {
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
         _ => Failure::unusable(one_line(&error.render().to_string())),
     })
+}
+
+/// The arguments of `recommend` from words, as `calibrate --for` takes them.
+///
+/// # Errors
+/// What clap refuses, in one line.
+pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
+    let all = ["parplan", "recommend"]
+        .into_iter()
+        .chain(words.iter().map(String::as_str));
+    match Cli::try_parse_from(all) {
+        Ok(Cli {
+            command: Command::Recommend(args),
+        }) => Ok(args),
+        Ok(_) => Err(Failure::unusable("--for takes the options of recommend")),
+        Err(error) => Err(Failure::unusable(format!(
+            "--for: {}",
+            one_line(&error.render().to_string())
+        ))),
+    }
 }
 
 /// The command for man pages and completions.

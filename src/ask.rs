@@ -6,9 +6,12 @@ use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced};
+use parplan_profiles::{
+    Calibration, EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced,
+};
 
 pub mod assume;
+pub mod calibrated;
 pub mod choice;
 mod names;
 pub mod space;
@@ -47,13 +50,24 @@ impl Ask {
     /// # Errors
     /// The first thing that cannot be used, with the value and what would be right.
     pub fn resolve(args: &QuestionArgs) -> Result<Ask, Failure> {
+        Ask::resolve_with(args, None)
+    }
+
+    /// As [`Ask::resolve`], with samples that were just measured beside the calibrations that are kept.
+    ///
+    /// # Errors
+    /// As [`Ask::resolve`].
+    pub fn resolve_with(
+        args: &QuestionArgs,
+        measured: Option<&Calibration>,
+    ) -> Result<Ask, Failure> {
         let mut assumptions = Assumptions::default();
         let library = library(args.model.profiles.as_deref());
         let model = names::model(&library, &args.model)?;
-        let gpu = library.gpu(&args.model.gpu)?;
+        let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
-        let efficiency = library.efficiency(&rules.name, &gpu)?;
-        let overheads = library.overheads(&rules.name, &gpu)?;
+        let mut efficiency = library.efficiency(&rules.name, &gpu)?;
+        let mut overheads = library.overheads(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
         let (traffic, slo) = traffic::resolve(
             &args.traffic,
@@ -61,6 +75,15 @@ impl Ask {
             &library,
             &model,
             &settings,
+            &mut assumptions,
+        )?;
+        calibrated::price(
+            &args.model,
+            measured,
+            &rules,
+            &mut gpu,
+            &mut efficiency,
+            &mut overheads,
             &mut assumptions,
         )?;
         assumptions.of_links(&gpu);
@@ -120,6 +143,7 @@ fn settings(
         memory_fraction: typed.memory_fraction,
         max_running_requests: typed.max_running_requests,
         chunk_tokens: typed.chunk_tokens,
+        receive_interval: typed.receive_interval,
         graph_batch_sizes: typed.graph_sizes.as_ref().map(|sizes| sizes.0.clone()),
         context_length: typed.context_length,
     })

@@ -62,6 +62,15 @@ impl Failure {
     }
 }
 
+impl From<parplan_executor::Error> for Failure {
+    fn from(error: parplan_executor::Error) -> Failure {
+        match error.exit_code() {
+            2 => Failure::unusable(error.to_string()),
+            _ => Failure::failed(error.to_string()),
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (Failure::Unusable(message)

@@ -1,6 +1,7 @@
 //! The JSON of parplan's answers: documented in docs/json.md, and stable.
 
 use crate::ask::{Ask, Assumptions};
+use crate::commands::doubt::InDoubt;
 use crate::failure::Failure;
 use crate::launching;
 use crate::render::graphs::Landed;
@@ -45,6 +46,9 @@ pub struct Answer<'a> {
     /// By how much the best misses the limits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub miss: Option<Miss>,
+    /// Candidates that cannot be told apart from the best, from `recommend`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_doubt: Option<&'a [InDoubt]>,
     /// What was computed and how long it took.
     pub stats: &'a Stats,
     /// Volume and steps, from `explain`.
@@ -103,6 +107,7 @@ pub struct Configuration<'a> {
     kv_concurrency: Option<f64>,
     max_running_requests: u32,
     chunk_tokens: u32,
+    receive_interval: u32,
     padding_mode: &'a str,
     exchange: Exchange,
     graph_batch_sizes: &'a [u32],
@@ -139,6 +144,7 @@ impl<'a> Configuration<'a> {
             kv_concurrency: finite(plan.kv_concurrency),
             max_running_requests: plan.max_running_requests,
             chunk_tokens: plan.chunk_tokens,
+            receive_interval: plan.receive_interval,
             padding_mode: plan.padding_mode,
             exchange: plan.exchange,
             graph_batch_sizes: &plan.graph_batch_sizes,
@@ -176,6 +182,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: None,
             miss: None,
+            in_doubt: None,
             stats,
             explained: None,
         }
@@ -201,6 +208,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: None,
             miss: None,
+            in_doubt: None,
             stats,
             explained: None,
         }
@@ -210,6 +218,7 @@ impl<'a> Answer<'a> {
     pub fn of_recommendation(
         ask: &'a Ask,
         answer: &'a Recommendation,
+        doubts: Option<&'a [InDoubt]>,
         stats: &'a Stats,
     ) -> Answer<'a> {
         let rejected = answer.rejected.iter().map(|refused| Rejected {
@@ -233,6 +242,7 @@ impl<'a> Answer<'a> {
             warnings: ask.assumptions.warnings(),
             met_goal: Some(answer.met_goal),
             miss: answer.miss,
+            in_doubt: doubts,
             stats,
             explained: None,
         }

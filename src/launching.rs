@@ -13,6 +13,7 @@ pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
     let ranks = layout.attention_dp.saturating_mul(layout.replicas).max(1);
     LaunchSpec {
         running_per_rank: Some((plan.max_running_requests / ranks).max(1)),
+        receive_interval: (plan.receive_interval > 1).then_some(plan.receive_interval),
         graph_sizes: Some(if choice.cuda_graphs {
             plan.graph_batch_sizes.clone()
         } else {

@@ -6,12 +6,14 @@
 pub mod args;
 pub mod ask;
 pub mod bench;
+pub mod calibration;
 pub mod commands;
 pub mod exec;
 pub mod explore;
 pub mod failure;
 pub mod files;
 pub mod http;
+pub mod import;
 pub mod json;
 pub mod launch;
 pub mod launching;
@@ -20,5 +22,6 @@ pub mod render;
 pub mod run;
 pub mod saved;
 pub mod stats;
+pub mod verify;
 
 pub use failure::Failure;

@@ -73,12 +73,13 @@ fn output(mut command: Command) -> (Option<i32>, String, String) {
 }
 
 const SOON: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_good_engine_is_compared_and_ctrl_c_leaves_nothing() {
     let stage = Stage::new();
     let mut child = spawn(stage.launch("good", &[]));
-    let text = until(&mut child, "Ready after");
+    let text = until(&mut child, "Ready after", READY);
     assert!(text.contains("Ready after"), "{text}");
     // 121,000 tokens of 4096 bytes are about 480 MiB less than planned.
     assert!(
@@ -138,7 +139,7 @@ fn an_engine_that_is_never_ready_is_ended_in_time() {
 fn an_engine_that_dies_later_is_told() {
     let stage = Stage::new();
     let mut child = spawn(stage.launch("dies-later", &[]));
-    until(&mut child, "Ready after");
+    until(&mut child, "Ready after", READY);
     let (code, errors) = ended(child, SOON);
     assert_eq!(code, Some(1));
     assert!(
@@ -153,7 +154,7 @@ fn garbage_and_floods_do_no_harm() {
     for acts in ["garbage", "floods"] {
         let stage = Stage::new();
         let mut child = spawn(stage.launch(acts, &[]));
-        let text = until(&mut child, "Ready after");
+        let text = until(&mut child, "Ready after", READY);
         assert!(!text.contains('\u{1b}'), "{acts}: {text}");
         std::thread::sleep(Duration::from_millis(300));
         signal(&child, Signal::TERM);
@@ -171,7 +172,7 @@ fn garbage_and_floods_do_no_harm() {
 fn an_engine_that_ignores_sigterm_is_killed_after_its_grace() {
     let stage = Stage::new();
     let mut child = spawn(stage.launch("ignores-term", &[]));
-    until(&mut child, "Ready after");
+    until(&mut child, "Ready after", READY);
     let start = Instant::now();
     signal(&child, Signal::TERM);
     let (code, errors) = ended(child, SOON);
@@ -189,7 +190,7 @@ fn an_engine_that_ignores_sigterm_is_killed_after_its_grace() {
 fn a_second_ctrl_c_kills_at_once() {
     let stage = Stage::new();
     let mut child = spawn(stage.launch("ignores-term", &["--grace", "600"]));
-    until(&mut child, "Ready after");
+    until(&mut child, "Ready after", READY);
     signal(&child, Signal::INT);
     std::thread::sleep(Duration::from_millis(500));
     signal(&child, Signal::INT);
@@ -202,7 +203,7 @@ fn a_second_ctrl_c_kills_at_once() {
 fn nothing_is_left_when_parplan_itself_is_killed() {
     let stage = Stage::new();
     let mut child = spawn(stage.launch("good", &[]));
-    until(&mut child, "Ready after");
+    until(&mut child, "Ready after", READY);
     signal(&child, Signal::KILL);
     child.0.wait().unwrap();
     stage.is_gone();
@@ -249,7 +250,7 @@ fn every_text_reaches_the_engine_as_one_word() {
             "$(reboot)",
         ],
     ));
-    until(&mut child, "Ready after");
+    until(&mut child, "Ready after", READY);
     let argv = stage.argv();
     assert_eq!(argv[..2], ["serve".to_owned(), path.to_owned()]);
     let after = |flag: &str| argv[argv.iter().position(|word| word == flag).unwrap() + 1].clone();
@@ -280,7 +281,7 @@ fn the_environment_that_forbids_nvls_is_passed_on() {
     let mut command = stage.launch("good", &[]);
     command.env("NCCL_NVLS_ENABLE", "0");
     let mut child = spawn(command);
-    until(&mut child, "Ready after");
+    until(&mut child, "Ready after", READY);
     assert_eq!(stage.env("NCCL_NVLS_ENABLE").unwrap(), "0");
     assert_eq!(stage.env("PARPLAN_KEEPER"), None);
     signal(&child, Signal::TERM);
@@ -387,7 +388,7 @@ fn a_benchmark_of_failing_servers_is_no_measurement() {
     for (acts, part) in [("refuses", "HTTP 503"), ("cuts-off", "cut off after")] {
         let stage = Stage::new();
         let mut child = spawn(stage.launch(acts, &[]));
-        until(&mut child, "Ready after");
+        until(&mut child, "Ready after", READY);
         let (code, _, stderr) = output({
             let mut bench = Command::new(env!("CARGO_BIN_EXE_parplan"));
             bench.args([

@@ -6,6 +6,8 @@
 //! experiments, `src/` keeps the files. docs/calibration.md has the methods and what they reach.
 
 mod apply;
+pub mod decide;
+pub mod experiments;
 mod figures;
 mod fit;
 mod summary;

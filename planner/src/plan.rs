@@ -265,6 +265,8 @@ pub struct Plan {
     pub kv_concurrency: f64,
     /// Fraction of GPU memory that the launch command gives the engine.
     pub memory_fraction: f64,
+    /// Decode steps between two looks for new requests.
+    pub receive_interval: u32,
     /// Prefill tokens of one pass, as the launch command gives them.
     pub chunk_tokens: u32,
     /// What someone should know about this configuration.

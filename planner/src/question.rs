@@ -276,6 +276,8 @@ pub struct Settings {
     pub max_running_requests: Option<u32>,
     /// Tokens of a prefill chunk or step, in the engine's own unit.
     pub chunk_tokens: Option<u32>,
+    /// Decode steps between two looks for new requests.
+    pub receive_interval: Option<u32>,
     /// Graph sizes to capture.
     pub graph_batch_sizes: Option<Vec<u32>>,
     /// Longest sequence to serve, tokens.

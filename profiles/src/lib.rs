@@ -9,6 +9,7 @@ pub mod gpu;
 pub mod hf;
 pub mod library;
 pub mod model;
+pub mod observed;
 pub mod overheads;
 pub mod params;
 mod validate;

@@ -55,6 +55,10 @@ pub struct ModelArgs {
     /// Nodes that hold them [default: as few as the GPU's node size allows]
     #[arg(long, value_name = "N", value_parser = values::gpus, allow_negative_numbers = true)]
     pub nodes: Option<u32>,
+    /// A calibration to price with, or none [default: those of this GPU in `calibrations` of your
+    /// profiles, and the shipped ones]
+    #[arg(long, value_name = "FILE|none")]
+    pub calibration: Option<String>,
     /// Folder of your own profiles, which come before the built-in ones
     /// [default: parplan/profiles in your configuration folder]
     #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
@@ -177,6 +181,10 @@ pub struct SettingArgs {
     /// Tokens of a prefill chunk or step, as the engine's own flag counts them
     #[arg(long, value_name = "TOKENS", value_parser = values::tokens, allow_negative_numbers = true)]
     pub chunk_tokens: Option<u32>,
+    /// Decode steps between two looks for new requests, where the engine has a flag for it
+    /// [default: that of the engine's public recipes]
+    #[arg(long, value_name = "STEPS", value_parser = values::requests, allow_negative_numbers = true)]
+    pub receive_interval: Option<u32>,
     /// CUDA graph sizes to capture, such as 1,2,4,8
     #[arg(long, value_name = "SIZES", value_parser = values::sizes, allow_negative_numbers = true)]
     pub graph_sizes: Option<Sizes>,

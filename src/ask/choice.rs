@@ -278,6 +278,7 @@ mod tests {
             gpu: "h200".to_owned(),
             gpus,
             nodes,
+            calibration: None,
             profiles: None,
         }
     }

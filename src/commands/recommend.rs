@@ -1,5 +1,6 @@
 //! `recommend`: the best configurations of a space.
 
+use super::doubt;
 use crate::args::RecommendArgs;
 use crate::ask::{Ask, space};
 use crate::failure::Failure;
@@ -36,9 +37,15 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     if let (Some(path), Some(best)) = (&args.ranking.save, answer.ranked.first()) {
         write_whole(path, &saved::plan_file(&ask, best)?, true)?;
     }
+    let doubts = doubt::in_doubt(&ask, &space.settings, &goal, &answer.ranked)?;
     let output = &args.question.output;
     let printed = if output.json {
-        json::print(&json::Answer::of_recommendation(&ask, &answer, &stats))?
+        json::print(&json::Answer::of_recommendation(
+            &ask,
+            &answer,
+            Some(&doubts),
+            &stats,
+        ))?
     } else {
         String::new()
     };
@@ -55,6 +62,7 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     pages::question(&mut page, &ask, space.gpus);
     ranking::verdict(&mut page, &goal, &answer);
     ranking::table(&mut page, &goal, &answer.ranked);
+    page.list("Not told apart from the best", &doubt::lines(&doubts));
     pages::configuration(&mut page, best);
     pages::predicted(&mut page, best);
     launch::commands(&mut page, &launching::commands(&ask, best));

@@ -9,6 +9,7 @@ use parplan_planner::layout::Layout;
 use parplan_planner::plan::Choice;
 use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::step::pass::{Pass, layers};
+use parplan_planner::step::record::Record;
 use parplan_planner::step::tally::{Op, Tally};
 use parplan_planner::volume::Exchange;
 use parplan_profiles::Dtype;
@@ -21,6 +22,8 @@ pub struct PredictedOp {
     pub op: Measured,
     /// Microseconds in the step.
     pub us: f64,
+    /// Spread of the figures behind it: standard deviation of the log ratio.
+    pub sigma: f64,
 }
 
 /// The operations of `step` by the prices of `setup`, whose model has the layers that were
@@ -68,7 +71,9 @@ pub fn predict(
         speculation: None,
     };
     let deployment = Deployment::new(setup, &traffic, &Settings::default(), choice);
-    let steps = deployment.steps(&traffic, false);
+    let record = Record::default();
+    let mut steps = deployment.steps(&traffic, false);
+    steps.fixed.record = Some(&record);
     let decode = step.step.phase == Phase::Decode;
     let pass = Pass {
         decode_requests: if decode { requests } else { 0.0 },
@@ -95,12 +100,25 @@ pub fn predict(
     } else {
         setup.overheads.prefill_scale
     });
+    let ran = record.take();
+    // Operations of one kind mostly share one class, and with it its error.
+    let sigma = |op: Op| {
+        let (mut weighted, mut whole) = (0.0, 0.0);
+        for r in ran.iter().filter(|r| r.op == op) {
+            let us = r.count * r.us;
+            let of_class = setup.costs.spread(r.operation.class(), r.operation.ranks());
+            weighted += us * of_class.unwrap_or(0.5);
+            whole += us;
+        }
+        if whole > 0.0 { weighted / whole } else { 0.5 }
+    };
     Measured::ALL
         .into_iter()
         .filter_map(|op| {
             let planned = Op::ALL.into_iter().find(|p| p.name() == op.name())?;
             let us = tally.us(planned);
-            (us > 0.0).then_some(PredictedOp { op, us })
+            let sigma = sigma(planned);
+            (us > 0.0).then_some(PredictedOp { op, us, sigma })
         })
         .collect()
 }

@@ -89,6 +89,7 @@ impl Order {
                 json::print(&json::Answer::of_recommendation(
                     &ask,
                     &table.answer,
+                    None,
                     &table.stats,
                 ))
             }

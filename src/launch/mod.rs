@@ -25,6 +25,7 @@ use crate::json;
 use crate::output::{self, Style};
 use parplan_planner::launch::{LaunchPlan, NodeCommand};
 use parplan_profiles::engine::Dialect;
+use parplan_profiles::gpu::Vendor;
 use preflight::{Finding, Verdict};
 use serde::Serialize;
 use source::Start;
@@ -130,6 +131,9 @@ async fn run(args: &LaunchArgs, style: Style) -> Result<u8, Failure> {
             }
         )));
     }
+    if start.rules.dialect == Dialect::Builtin {
+        return Err(become_executor(args, &start, &local));
+    }
     let manner = Manner {
         deadline: Duration::from_secs_f64(args.watch.deadline),
         grace: Duration::from_secs_f64(args.watch.grace),
@@ -163,6 +167,39 @@ async fn run(args: &LaunchArgs, style: Style) -> Result<u8, Failure> {
         }
         Outcome::Ready | Outcome::TimedOut => Ok(0),
     }
+}
+
+/// Our own executor is no server: it runs what was planned, prints it beside the prediction and ends.
+/// This process becomes it, so that nothing stands between it and its signals. Only comes back with
+/// the reason why it could not.
+fn become_executor(args: &LaunchArgs, start: &Start, local: &[&NodeCommand]) -> Failure {
+    use std::os::unix::process::CommandExt;
+    if args.watch.detach {
+        return Failure::unusable(
+            "--detach: the builtin executor runs to its end and is no server",
+        );
+    }
+    let [node] = local else {
+        return Failure::unusable(format!(
+            "the plan has {} replicas on this machine, and the builtin executor runs one at a time; \
+             plan --replicas 1",
+            local.len()
+        ));
+    };
+    for (name, content) in &node.files {
+        if let Err(failure) = write_whole(std::path::Path::new(name), content, true) {
+            return failure;
+        }
+    }
+    let Some((program, arguments)) = node.argv.split_first() else {
+        return Failure::failed("the plan has no command");
+    };
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).envs(&node.env);
+    if start.gpu.vendor == Vendor::Cpu {
+        command.args(["--backend", "cpu"]);
+    }
+    Failure::failed(format!("{program}: {}", command.exec()))
 }
 
 const SIGTERM: i32 = rustix::process::Signal::TERM.as_raw();

@@ -1,6 +1,7 @@
 //! `parplan run …`: ranks under a supervisor, or as ranks of another launcher.
 
 mod arguments;
+mod attention;
 mod mode;
 mod outcome;
 mod rank;
@@ -12,7 +13,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use parplan_executor::jobs::{Backend, Job};
-use parplan_executor::ranks::{Plan, from_environment, supervise};
+use parplan_executor::ranks::{
+    Event, Plan, Supervised, from_environment, supervise, supervise_events,
+};
 use parplan_executor::rendezvous::Secret;
 use parplan_executor::{Error, Result};
 
@@ -26,6 +29,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         What::Collectives(a) => a.job().and_then(|job| start(&a.common, &job)),
         What::Gather(a) => a.job().and_then(|job| start(&a.common, &job)),
         What::Sync(a) => a.job().and_then(|job| start(&a.common, &job)),
+        What::Attention(a) => a.job().and_then(|(common, job)| start(&common, &job)),
         What::Stack(a) => a.job().and_then(|(common, job)| start(&common, &job)),
     };
     match code {
@@ -62,7 +66,7 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     let local_world = match common.ranks {
         Some(0) => return Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
         Some(n) => n,
-        None if job.backend == Backend::Nccl => parplan_executor::cuda::device_count()?,
+        None if job.backend != Backend::Cpu => parplan_executor::cuda::device_count()?,
         None => 2,
     };
     if common.nnodes == 0 || common.node_rank >= common.nnodes {
@@ -91,6 +95,39 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     let run = supervise(&plan, |note| eprintln!("{note}"))?;
     outcome::report(&run, &logs, common.logs.is_some());
     Ok((run.exit_code(), run.result))
+}
+
+/// Runs a job on ranks of this machine for another command, which hears of its events. Logs of a good
+/// run are removed.
+///
+/// # Errors
+/// A machine that cannot run so many ranks, or processes that cannot be started.
+pub fn ranks(
+    job: &Job,
+    local_world: usize,
+    limit: Duration,
+    hear: impl FnMut(Event<'_>),
+) -> Result<Supervised> {
+    job.backend
+        .check_machine(local_world, job.nccl_path.as_deref())?;
+    let exe = std::env::current_exe().map_err(Error::io("finding this program"))?;
+    let logs = default_logs();
+    let plan = Plan {
+        command: vec![exe.display().to_string(), "run".into(), "rank".into()],
+        local_world,
+        nnodes: 1,
+        node_rank: 0,
+        rendezvous: None,
+        secret: None,
+        job: serde_json::to_value(job)
+            .map_err(|e| Error::Unusable(format!("the job does not serialise: {e}")))?,
+        logs: logs.clone(),
+        meet_within: job.limits.meet,
+        limit,
+    };
+    let run = supervise_events(&plan, hear)?;
+    outcome::report(&run, &logs, false);
+    Ok(run)
 }
 
 /// The secret of the environment, if there is one.

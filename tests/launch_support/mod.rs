@@ -189,7 +189,7 @@ pub fn spawn(mut command: Command) -> Launched {
 }
 
 /// Waits until standard output has a line with `text`; what came is given back.
-pub fn until(launched: &mut Launched, text: &str) -> String {
+pub fn until(launched: &mut Launched, text: &str, within: Duration) -> String {
     let stdout = launched.0.stdout.take().unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
     // Reads on to the end, so that the pipe never fills.
@@ -199,7 +199,7 @@ pub fn until(launched: &mut Launched, text: &str) -> String {
         }
     });
     let mut all = String::new();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + within;
     loop {
         match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(line) => {

@@ -107,6 +107,49 @@ pub(super) fn facts(context: &Context, monitor: &Monitor) -> Result<Provenance> 
     })
 }
 
+/// What a machine says of itself before any rank is started; names that only the caller knows stay
+/// empty. Opens no context on a GPU.
+///
+/// # Errors
+/// [`crate::Error::Unusable`] where GPUs are asked for and NVML shows none.
+pub fn survey(gpus: bool, ranks: u32) -> Result<Provenance> {
+    let mut out = Provenance {
+        device: processor(),
+        memory_bytes: memory(),
+        count: ranks,
+        backend: if gpus { "nccl" } else { "cpu" }.into(),
+        topology: format!("{ranks} processes over loopback TCP"),
+        host: host(),
+        measured_by: concat!("parplan ", env!("CARGO_PKG_VERSION")).into(),
+        ..Provenance::default()
+    };
+    if !gpus {
+        return Ok(out);
+    }
+    let unusable = |e: nvml_wrapper::error::NvmlError| {
+        crate::Error::Unusable(format!("the GPU cannot be described: NVML says: {e}"))
+    };
+    let nvml = Nvml::init().map_err(unusable)?;
+    let device = nvml.device_by_index(0).map_err(unusable)?;
+    out.device = device.name().map_err(unusable)?;
+    out.memory_bytes = device.memory_info().map_err(unusable)?.total;
+    out.driver = nvml.sys_driver_version().unwrap_or_default();
+    out.cuda = nvml
+        .sys_cuda_driver_version()
+        .map(|v| format!("{}.{}", v / 1000, v % 1000 / 10))
+        .unwrap_or_default();
+    // Up to 18 links on Hopper and Blackwell; numbers beyond a GPU's own answer with an error.
+    let links = (0..32)
+        .filter(|&at| device.link_wrapper_for(at).is_active().unwrap_or(false))
+        .count();
+    out.topology = match (ranks, links) {
+        (1, _) => "one GPU".into(),
+        (n, 0) => format!("{n} GPUs of one machine, no NVLink"),
+        (n, links) => format!("{n} GPUs of one machine, {links} NVLinks each"),
+    };
+    Ok(out)
+}
+
 /// What a measurement between two states should say of them.
 pub(super) fn remarks(before: Option<&GpuState>, after: Option<&GpuState>) -> Vec<String> {
     let mut out = Vec::new();
@@ -131,7 +174,7 @@ pub(super) fn remarks(before: Option<&GpuState>, after: Option<&GpuState>) -> Ve
 }
 
 /// Processor and operating system.
-pub fn host() -> String {
+fn host() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     format!("{}, Linux {}", processor(), release.trim())
 }

@@ -5,6 +5,7 @@
 //! the host's clock around them. Repeats of the experiment alternate with repeats of an anchor, one
 //! and the same small kernel, so that a drift of the clocks shows.
 
+mod kernels;
 mod machine;
 mod prepare;
 mod series;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use parplan_profiles::calibration::{Experiment, GpuState, Journal, Measured, Probe, Provenance};
 use serde::{Deserialize, Serialize};
 
-pub use machine::{Monitor, host, load};
+pub use machine::{Monitor, load, survey};
 use prepare::{Bench, Outcome};
 pub use series::Effort;
 
@@ -35,6 +36,8 @@ pub struct ProbesJob {
     pub budget_seconds: f64,
     /// Where rank 0 appends a line a sample, each on disk before the next experiment begins.
     pub journal: Option<PathBuf>,
+    /// cuBLASLt, where the user named a file or folder.
+    pub cublas_path: Option<PathBuf>,
 }
 
 /// What happened.
@@ -84,7 +87,7 @@ impl ProbesJob {
         };
         let begin = Instant::now();
         let budget = Duration::from_secs_f64(self.budget_seconds.clamp(0.0, 1e6));
-        let mut bench = Bench::new(context, self.largest())?;
+        let mut bench = Bench::new(context, self.largest(), self.cublas_path.clone())?;
         for (done, experiment) in self.experiments.iter().enumerate() {
             context.report(&Progress {
                 done,

@@ -1,12 +1,14 @@
 //! From an experiment to work that can be repeated.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use parplan_profiles::calibration::{
     BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay,
 };
 
+use super::kernels;
 use super::series::{Anchor, Enqueue, Round, Work};
 use crate::bench::Collective;
 use crate::jobs::{Buffers, Context, Point};
@@ -29,19 +31,21 @@ pub(super) enum Outcome {
 }
 
 /// An outcome with the name of who runs, or why there is none.
-type Prepared = std::result::Result<(String, Outcome), String>;
+pub(super) type Prepared = std::result::Result<(String, Outcome), String>;
 
 /// What experiments share: buffers, windows, peers, the anchor.
 pub(super) struct Bench {
     anchor: Anchor,
     largest: usize,
+    /// cuBLASLt, where the user named it.
+    cublas: Option<PathBuf>,
     /// By registration: buffers of the largest size, and the pool that keeps them registered.
     windows: BTreeMap<BufferRegistration, (Option<WindowPool<NcclRegistrar>>, Buffers)>,
     /// Peer memory; none where the GPUs do not reach each other, with the reason.
     peers: Option<std::result::Result<std::rc::Rc<std::cell::RefCell<PeerCollectives>>, String>>,
 }
 
-const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
+pub(super) const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
 
 fn collective(kind: CollectiveKind) -> Collective {
     match kind {
@@ -60,8 +64,9 @@ fn repeated(enqueue: Enqueue) -> Outcome {
 }
 
 impl Bench {
-    pub fn new(context: &Context, largest: usize) -> Result<Self> {
+    pub fn new(context: &Context, largest: usize, cublas: Option<PathBuf>) -> Result<Self> {
         Ok(Bench {
+            cublas,
             anchor: Anchor::new(context)?,
             largest,
             windows: BTreeMap::new(),
@@ -136,7 +141,9 @@ impl Bench {
             | Probe::Experts { .. }
             | Probe::DecodeGqa { .. }
             | Probe::DecodeMla { .. }
-            | Probe::PrefillGqa { .. } => Ok(Err("no kernel of this backend does that".into())),
+            | Probe::PrefillGqa { .. } => {
+                kernels::any(context, self.cublas.as_deref(), &experiment.probe)
+            }
         }
     }
 

@@ -92,7 +92,11 @@ pub(super) fn run(
     let mut repeats = Vec::with_capacity(effort.repeats);
     let mut anchors = Vec::with_capacity(effort.repeats);
     let mut turn = 0usize;
-    for _ in 0..effort.repeats.max(3) {
+    // An operation that is longer than a repeat should be gets fewer of them.
+    let long = us / 1e3 / (effort.repeat_ms * 4.0);
+    let fewer = (effort.repeats as f64 / long.max(1.0)) as usize;
+    let times = agreed(context, shared, fewer.clamp(5, effort.repeats.max(5)))?;
+    for _ in 0..times {
         anchors.push(anchor.time(context)?);
         if shared {
             let one_by_one = graph.is_none() && context.gpu.is_some();

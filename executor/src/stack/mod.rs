@@ -24,7 +24,7 @@ mod weights;
 
 pub use attend::Attention;
 pub use batch::{Batch, Cache, Paging};
-pub use compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, Weight};
+pub use compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, Weight, tile_bytes};
 pub use cuda::CudaCompute;
 pub use groups::{Groups, Over, Path};
 pub use memory::Work;

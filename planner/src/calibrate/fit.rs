@@ -57,6 +57,8 @@ pub(super) struct Problem<'a> {
 const CORNER: f64 = 1.5;
 /// The smallest scale of errors that is believed: the formulas are no better.
 const FINEST: f64 = 0.005;
+/// The scale that a search begins with.
+const BEGIN: f64 = 0.05;
 /// Figures below this are none.
 const LEAST: f64 = 1e-9;
 /// A figure whose interval the samples narrowed by less than this share is an assumption still.
@@ -96,7 +98,8 @@ impl Problem<'_> {
 
     fn search(&self, from: Vec<f64>) -> (Vec<f64>, f64) {
         let mut theta = from;
-        let mut scale = self.scale(&theta);
+        // Not the scale of the start: figures that are far off would make every sample an outlier.
+        let mut scale = BEGIN;
         for _ in 0..ROUNDS {
             let before = theta.clone();
             self.descend(&mut theta, scale);

@@ -6,7 +6,7 @@ use super::summary::median;
 use parplan_profiles::calibration::{
     Before, Class, Errors, Experiment, Parameter, Probe, Range, Sample, Term,
 };
-use parplan_profiles::{EfficiencyProfile, GpuProfile, Overheads};
+use parplan_profiles::{EfficiencyProfile, GpuArchitecture, GpuProfile, Overheads};
 use std::collections::BTreeMap;
 
 /// The GPU with its peaks raised to what samples reached: a measurement above the spec sheet says that
@@ -47,12 +47,22 @@ pub fn terms(
             .or_default()
             .push(sample);
     }
+    // Tables of other architectures say which terms there are, and little of their size.
+    let least_width = match efficiency.architecture {
+        GpuArchitecture::Hopper | GpuArchitecture::Blackwell => 0.0,
+        _ => 2.5,
+    };
     classes
         .into_iter()
         .filter_map(|(class, samples)| {
             let before = Figures::before(class, efficiency, overheads)?;
             let source = Figures::source(class, efficiency, overheads);
-            Some(term(&gpu, class, &before, source, &newest(samples)))
+            let fit = Fit {
+                gpu: &gpu,
+                before,
+                least_width,
+            };
+            Some(fit.term(class, source, &newest(samples)))
         })
         .collect()
 }
@@ -68,66 +78,102 @@ fn newest(samples: Vec<&Sample>) -> Vec<&Sample> {
         .collect()
 }
 
-fn term(
-    gpu: &GpuProfile,
-    class: Class,
-    before: &Figures,
-    source: String,
-    samples: &[&Sample],
-) -> Term {
-    let solution = solve(gpu, before, samples);
-    let fitted = before.with(&solution.values());
-    let mut ranks: Vec<u32> = samples.iter().map(|s| s.experiment.ranks).collect();
-    ranks.sort_unstable();
-    ranks.dedup();
-    let parameters = before
-        .list()
-        .iter()
-        .zip(&solution.figures)
-        .zip(fitted.list())
-        .map(|((figure, fit), end)| {
-            // Where a fraction ended at its peak, so does its interval.
-            let value = fit.value.min(end.start.max(0.0));
-            Parameter {
-                name: figure.name.to_owned(),
-                value,
-                low: fit.low.min(value),
-                high: fit.high.max(value),
-                assumed: fit.assumed,
-            }
-        })
-        .collect();
-    Term {
-        class,
-        implementation: samples
-            .last()
-            .map(|s| s.implementation.clone())
-            .unwrap_or_default(),
-        ranks,
-        samples: samples.len() as u32,
-        residual: solution.residual,
-        leave_one_out: leave_one_out(gpu, before, &fitted, samples),
-        before: (!source.is_empty()).then(|| Before {
-            errors: errors(&ratios(gpu, before, samples)),
-            source,
-        }),
-        parameters,
-        range: ranges(samples),
-    }
+/// One class being fitted.
+struct Fit<'a> {
+    gpu: &'a GpuProfile,
+    before: Figures,
+    least_width: f64,
 }
 
-fn solve(gpu: &GpuProfile, before: &Figures, samples: &[&Sample]) -> Solution {
-    let figures = before.list();
-    let measured: Vec<f64> = samples.iter().map(|s| s.value).collect();
-    let noise: Vec<f64> = samples.iter().map(|s| noise(s)).collect();
-    let us = |p: &[f64], i: usize| before.with(p).us(gpu, &samples[i].experiment);
-    Problem {
-        figures: &figures,
-        measured: &measured,
-        noise: &noise,
-        us: &us,
+impl Fit<'_> {
+    fn term(&self, class: Class, source: String, samples: &[&Sample]) -> Term {
+        let solution = self.solve(samples);
+        let fitted = self.before.with(&solution.values());
+        let mut ranks: Vec<u32> = samples.iter().map(|s| s.experiment.ranks).collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        let parameters = self
+            .before
+            .list()
+            .iter()
+            .zip(&solution.figures)
+            .zip(fitted.list())
+            .map(|((figure, fit), end)| {
+                // Where a fraction ended at its peak, so does its interval.
+                let value = fit.value.min(end.start.max(0.0));
+                Parameter {
+                    name: figure.name.to_owned(),
+                    value,
+                    low: fit.low.min(value),
+                    high: fit.high.max(value),
+                    assumed: fit.assumed,
+                }
+            })
+            .collect();
+        Term {
+            class,
+            implementation: samples
+                .last()
+                .map(|s| s.implementation.clone())
+                .unwrap_or_default(),
+            ranks,
+            samples: samples.len() as u32,
+            residual: solution.residual,
+            leave_one_out: self.leave_one_out(&fitted, samples),
+            before: (!source.is_empty()).then(|| Before {
+                errors: errors(&ratios(self.gpu, &self.before, samples)),
+                source,
+            }),
+            parameters,
+            range: ranges(samples),
+        }
     }
-    .solve()
+
+    fn solve(&self, samples: &[&Sample]) -> Solution {
+        let mut figures = self.before.list();
+        for figure in &mut figures {
+            figure.width = figure.width.max(self.least_width);
+        }
+        let measured: Vec<f64> = samples.iter().map(|s| s.value).collect();
+        let noise: Vec<f64> = samples.iter().map(|s| noise(s)).collect();
+        let us = |p: &[f64], i: usize| self.before.with(p).us(self.gpu, &samples[i].experiment);
+        Problem {
+            figures: &figures,
+            measured: &measured,
+            noise: &noise,
+            us: &us,
+        }
+        .solve()
+    }
+
+    /// Errors of each size by a fit that saw no sample of that size, in place or not, in a graph or not.
+    /// A class with one size is its own judge: then the sample's interval stands for the error.
+    fn leave_one_out(&self, fitted: &Figures, samples: &[&Sample]) -> Errors {
+        let size = |s: &Sample| (s.experiment.ranks, quantities(&s.experiment));
+        let mut sizes = Vec::new();
+        for sample in samples {
+            let own = size(sample);
+            if !sizes.contains(&own) {
+                sizes.push(own);
+            }
+        }
+        if sizes.len() < 2 || matches!(fitted, Figures::Constant { .. }) {
+            let own: Vec<f64> = ratios(self.gpu, fitted, samples)
+                .iter()
+                .zip(samples)
+                .map(|(error, sample)| error.hypot(noise(sample)))
+                .collect();
+            return errors(&own);
+        }
+        let mut all = Vec::with_capacity(samples.len());
+        for left_out in sizes {
+            let (seen, unseen): (Vec<&Sample>, Vec<&Sample>) =
+                samples.iter().copied().partition(|s| size(s) != left_out);
+            let fit = self.before.with(&self.solve(&seen).values());
+            all.extend(ratios(self.gpu, &fit, &unseen));
+        }
+        errors(&all)
+    }
 }
 
 /// Standard deviation of ln value that a sample's own interval says.
@@ -141,40 +187,6 @@ fn ratios(gpu: &GpuProfile, figures: &Figures, samples: &[&Sample]) -> Vec<f64> 
         .iter()
         .map(|s| (figures.us(gpu, &s.experiment) / s.value).ln())
         .collect()
-}
-
-/// Errors of each experiment by a fit of all others. A class with one experiment is its own judge: then
-/// the sample's interval stands for the error.
-fn leave_one_out(
-    gpu: &GpuProfile,
-    before: &Figures,
-    fitted: &Figures,
-    samples: &[&Sample],
-) -> Errors {
-    let mut experiments: Vec<&Experiment> = Vec::new();
-    for sample in samples {
-        if !experiments.iter().any(|e| e.same(&sample.experiment)) {
-            experiments.push(&sample.experiment);
-        }
-    }
-    if experiments.len() < 2 || matches!(fitted, Figures::Constant { .. }) {
-        let own: Vec<f64> = ratios(gpu, fitted, samples)
-            .iter()
-            .zip(samples)
-            .map(|(error, sample)| error.hypot(noise(sample)))
-            .collect();
-        return errors(&own);
-    }
-    let mut all = Vec::with_capacity(samples.len());
-    for left_out in experiments {
-        let (seen, unseen): (Vec<&Sample>, Vec<&Sample>) = samples
-            .iter()
-            .copied()
-            .partition(|s| !s.experiment.same(left_out));
-        let fit = before.with(&solve(gpu, before, &seen).values());
-        all.extend(ratios(gpu, &fit, &unseen));
-    }
-    errors(&all)
 }
 
 /// Sums up ln ratios.

@@ -19,6 +19,9 @@ pub struct Note {
     /// sure they are at others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<Carried>,
+    /// Measured on the machine that is planned for, rather than on others of its kind.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub here: bool,
 }
 
 /// Figures of a collective that were measured at some rank counts only.

@@ -238,6 +238,7 @@ pub fn plan(layout: Layout, symmetric_memory: bool, throughput: f64, tpot: f64) 
         max_running_requests: 160,
         kv_concurrency: 2604.0,
         memory_fraction: 0.88,
+        receive_interval: 1,
         chunk_tokens: 8192,
         warnings: Vec::new(),
     }
