@@ -1,9 +1,10 @@
 //! Files written whole or not at all.
 
 use crate::failure::Failure;
+use std::fs::Permissions;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use tempfile::NamedTempFile;
 
 /// Writes a file beside its place, then moves it there, so that nobody ever reads half of it.
 ///
@@ -27,7 +28,11 @@ pub fn write_whole(path: &Path, text: &str, replace: bool) -> Result<(), Failure
         )));
     }
     std::fs::create_dir_all(folder).map_err(cannot)?;
-    let mut file = NamedTempFile::new_in(folder).map_err(cannot)?;
+    // Readable as any new file is: what the umask leaves.
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(cannot)?;
     file.write_all(text.as_bytes()).map_err(cannot)?;
     file.as_file().sync_all().map_err(cannot)?;
     let moved = if replace {
@@ -47,6 +52,19 @@ pub fn write_whole(path: &Path, text: &str, replace: bool) -> Result<(), Failure
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::NamedTempFile;
+
+    #[test]
+    fn others_may_read_what_they_could_read_of_any_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let about = std::fs::metadata(folder.path().join(name)).unwrap();
+            about.permissions().mode()
+        };
+        std::fs::write(folder.path().join("plain"), "").unwrap();
+        write_whole(&folder.path().join("whole"), "", false).unwrap();
+        assert_eq!(mode("whole"), mode("plain"));
+    }
 
     #[test]
     fn a_file_is_replaced_only_when_asked_and_nothing_is_left_behind() {

@@ -7,7 +7,7 @@ mod cli_support;
 use cli_support::{checked, command, text};
 
 /// Commands that the README shows.
-const COMMANDS: usize = 8;
+const COMMANDS: usize = 9;
 
 const README: &str = include_str!("../README.md");
 
