@@ -241,11 +241,8 @@ fn one(setup: &Setup<'_>, case: &Case, step: &StackStep, whole: bool) -> Judged 
         // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
         Launch::Stream => sum.max(launches),
     };
-    let measured = if whole {
-        step.time.median_us
-    } else {
-        operations.iter().map(|l| l.measured_us).sum()
-    };
+    // One rank that stands for many runs nothing of what they exchange.
+    let measured = step.time.median_us;
     let sigma = variance.sqrt() / sum.max(1e-9);
     let factor = (1.645 * sigma).exp();
     Judged {
