@@ -4,8 +4,10 @@ use crate::failure::Failure;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+mod bench;
 mod calibrate;
 mod explore;
+mod launch;
 mod library;
 mod question;
 mod recommend;
@@ -13,10 +15,12 @@ mod side;
 mod split;
 mod values;
 
+pub use bench::{BenchArgs, BenchManner, BenchTraffic};
 pub use calibrate::{
     BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice, VerifyArgs,
 };
 pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
+pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
     EngineArgs, LimitArgs, ModelArgs, OutputArgs, QuestionArgs, SettingArgs, SwitchArgs,
@@ -65,6 +69,13 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Read results of nccl-tests, SGLang bench_serving, `vllm bench serve` or AIPerf
     Import(ImportArgs),
+    /// Start what was planned, watch it, and hold its own report against the plan
+    Launch(Box<LaunchArgs>),
+    /// Drive an OpenAI-compatible server with planned traffic, and compare with the plan
+    Bench(BenchArgs),
+    /// Keep an engine for `launch`; not started by hand
+    #[command(hide = true)]
+    Keep,
     /// Run collectives, DP gather or metadata sync on this machine's CPU or GPUs
     Run(crate::run::Arguments),
     /// Run a plan of the builtin executor here, and hold it against the prediction

@@ -16,7 +16,7 @@ pub mod choice;
 mod names;
 pub mod space;
 mod traffic;
-mod workload;
+pub mod workload;
 
 pub use assume::Assumptions;
 pub use names::{DEFAULT_ENGINE, as_path, library, model_named, user_folder};
@@ -143,6 +143,7 @@ fn settings(
         memory_fraction: typed.memory_fraction,
         max_running_requests: typed.max_running_requests,
         chunk_tokens: typed.chunk_tokens,
+        receive_interval: typed.receive_interval,
         graph_batch_sizes: typed.graph_sizes.as_ref().map(|sizes| sizes.0.clone()),
         context_length: typed.context_length,
     })

@@ -8,6 +8,7 @@
 pub mod edit;
 pub mod event;
 pub mod export;
+pub mod field;
 pub mod form;
 pub mod grid;
 pub mod journal;
@@ -30,12 +31,14 @@ use crate::ask;
 use crate::failure::Failure;
 use crate::output::Style;
 use event::{Effect, Event};
-use form::{Form, Vocabulary};
+use field::Vocabulary;
+use form::Form;
 use planning::Resolved;
 use state::{Ended, State};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use terminal::{Screen, Watch};
 use theme::Theme;
 use update::update;
@@ -134,16 +137,20 @@ fn screen(
         watch::in_background(reader, events.clone());
     }
     let mut effects = vec![update::ask(&state)];
+    let mut writing: Vec<JoinHandle<()>> = Vec::new();
     loop {
-        for effect in effects.drain(..) {
+        for effect in std::mem::take(&mut effects) {
             match effect {
                 Effect::Plan(job) => worker.submit(*job),
-                Effect::Write(order) => write_in_background(*order, events.clone()),
+                Effect::Write(order) => writing.push(write_in_background(*order, events.clone())),
                 Effect::Mouse(take) => screen.mouse(take)?,
-                Effect::Suspend => screen.suspend()?,
+                Effect::Suspend if terminal::has_shell() => screen.suspend()?,
+                Effect::Suspend => state.say("no shell would continue a stopped process here"),
                 Effect::Redraw => screen.again()?,
                 Effect::Quit => {
                     worker.stop();
+                    // What was ordered is written; a thread that died has said so.
+                    writing.into_iter().for_each(|thread| drop(thread.join()));
                     return Ok(state.ended);
                 }
             }
@@ -172,11 +179,11 @@ fn plan_in_background(worker: Worker, events: mpsc::Sender<Event>) {
     });
 }
 
-fn write_in_background(order: export::Order, events: mpsc::Sender<Event>) {
+fn write_in_background(order: export::Order, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let _watch = Watch::new("writing a file", events.clone());
         let outcome = order.write();
         // Nobody to tell is no fault: the file is written.
         let _ = events.send(Event::Written(order.path, outcome));
-    });
+    })
 }

@@ -6,16 +6,14 @@ use parplan_planner::launch::{
 };
 use parplan_planner::plan::Plan;
 
-/// Commands for every node of every replica.
-///
-/// # Errors
-/// What the engine's version has no option for.
-pub fn commands(ask: &Ask, plan: &Plan) -> Result<LaunchPlan, LaunchError> {
+/// What is to be started, in parplan's own units.
+pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
     let choice = &plan.choice;
     let layout = choice.layout;
     let ranks = layout.attention_dp.saturating_mul(layout.replicas).max(1);
-    let spec = LaunchSpec {
+    LaunchSpec {
         running_per_rank: Some((plan.max_running_requests / ranks).max(1)),
+        receive_interval: (plan.receive_interval > 1).then_some(plan.receive_interval),
         graph_sizes: Some(if choice.cuda_graphs {
             plan.graph_batch_sizes.clone()
         } else {
@@ -39,6 +37,13 @@ pub fn commands(ask: &Ask, plan: &Plan) -> Result<LaunchPlan, LaunchError> {
             .flatten()
             .map(str::to_owned),
         ..LaunchSpec::new(&ask.model.repository, layout, ask.gpu.gpus_per_node)
-    };
-    launch(&ask.rules, &spec)
+    }
+}
+
+/// Commands for every node of every replica.
+///
+/// # Errors
+/// What the engine's version has no option for.
+pub fn commands(ask: &Ask, plan: &Plan) -> Result<LaunchPlan, LaunchError> {
+    launch(&ask.rules, &spec(ask, plan))
 }

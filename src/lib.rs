@@ -5,14 +5,17 @@
 
 pub mod args;
 pub mod ask;
+pub mod bench;
 pub mod calibration;
 pub mod commands;
 pub mod exec;
 pub mod explore;
 pub mod failure;
 pub mod files;
+pub mod http;
 pub mod import;
 pub mod json;
+pub mod launch;
 pub mod launching;
 pub mod output;
 pub mod render;

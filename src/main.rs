@@ -15,6 +15,9 @@ fn main() -> ExitCode {
         // Its exit code also tells of signals, and its ranks end without returning.
         Command::Run(args) => return parplan::run::main(args),
         Command::Exec(args) => return parplan::exec::main(&args),
+        Command::Launch(args) => return parplan::launch::main(&args, style),
+        Command::Bench(args) => parplan::bench::run(&args, style),
+        Command::Keep => return parplan::launch::keep(),
         Command::Recommend(args) => commands::recommend::run(&args, style),
         Command::Estimate(args) => commands::estimate::run(&args, style),
         Command::Explain(args) => commands::explain::run(&args, style),

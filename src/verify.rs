@@ -37,12 +37,12 @@ pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
     let ranks = match (args.ranks, backend) {
         (Some(n), _) => n,
         (None, Backend::Nccl) => u32::try_from(device_count()?).unwrap_or(1).min(2),
-        (None, Backend::Cpu) => 1,
+        (None, Backend::Cpu | Backend::Peer) => 1,
     };
     let provenance = parplan_executor::probes::survey(backend == Backend::Nccl, ranks)?;
     let gpu = match (&args.gpu, backend) {
         (Some(name), _) => library.gpu(name)?,
-        (None, Backend::Cpu) => library.gpu("cpu")?,
+        (None, Backend::Cpu | Backend::Peer) => library.gpu("cpu")?,
         (None, Backend::Nccl) => library.gpu(&provenance.device)?,
     };
     let engine = library.engine("builtin")?;

@@ -5,6 +5,7 @@
 mod cli_support;
 
 use cli_support::{checked, command};
+use parplan_profiles::{Library, Overheads};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
@@ -50,20 +51,22 @@ fn a_users_figures_come_before_the_embedded_ones_and_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let mine = folder.path();
     let before = estimate(mine, "h200").unwrap();
+    let h200 = Library::embedded().gpu("h200").unwrap();
+    let embedded = Overheads::embedded("sglang", &h200).unwrap().step_us;
 
     put(
         mine,
         "overheads/slow-host.toml",
-        &format!("{OF_HOPPER}step_us = 21025.0\n"),
+        &format!("{OF_HOPPER}step_us = {:?}\n", embedded + 20_000.0),
     );
     let slow = estimate(mine, "h200").unwrap();
-    // 20 ms a step more than the embedded 1.025 ms.
+    // 20 ms a step more than the embedded figure.
     let more = tpot(&slow) - tpot(&before);
     assert!((19.9..21.5).contains(&more), "{more}");
     assert!(slow["assumptions"].to_string().contains("slow-host.toml"));
 
     // Of one GPU: before those of its architecture, and of no other GPU.
-    let narrow = format!("{OF_HOPPER}gpu = \"h200\"\nstep_us = 1025.0\n");
+    let narrow = format!("{OF_HOPPER}gpu = \"h200\"\nstep_us = {embedded:?}\n");
     put(mine, "overheads/a-narrow.toml", &narrow);
     assert_eq!(tpot(&estimate(mine, "h200").unwrap()), tpot(&before));
     assert!(tpot(&estimate(mine, "h100-sxm").unwrap()) > 20.0);

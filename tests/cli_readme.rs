@@ -4,10 +4,14 @@
 
 mod cli_support;
 
-use cli_support::text;
+use cli_support::{checked, command, text};
+
+/// Commands that the README shows.
+const COMMANDS: usize = 8;
 
 const README: &str = include_str!("../README.md");
 
+/// One after the other, in a folder of their own, as in a fresh clone.
 #[test]
 fn every_command_of_the_readme_runs() {
     let shell: Vec<&str> = README
@@ -16,18 +20,29 @@ fn every_command_of_the_readme_runs() {
         .filter_map(|rest| rest.split("```").next())
         .flat_map(str::lines)
         .collect();
+    let folder = tempfile::tempdir().unwrap();
     let mut run = 0;
     for line in shell {
-        let arguments = line
+        let Some(arguments) = line
             .strip_prefix("parplan ")
-            .or_else(|| line.strip_prefix("cargo run --release -- "));
-        if let Some(arguments) = arguments {
-            let words: Vec<&str> = arguments.split(' ').collect();
-            assert!(!text(&words).is_empty(), "{line}");
-            run += 1;
+            .or_else(|| line.strip_prefix("cargo run --release -- "))
+        else {
+            continue;
+        };
+        run += 1;
+        let words: Vec<&str> = arguments.split(' ').collect();
+        // A full screen needs a terminal: tests/explore_tmux.rs runs it on one.
+        if words[0] == "explore" {
+            continue;
         }
+        let mut command = command(&words);
+        command.current_dir(folder.path());
+        let output = checked(command, &words);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{line}: {stderr}");
+        assert!(!output.stdout.is_empty(), "{line}");
     }
-    assert_eq!(run, 5, "the README's commands moved");
+    assert_eq!(run, COMMANDS, "the README's commands moved");
 }
 
 /// The pages that the README points to are there.
@@ -71,5 +86,24 @@ fn the_printed_answer_has_the_shape_of_a_real_one() {
             real.lines().any(|other| other == line),
             "no {line:?} in {real}"
         );
+    }
+}
+
+/// The help of every command, on any terminal.
+#[test]
+fn help_keeps_to_100_columns() {
+    let commands = [
+        "recommend",
+        "estimate",
+        "explain",
+        "compare",
+        "explore",
+        "profiles",
+        "run",
+    ];
+    for command in commands {
+        let help = text(&[command, "--help"]);
+        let wide = help.lines().find(|line| line.chars().count() > 100);
+        assert_eq!(wide, None, "{command}");
     }
 }

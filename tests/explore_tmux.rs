@@ -159,6 +159,31 @@ fn a_session_from_the_first_key_to_the_last() {
     });
 }
 
+/// The lines of the README and of the page that show `explore` with a screen work as printed.
+#[test]
+fn printed_commands_run() {
+    let pages = [
+        include_str!("../README.md"),
+        include_str!("../docs/explore.md"),
+    ];
+    let mut run = 0;
+    for line in pages.iter().flat_map(|page| page.lines()) {
+        let Some(arguments) = line.strip_prefix("parplan explore ") else {
+            continue;
+        };
+        if arguments.contains("--export") {
+            continue;
+        }
+        let Some(terminal) = Terminal::open(120, 40, &[]) else {
+            return;
+        };
+        terminal.start(arguments);
+        terminal.until(line, has_answered);
+        run += 1;
+    }
+    assert_eq!(run, 2, "the pages' commands moved");
+}
+
 #[test]
 fn a_signal_ends_it_with_the_terminal_restored() {
     // A shell takes an interrupt of its child for its own, and says nothing more.
@@ -181,6 +206,42 @@ fn a_signal_ends_it_with_the_terminal_restored() {
     }
 }
 
+/// What the next test runs on a terminal.
+#[test]
+#[ignore = "panics on purpose; panics_leave_the_terminal_as_it_was runs it on a terminal"]
+fn a_child_that_panics() {
+    let _screen = parplan::explore::terminal::Screen::enter().unwrap();
+    panic!("on purpose");
+}
+
+/// The same for a thread other than the first.
+#[test]
+#[ignore = "panics on purpose; panics_leave_the_terminal_as_it_was runs it on a terminal"]
+fn a_thread_that_panics() {
+    let _screen = parplan::explore::terminal::Screen::enter().unwrap();
+    let thread = std::thread::spawn(|| panic!("on purpose"));
+    assert!(thread.join().is_err());
+    std::mem::forget(_screen);
+}
+
+#[test]
+fn panics_leave_the_terminal_as_it_was() {
+    for child in ["a_child_that_panics", "a_thread_that_panics"] {
+        let Some(terminal) = Terminal::open(100, 30, &[]) else {
+            return;
+        };
+        let line = format!(
+            "clear; {} --ignored --exact {child} --nocapture; stty -a | grep -o -e '-*icanon'",
+            std::env::current_exe().unwrap().display()
+        );
+        terminal.keys(&[&line, "Enter"]);
+        // The message is on the screen from before, not on the one that is gone.
+        terminal.until(child, |s| {
+            s.contains("on purpose") && s.lines().any(|line| line == "icanon")
+        });
+    }
+}
+
 #[test]
 fn ctrl_z_gives_the_terminal_back_until_fg() {
     let Some(terminal) = Terminal::open(100, 30, &[]) else {
@@ -199,6 +260,19 @@ fn ctrl_z_gives_the_terminal_back_until_fg() {
     terminal.until("the screen again", has_answered);
     terminal.keys(&["q"]);
     terminal.until("the shell", |s| s.contains("icanon") && !has_answered(s));
+}
+
+/// Where nobody would continue it, it does not stop.
+#[test]
+fn ctrl_z_without_a_shell_is_refused() {
+    let Some(terminal) = Terminal::open(100, 30, &[]) else {
+        return;
+    };
+    let line = format!("exec {} explore {SMALL}", env!("CARGO_BIN_EXE_parplan"));
+    terminal.keys(&[&line, "Enter"]);
+    terminal.until("the answer", has_answered);
+    terminal.keys(&["C-z"]);
+    terminal.until("the reason", |s| s.contains("no shell would continue"));
 }
 
 #[test]
@@ -246,9 +320,14 @@ fn a_journal_is_followed() {
     };
     let path = terminal.folder.path().join("none.jsonl");
     terminal.start(&format!("{SMALL} --watch {}", path.display()));
-    terminal.until("the reason", |s| s.contains("cannot be read"));
+    terminal.until("the reason", |s| s.contains("is not there yet"));
     std::fs::write(&path, journal()).unwrap();
     terminal.until("the journal", |s| s.contains("1 of 2 measured"));
+    // What was seen stays in sight when the file goes.
+    std::fs::remove_file(&path).unwrap();
+    terminal.until("the end", |s| {
+        s.contains("is gone, as it is") && s.contains("1 of 2 measured")
+    });
 }
 
 fn journal() -> String {
@@ -303,7 +382,9 @@ fn files_are_written_without_a_screen() {
     let answer: serde_json::Value = serde_json::from_str(&read(&files[2])).unwrap();
     assert_eq!(answer["question"]["model"], "qwen3-30b-a3b");
     assert!(read(&files[3]).ends_with("</svg>\n"));
-    // The same answer as `recommend` gives.
+    // The same answer as `recommend` gives, here and in the text of docs/explore.md.
+    let page = include_str!("../docs/explore.md");
+    assert!(page.contains("--gpus 8 --export plan.toml --export front.svg"));
     let same = cli_support::json(&[
         "recommend",
         "--model",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use half::bf16;
 use parplan_kernels::reference;
 
-use crate::attention::{Batch, Cache, Capacity, Queries, Shape, Shard, Workspace};
+use crate::attention::{Batch, Cache, Capacity, KvType, Queries, Shape, Shard, Workspace};
 use crate::{Buffer, MemoryMeter, Result, View};
 
 /// Memory and local work of one rank. On a GPU, work is enqueued on the rank's stream
@@ -34,6 +34,14 @@ pub trait Device: Send {
     /// # Errors
     /// A device error.
     fn fill(&self, dst: &View, byte: u8) -> Result<()>;
+
+    /// Fills the view with values of either sign between 0.25 and 2 that follow from the
+    /// seed and their place, as `parplan_kernels::reference::fill_word` says. Whole
+    /// 8-byte words.
+    ///
+    /// # Errors
+    /// [`crate::Error::Arguments`] for another length; a device error.
+    fn fill_values(&self, dst: &View, kv: KvType, seed: u64) -> Result<()>;
 
     /// Copies between two equally long views that do not overlap.
     ///
@@ -157,6 +165,20 @@ pub(crate) fn same_len(op: &'static str, dst: usize, src: usize) -> Result<()> {
     })
 }
 
+pub(crate) fn whole_words(dst: &View) -> Result<()> {
+    if dst.len().is_multiple_of(8) {
+        return Ok(());
+    }
+    Err(crate::Error::Arguments {
+        op: "fill",
+        why: format!(
+            "'{}' has {} bytes, no whole 8-byte words",
+            dst.buffer().name(),
+            dst.len()
+        ),
+    })
+}
+
 /// The checks of the row operations.
 pub(crate) fn rows(op: &'static str, views: [&View; 2], place: &View, row: usize) -> Result<()> {
     let why = if row == 0 || !row.is_multiple_of(16) {
@@ -211,6 +233,15 @@ impl Device for CpuDevice {
 
     fn fill(&self, dst: &View, byte: u8) -> Result<()> {
         dst.with_host(|d| d.fill(byte))
+    }
+
+    fn fill_values(&self, dst: &View, kv: KvType, seed: u64) -> Result<()> {
+        whole_words(dst)?;
+        dst.with_host(|d| {
+            for (i, word) in d.chunks_exact_mut(8).enumerate() {
+                word.copy_from_slice(&reference::fill_word(seed, i as u64, kv));
+            }
+        })
     }
 
     fn copy(&self, dst: &View, src: &View) -> Result<()> {

@@ -22,27 +22,10 @@ struct MergeArgs {
 
 __device__ inline bool is_finite(float x) { return (f32_to_bits(x) & 0x7f800000u) != 0x7f800000u; }
 
-// Weights of the ranks of one row; returns the merged LSE.
-__device__ inline float weigh(const float* lse, u32 size, float* weight) {
-    const float none = bits_to_f32(0xff800000u);
-    float top = none, total = 0.0f;
-#pragma unroll
-    for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++)
-        if (s < size && is_finite(lse[s])) top = fmaxf(top, lse[s]);
-#pragma unroll
-    for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++) {
-        weight[s] = s < size && is_finite(lse[s]) ? expf(lse[s] - top) : 0.0f;
-        total += weight[s];
-    }
-    if (!(total > 0.0f)) return none;
-#pragma unroll
-    for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++) weight[s] /= total;
-    return top + logf(total);
-}
-
 struct Four {
     float v[4];
     __device__ inline void clear() { v[0] = v[1] = v[2] = v[3] = 0.0f; }
+    __device__ inline void scale(float f) { v[0] *= f, v[1] *= f, v[2] *= f, v[3] *= f; }
     __device__ inline void add(uint2 x, float w) {
         if (w == 0.0f) return;  // what it holds may be anything
         v[0] += w * bf16_to_f32((u16)x.x);
@@ -55,6 +38,25 @@ struct Four {
     }
 };
 
+// The merge of one piece of a row after the other. Loops over ranks that use it are not
+// unrolled: these kernels run for microseconds, and fetching long code takes as long.
+struct Running {
+    float top, total;
+    __device__ inline void clear() { top = bits_to_f32(0xff800000u), total = 0.0f; }
+    // Factors of what was summed so far and of the piece with this LSE.
+    __device__ inline void take(float lse, float* keep, float* add) {
+        *keep = 1.0f, *add = 0.0f;
+        if (!is_finite(lse)) return;
+        const float now = fmaxf(top, lse);
+        *keep = expf(top - now);
+        *add = expf(lse - now);
+        total = total * *keep + *add;
+        top = now;
+    }
+    __device__ inline float lse() const { return total > 0.0f ? top + logf(total) : bits_to_f32(0xff800000u); }
+    __device__ inline float norm() const { return total > 0.0f ? 1.0f / total : 0.0f; }
+};
+
 // What one rank adds to a sum over ranks: parts [size, rows, dim] of this rank, each row
 // times its weight, in place. `lses` [size ranks, size parts, rows] of all ranks.
 extern "C" __global__ void __launch_bounds__(256) parplan_dcp_correct(const __grid_constant__ MergeArgs m) {
@@ -63,19 +65,17 @@ extern "C" __global__ void __launch_bounds__(256) parplan_dcp_correct(const __gr
     const float* lses = (const float*)m.lses;
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < all; i += stride) {
         const u64 row = i / words;
-        float lse[PARPLAN_MAX_RANKS], weight[PARPLAN_MAX_RANKS];
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++) lse[s] = s < m.size ? lses[(u64)s * m.size * m.rows + row] : 0.0f;
-        const float merged = weigh(lse, m.size, weight);
-        float mine = 0.0f;
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++)
-            if (s == m.rank) mine = weight[s];
+        Running merged;
+        float keep, add;
+        merged.clear();
+#pragma unroll 1
+        for (u32 s = 0; s < m.size; s++) merged.take(lses[(u64)s * m.size * m.rows + row], &keep, &add);
+        const float own = lses[(u64)m.rank * m.size * m.rows + row];
         Four sum;
         sum.clear();
-        sum.add(((const uint2*)m.parts)[i], mine);
+        sum.add(((const uint2*)m.parts)[i], is_finite(own) ? expf(own - merged.top) * merged.norm() : 0.0f);
         ((uint2*)m.parts)[i] = sum.get();
-        if (row / m.rows == m.rank && i % words == 0) ((float*)m.lse_out)[row % m.rows] = merged;
+        if (row / m.rows == m.rank && i % words == 0) ((float*)m.lse_out)[row % m.rows] = merged.lse();
     }
 }
 
@@ -86,17 +86,20 @@ extern "C" __global__ void __launch_bounds__(256) parplan_dcp_merge(const __grid
     const float* lses = (const float*)m.lses;
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < all; i += stride) {
         const u64 row = i / words;
-        float lse[PARPLAN_MAX_RANKS], weight[PARPLAN_MAX_RANKS];
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++) lse[s] = s < m.size ? lses[(u64)s * m.rows + row] : 0.0f;
-        const float merged = weigh(lse, m.size, weight);
+        Running merged;
         Four sum;
+        float keep, add;
+        merged.clear();
         sum.clear();
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++)
-            if (s < m.size) sum.add(((const uint2*)m.parts)[s * all + i], weight[s]);
+#pragma unroll 1
+        for (u32 s = 0; s < m.size; s++) {
+            merged.take(lses[(u64)s * m.rows + row], &keep, &add);
+            sum.scale(keep);
+            sum.add(((const uint2*)m.parts)[s * all + i], add);
+        }
+        sum.scale(merged.norm());
         ((uint2*)m.out)[i] = sum.get();
-        if (i % words == 0) ((float*)m.lse_out)[row] = merged;
+        if (i % words == 0) ((float*)m.lse_out)[row] = merged.lse();
     }
 }
 
@@ -114,6 +117,7 @@ extern "C" __global__ void __launch_bounds__(512)
     const float* lses = (const float*)m.lses;
     for (u32 i = threadIdx.x; i < count * message; i += blockDim.x) {
         const u32 row = i / message, j = i % message;
+#pragma unroll 1
         for (u32 k = 1; k < a.size; k++) {
             const u32 peer = (a.rank + k) % a.size;
             const u64 at = (u64)peer * m.rows + first + row;
@@ -124,34 +128,31 @@ extern "C" __global__ void __launch_bounds__(512)
     for (u32 i = threadIdx.x; i < count * words; i += blockDim.x) {
         const u32 row = i / words, j = i % words;
         const u64 own = (u64)a.rank * m.rows + first + row;
-        float lse[PARPLAN_MAX_RANKS], weight[PARPLAN_MAX_RANKS];
-        uint2 data[PARPLAN_MAX_RANKS];
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++) {
-            lse[s] = 0.0f;
-            data[s] = make_uint2(0, 0);
-            if (s >= a.size) continue;
-            if (s == a.rank) {
-                lse[s] = lses[own];
-                data[s] = parts[own * words + j];
-                continue;
-            }
-            const Packet* from = slots_of(a, a.rank, epoch, 0, s) + row * message;
-            u32 bits, unused;
-            while (!receive_packet(from + j, epoch, &data[s].x, &data[s].y)) {
-            }
-            while (!receive_packet(from + words, epoch, &bits, &unused)) {
-            }
-            lse[s] = bits_to_f32(bits);
-        }
-        const float merged = weigh(lse, a.size, weight);
+        const uint2 mine = parts[own * words + j];
+        Running merged;
         Four sum;
+        float keep, add;
+        merged.clear();
         sum.clear();
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++)
-            if (s < a.size) sum.add(data[s], weight[s]);
+        merged.take(lses[own], &keep, &add);
+        sum.add(mine, add);
+#pragma unroll 1
+        for (u32 k = 1; k < a.size; k++) {
+            const Packet* from = slots_of(a, a.rank, epoch, 0, (a.rank + k) % a.size) + row * message;
+            uint2 data;
+            u32 bits, unused;
+            bool there;
+            do {
+                there = receive_packet(from + j, epoch, &data.x, &data.y);
+                there &= receive_packet(from + words, epoch, &bits, &unused);
+            } while (!there);
+            merged.take(bits_to_f32(bits), &keep, &add);
+            sum.scale(keep);
+            sum.add(data, add);
+        }
+        sum.scale(merged.norm());
         ((uint2*)m.out)[(u64)(first + row) * words + j] = sum.get();
-        if (j == 0) ((float*)m.lse_out)[first + row] = merged;
+        if (j == 0) ((float*)m.lse_out)[first + row] = merged.lse();
     }
     end_call(a, epoch);
 }
@@ -182,7 +183,6 @@ __device__ inline u32 read_flag(const u32* flag) {
 __device__ inline uint4 read_past_l1(const uint4* p) { return *p; }
 #else
 __device__ inline void raise_flag(u32* flag, u32 epoch) {
-    __threadfence_system();
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(epoch) : "memory");
 }
 __device__ inline u32 read_flag(const u32* flag) {
@@ -267,37 +267,34 @@ extern "C" __global__ void __launch_bounds__(512)
     for (u32 i = threadIdx.x; i < count * words; i += blockDim.x) {
         const u32 row = first + i / words, j = i % words;
         const u64 at = (u64)row * words + j;
-        float lse[PARPLAN_MAX_RANKS], weight[PARPLAN_MAX_RANKS];
-        uint4 data[PARPLAN_MAX_RANKS];
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++) {
-            lse[s] = 0.0f;
-            data[s] = make_uint4(0, 0, 0, 0);
-            if (s >= a.size) continue;
-            if (s == a.rank) {
-                lse[s] = lses[(u64)s * m.rows + row];
-                data[s] = parts[(u64)s * m.rows * words + at];
-                continue;
-            }
-            const uint4* from = staging_of(a, a.rank, epoch, s);
-            data[s] = read_past_l1(from + at);
-            // The four floats that this row's LSE is one of; the region is whole words.
-            const uint4 four = read_past_l1(from + (u64)m.rows * words + row / 4);
-            lse[s] = bits_to_f32(row % 4 == 0 ? four.x : row % 4 == 1 ? four.y : row % 4 == 2 ? four.z : four.w);
-        }
-        const float merged = weigh(lse, a.size, weight);
+        const u64 own = (u64)a.rank * m.rows;
+        const uint4 mine = parts[own * words + at];
+        Running merged;
         Four low, high;
+        float keep, add;
+        merged.clear();
         low.clear();
         high.clear();
-#pragma unroll
-        for (u32 s = 0; s < PARPLAN_MAX_RANKS; s++)
-            if (s < a.size) {
-                low.add(make_uint2(data[s].x, data[s].y), weight[s]);
-                high.add(make_uint2(data[s].z, data[s].w), weight[s]);
-            }
+        merged.take(lses[own + row], &keep, &add);
+        low.add(make_uint2(mine.x, mine.y), add);
+        high.add(make_uint2(mine.z, mine.w), add);
+#pragma unroll 1
+        for (u32 k = 1; k < a.size; k++) {
+            const uint4* from = staging_of(a, a.rank, epoch, (a.rank + k) % a.size);
+            const uint4 data = read_past_l1(from + at);
+            // The four floats that this row's LSE is one of; the region is whole words.
+            const uint4 four = read_past_l1(from + (u64)m.rows * words + row / 4);
+            merged.take(bits_to_f32(row % 4 == 0 ? four.x : row % 4 == 1 ? four.y : row % 4 == 2 ? four.z : four.w), &keep, &add);
+            low.scale(keep);
+            high.scale(keep);
+            low.add(make_uint2(data.x, data.y), add);
+            high.add(make_uint2(data.z, data.w), add);
+        }
+        low.scale(merged.norm());
+        high.scale(merged.norm());
         const uint2 l = low.get(), h = high.get();
         ((uint4*)m.out)[at] = make_uint4(l.x, l.y, h.x, h.y);
-        if (j == 0) ((float*)m.lse_out)[row] = merged;
+        if (j == 0) ((float*)m.lse_out)[row] = merged.lse();
     }
     end_bulk(a, epoch);
 }

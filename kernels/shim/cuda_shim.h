@@ -2,6 +2,7 @@
 // block and each warp. Enough for kernels without textures or inline PTX. Shared memory
 // is static, so kernels that use it run one block after the other.
 #pragma once
+#include <algorithm>
 #include <barrier>
 #include <cmath>
 #include <cstdint>
@@ -15,9 +16,12 @@
 
 #define __device__
 #define __global__
+// Of one block: kernels that use it are launched by shim_launch_in_turn.
+#define __shared__ static
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __threadfence_system() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define __launch_bounds__(...)
 #define __grid_constant__
-#define __shared__ static
 
 struct uint2 {
     unsigned x, y;
@@ -25,7 +29,11 @@ struct uint2 {
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float4 {
+    float x, y, z, w;
+};
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 struct ShimDim {
@@ -69,6 +77,11 @@ inline T __shfl_up_sync(unsigned, T value, unsigned by) {
 inline int atomicAdd(int* at, int value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline void atomicMax(unsigned* to, unsigned value) {
+    unsigned seen = __atomic_load_n(to, __ATOMIC_RELAXED);
+    while (seen < value && !__atomic_compare_exchange_n(to, &seen, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
 
 // All threads of all blocks at once: kernels that wait for other blocks or ranks
 // rely on being resident together.
@@ -91,27 +104,35 @@ inline void shim_launch(unsigned blocks, unsigned threads, const std::function<v
     for (auto& t : all) t.join();
 }
 
-// One block after the other, whole warps of threads: for kernels with shared memory or
-// shuffles.
-inline void shim_launch_in_turn(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+// One block of a grid of two dimensions after the other, whole warps of threads: for kernels
+// with shared memory or shuffles.
+inline void shim_launch_in_turn(unsigned columns, unsigned rows, unsigned threads, const std::function<void()>& kernel) {
     // Static shared memory serves one launch at a time.
     static std::mutex one;
     std::lock_guard<std::mutex> hold(one);
-    for (unsigned b = 0; b < blocks; b++) {
-        std::barrier<> block(threads);
-        std::vector<ShimWarp> warps(threads / 32);
-        std::vector<std::thread> all;
-        for (unsigned t = 0; t < threads; t++) {
-            all.emplace_back([&, t] {
-                threadIdx = {t, 0, 0};
-                blockIdx = {b, 0, 0};
-                blockDim = {threads, 1, 1};
-                gridDim = {blocks, 1, 1};
-                shim_block_barrier = &block;
-                shim_warp = &warps[t / 32];
-                kernel();
-            });
+    for (unsigned y = 0; y < rows; y++) {
+        for (unsigned x = 0; x < columns; x++) {
+            std::barrier<> block(threads);
+            std::vector<ShimWarp> warps((threads + 31) / 32);
+            std::vector<std::thread> all;
+            for (unsigned t = 0; t < threads; t++) {
+                all.emplace_back([&, t] {
+                    threadIdx = {t, 0, 0};
+                    blockIdx = {x, y, 0};
+                    blockDim = {threads, 1, 1};
+                    gridDim = {columns, rows, 1};
+                    shim_block_barrier = &block;
+                    shim_warp = &warps[t / 32];
+                    kernel();
+                    // A thread that returned early no longer counts at the barriers.
+                    block.arrive_and_drop();
+                    shim_warp->barrier.arrive_and_drop();
+                });
+            }
+            for (auto& t : all) t.join();
         }
-        for (auto& t : all) t.join();
     }
+}
+inline void shim_launch_in_turn(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
+    shim_launch_in_turn(blocks, 1, threads, kernel);
 }

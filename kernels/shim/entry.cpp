@@ -3,6 +3,9 @@
 #include "../cuda/layer.cu"
 #include "../cuda/peer.cu"
 #include "../cuda/rows.cu"
+#include "../cuda/memory.cu"
+#include "../cuda/attention_plan.cu"
+#include "../cuda/attention_merge.cu"
 
 extern "C" {
 
@@ -106,5 +109,38 @@ void shim_unpack_choices(int* ids, float* weights, const void* packed, u32 rows,
 
 void shim_sum_parts(void* out, const void* parts, const void* base, u64 count, u64 words) {
     shim_launch_in_turn(2, 32, [&] { parplan_sum_parts((Eight*)out, (const Eight*)parts, (const Eight*)base, count, words); });
+}
+
+void shim_fill_values(u64* out, u64 words, u64 fp8, u64 seed, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_fill_values(out, words, fp8, seed); });
+}
+
+// The plan, and then the merge of the pieces that the test wrote by it.
+void shim_attention_plan(const AttentionArgs* args) {
+    shim_launch_in_turn(1, 1, PLAN_THREADS, [&] { parplan_attention_plan(*args); });
+}
+void shim_attention_combine(const AttentionArgs* args, u32 dim, u32 rows) {
+    shim_launch_in_turn(args->chunks, rows, 32 * COMBINE_WARPS, [&] {
+        if (dim == 64) parplan_attention_combine_d64(*args);
+        else if (dim == 128) parplan_attention_combine_d128(*args);
+        else parplan_attention_combine_d512(*args);
+    });
+}
+
+void shim_dcp_correct(const MergeArgs* args, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_dcp_correct(*args); });
+}
+void shim_dcp_merge(const MergeArgs* args, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_dcp_merge(*args); });
+}
+// One rank's kernel; the caller runs all ranks at once.
+void shim_dcp_merge_packets(const PeerArgs* peer, const MergeArgs* args, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_dcp_merge_packets(*peer, *args); });
+}
+void shim_dcp_merge_bulk(const BulkArgs* bulk, const MergeArgs* args, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_dcp_merge_bulk(*bulk, *args); });
+}
+void shim_all_gather_bulk(const BulkArgs* bulk, const void* send, void* recv, u64 words, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_all_gather_bulk(*bulk, (const uint4*)send, (uint4*)recv, words); });
 }
 }

@@ -61,10 +61,14 @@ pub const LAYER: Module = module!("layer");
 /// Products of many experts in one launch.
 pub const GROUPED: Module = module!("grouped");
 
+/// Reading and filling memory.
+pub const MEMORY: Module = module!("memory");
+
 /// Every module.
-pub const MODULES: [Module; 9] = [
+pub const MODULES: [Module; 10] = [
     ROWS,
     PEER,
+    MEMORY,
     ATTENTION_PLAN,
     ATTENTION_GQA,
     ATTENTION_MLA,
@@ -80,6 +84,10 @@ pub const PLACE_ROWS: &str = "parplan_place_rows";
 pub const TAKE_ROWS: &str = "parplan_take_rows";
 /// `(u16* out, const u16* in, f32 factor, u64 count)`
 pub const SCALE_BF16: &str = "parplan_scale_bf16";
+/// `(const u4* from, u64 words, u4* sink)`
+pub const READ: &str = "parplan_read";
+/// `(u64* out, u64 words, u64 fp8, u64 seed)`
+pub const FILL_VALUES: &str = "parplan_fill_values";
 
 #[cfg(test)]
 mod tests {
@@ -102,6 +110,7 @@ mod tests {
     fn every_named_kernel_is_an_entry_of_its_module() {
         let named = [
             (ROWS, vec![PLACE_ROWS, TAKE_ROWS, SCALE_BF16]),
+            (MEMORY, vec![READ, FILL_VALUES]),
             (
                 PEER,
                 crate::peer::Operation::ALL

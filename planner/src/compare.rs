@@ -92,8 +92,8 @@ pub struct Comparison {
 /// engine, version, lengths and concurrency, but another layout, by fits that had not seen the model:
 /// the spread of ln(predicted ratio / measured ratio) over that of independent errors
 /// (`cargo xtask overheads` prints it; docs/serving.md).
-const OWN_SPREAD_TPOT: f64 = 0.57;
-const OWN_SPREAD_TTFT: f64 = 0.66;
+const OWN_SPREAD_TPOT: f64 = 0.49;
+const OWN_SPREAD_TTFT: f64 = 0.62;
 
 fn value(side: &Side<'_>, traffic: &Traffic, metric: Metric) -> f64 {
     let service = Deployment::new(side.setup, traffic, side.settings, side.choice).serve(traffic);

@@ -11,8 +11,8 @@ use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
 pub use crate::setup::{Setup, sm};
 use crate::shard::Shard;
-use crate::step::Steps;
 use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
+use crate::step::{Steps, launches};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{self, Batching, GraphUnit, PaddingRule};
@@ -51,6 +51,8 @@ pub struct Deployment<'a> {
     pub running_per_rank: f64,
     /// The limit alone.
     limit_per_rank: u32,
+    /// Decode steps between two looks for new requests.
+    pub receive_interval: u32,
     context: GraphContext<'a>,
     /// Padding of the planned decode step.
     pub decode_padding: Option<Padding>,
@@ -250,6 +252,10 @@ impl<'a> Deployment<'a> {
             chunk_tokens,
             running_per_rank: f64::from(limit),
             limit_per_rank: limit,
+            receive_interval: settings.receive_interval.unwrap_or_else(|| {
+                let scheduler = &rules.scheduler;
+                scheduler.receive_interval(sm(setup.gpu), clients, layout.attention_dp)
+            }),
             context,
             decode_padding: None,
             prefill_padding: None,
@@ -481,6 +487,14 @@ impl<'a> Deployment<'a> {
             prefill_exchange: self.prefill_exchange,
             buckets: &self.buckets,
             stages: f64::from(layout.pp),
+            launches: launches::of(&self.shard),
+            prefill_graph_tokens: graphs::prefill_buckets(
+                setup.rules,
+                &self.context,
+                self.chunk_tokens as u32,
+            )
+            .last()
+            .map_or(0.0, |&tokens| f64::from(tokens)),
             mean_over_max: self.mean_over_max,
             context: traffic.context(),
             prompt: self.prompt(traffic),
@@ -524,6 +538,7 @@ impl<'a> Deployment<'a> {
             },
             request_overhead_us: o.request_us + o.prompt_token_us * traffic.isl,
             balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
+            receive_steps: f64::from(self.receive_interval),
         }
     }
 

@@ -57,6 +57,7 @@ pub fn from_parts(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> P
         kv_concurrency,
         memory_fraction: d.fraction.value,
         chunk_tokens: d.chunk_flag,
+        receive_interval: d.receive_interval,
         warnings: warnings(d, traffic, service, kv_concurrency),
     }
 }

@@ -26,6 +26,7 @@ pub const PORT_STEP: u16 = 100;
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LaunchSpec {
     /// Path or repository of the model.
     pub model: String,
@@ -37,6 +38,8 @@ pub struct LaunchSpec {
     pub gpus_per_node: u32,
     /// Requests that one attention-DP rank may run; none for the engine's default.
     pub running_per_rank: Option<u32>,
+    /// Decode steps between two looks for new requests, where it is not every one.
+    pub receive_interval: Option<u32>,
     /// Captured decode graphs in the engine's unit; empty for none at all, absent for the default.
     pub graph_sizes: Option<Vec<u32>>,
     /// Capture no prefill graphs.
@@ -86,6 +89,7 @@ pub struct LaunchSpec {
 
 /// Speculative decoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Speculation {
     /// How drafts are made.
     pub method: DraftMethod,
@@ -134,6 +138,7 @@ impl LaunchSpec {
             layout,
             gpus_per_node,
             running_per_rank: None,
+            receive_interval: None,
             graph_sizes: None,
             prefill_graphs_off: false,
             memory_fraction: None,

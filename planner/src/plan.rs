@@ -3,10 +3,10 @@
 use crate::layout::Layout;
 use crate::volume::{Call, Exchange};
 use parplan_profiles::Dtype;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A predicted quantity with its 90 % interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Predicted {
     /// Expected value.
     pub value: f64,
@@ -50,7 +50,7 @@ impl Predicted {
 }
 
 /// What is decided beside the layout.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
     /// The split.
     pub layout: Layout,
@@ -67,7 +67,7 @@ pub struct Choice {
 }
 
 /// Predicted service of a configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Performance {
     /// Mean time of an output token after the first, ms.
     pub tpot_ms: Predicted,
@@ -92,7 +92,7 @@ pub struct Performance {
 }
 
 /// Memory of one rank, bytes. The parts sum to `total`, the whole card.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MemoryMap {
     /// Weights, MTP layers included where speculation runs them.
     pub weights: f64,
@@ -265,6 +265,8 @@ pub struct Plan {
     pub kv_concurrency: f64,
     /// Fraction of GPU memory that the launch command gives the engine.
     pub memory_fraction: f64,
+    /// Decode steps between two looks for new requests.
+    pub receive_interval: u32,
     /// Prefill tokens of one pass, as the launch command gives them.
     pub chunk_tokens: u32,
     /// What someone should know about this configuration.

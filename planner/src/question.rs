@@ -4,10 +4,10 @@ use crate::layout::Layout;
 use crate::padding::split_mix;
 use crate::plan::Choice;
 use parplan_profiles::{Dtype, Lengths};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Closed-loop traffic.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Mean prompt tokens.
     pub isl: f64,
@@ -43,7 +43,7 @@ impl Traffic {
 }
 
 /// How the lengths of requests lie around their mean. All figures are parts of that mean.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The longest.
     pub longest: f64,
@@ -86,7 +86,7 @@ impl Spread {
 }
 
 /// Speculative decoding by MTP layers or an EAGLE-class draft.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Speculation {
     /// Drafted tokens a step.
     pub steps: u32,
@@ -109,7 +109,7 @@ impl Speculation {
 }
 
 /// How evenly attention-DP ranks are loaded.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Every rank has the same batch.
@@ -276,6 +276,8 @@ pub struct Settings {
     pub max_running_requests: Option<u32>,
     /// Tokens of a prefill chunk or step, in the engine's own unit.
     pub chunk_tokens: Option<u32>,
+    /// Decode steps between two looks for new requests.
+    pub receive_interval: Option<u32>,
     /// Graph sizes to capture.
     pub graph_batch_sizes: Option<Vec<u32>>,
     /// Longest sequence to serve, tokens.

@@ -81,6 +81,8 @@ pub struct Limits {
     pub request_overhead_us: f64,
     /// Steps that prompts wait, at most, until every attention-DP rank has one; 0 where they do not.
     pub balance_steps: f64,
+    /// Decode steps between two looks for new requests, at least 1. A look follows every prefill.
+    pub receive_steps: f64,
 }
 
 /// Predicted service of one replica.
@@ -172,8 +174,8 @@ fn coming_together(
     arrivals: f64,
     batch: f64,
 ) -> (Together, f64) {
-    // Those of one step are prefilled together.
-    let on_rank = given_one(arrivals);
+    // Those of the steps between two looks are prefilled together.
+    let on_rank = given_one(arrivals * limits.receive_steps);
     let busy = (arrivals / on_rank * passes(load, limits, on_rank)).min(0.98);
     let none = (1.0 - busy).powf(limits.dp_ranks);
     let ranks = if limits.dp_ranks > 1.0 {
@@ -242,11 +244,12 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
     // Where all decoding stops, nobody arrives meanwhile.
     let alone = limits.style == PrefillStyle::Separate && limits.dp_ranks <= 1.0;
     let busy = if alone { 0.0 } else { busy };
-    // A prompt arrives in the middle of a step, or of a cycle of steps with prefill among them.
+    // A prompt arrives in the middle of a step, of the steps between two looks for prompts, or of a
+    // cycle of steps with prefill among them.
     let until = if cycle > 0.0 {
         cycle * decode_us / (1.0 - stall_load)
     } else {
-        decode_us
+        decode_us * limits.receive_steps
     };
     let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + until / 2.0;
     let ttft_us = limits.request_overhead_us + one.latency_us + wait;
@@ -331,6 +334,13 @@ fn end_together(load: &ClosedLoop, burst: f64) -> f64 {
     (burst / span.max(1.0)).max(1.0)
 }
 
+/// Requests of equal lengths that stay together where chunks ride along: those that come back in one
+/// step are prefilled in one pass, and end together again, but a pass that carries a prompt is long
+/// enough for the others to fall out of step. Over 334 runs of fixed lengths (vLLM 0.12 and TensorRT-LLM
+/// 1.0 on H100; prompts of 128 to 4096 tokens, chunks for 2 to 64 of them) the time to first token less
+/// the first wave is 2.2 to 2.6 passes at every concurrency from 8 to 128.
+const KEPT_TOGETHER: f64 = 2.4;
+
 /// Mean extra wait of a request because `burst` clients start together, over all waves.
 fn burst_us<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: f64) -> f64 {
     let at_once = |requests: f64| {
@@ -348,9 +358,7 @@ fn burst_us<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: 
     let first = extra(&at_once(burst));
     let mut group = end_together(load, burst);
     if limits.style == PrefillStyle::Mixed {
-        // Chunks ride along, so only the requests of one chunk started together.
-        let fit = limits.chunk_tokens / load.prefill_tokens.max(1.0) * limits.dp_ranks;
-        group = group.min(fit.max(1.0));
+        group = group.min(KEPT_TOGETHER * limits.dp_ranks);
     }
     let later = extra(&at_once(group));
     let waves = load.waves.max(1.0);

@@ -1,6 +1,7 @@
 //! The time of one pass: its operations, and what the engine adds around them.
 
 mod block;
+pub mod launches;
 mod meter;
 mod mixer;
 pub mod pass;
@@ -28,6 +29,10 @@ pub struct Steps<'a> {
     pub buckets: &'a [u32],
     /// Pipeline stages.
     pub stages: f64,
+    /// Kernels of a stage that the host launches one by one where no graph replays them.
+    pub launches: f64,
+    /// Prefill tokens of a pass that graphs between attention cover; 0 without prefill graphs.
+    pub prefill_graph_tokens: f64,
     /// Mean over maximum of the DP ranks' batches.
     pub mean_over_max: f64,
     /// Tokens in the cache of a decoding request.
@@ -182,8 +187,14 @@ impl Steps<'_> {
                 tally.add(Op::LayerGaps, layers, o.graph_layer_us);
             }
             // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
-            let launches = layers * o.eager_layer_us;
-            let gap = (launches - tally.total_us()).max(0.0);
+            let kernels = if pass.prefill_tokens > 0.0 && pass.rows_max <= self.prefill_graph_tokens
+            {
+                launches::piecewise(self.fixed.shard)
+            } else {
+                self.launches
+            };
+            let launched = kernels * self.stages * o.eager_layer_us / launches::DENSE_LAYER;
+            let gap = (launched - tally.total_us()).max(0.0);
             tally.add(Op::EagerLaunch, layers, gap / layers.max(1.0));
         }
         if self.stages > 1.0 {

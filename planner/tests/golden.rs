@@ -34,6 +34,47 @@ fn kv_bytes_per_token_per_rank() {
     assert_eq!(redundancy(&kimi, &layout(16, 1, 8, 1)), 2.0);
 }
 
+/// What every embedded model keeps of a request on one rank, in bf16, every byte pinned: of each token,
+/// of the last tokens in sliding windows, and whatever its length. What a profile cites as printed is what
+/// comes out; where nothing is printed the profile says so.
+#[test]
+fn caches_are_golden_and_as_published() {
+    let golden: Vec<&str> = include_str!("kv_bytes.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let library = Library::embedded();
+    let (mut lines, mut printed) = (Vec::new(), 0);
+    for listed in library.models().unwrap() {
+        let model = library.model(&listed.name).unwrap();
+        let kept = footprint(&model, &layout(1, 1, 1, 1), Dtype::Bf16, false);
+        let windows: f64 = kept
+            .windows
+            .iter()
+            .map(|&(bytes, tokens)| bytes * f64::from(tokens))
+            .fold(0.0, |sum, bytes| sum + bytes);
+        lines.push(format!(
+            "{} {} {windows} {}",
+            listed.name, kept.bytes_per_token, kept.state_bytes
+        ));
+        let Some(published) = &model.published else {
+            continue;
+        };
+        assert!(!published.cache_source.is_empty(), "{}", listed.name);
+        if let Some(bytes) = published.cache_bytes_per_token {
+            assert_eq!(kept.bytes_per_token, bytes as f64, "{}", listed.name);
+            printed += 1;
+        }
+    }
+    assert!(printed >= 7, "{printed}");
+    assert_eq!(
+        lines,
+        golden,
+        "not as in kv_bytes.txt:\n{}",
+        lines.join("\n")
+    );
+}
+
 /// V3.2 with fp8 KV: 656 B a layer, and a 132 B indexer row that every rank of a DCP group keeps.
 ///
 /// The formula gives 788 / (656 / 2 + 132) = 1.71 at dcp 2. Published: 1.855 (sglang#31821, bf16 rows,

@@ -423,6 +423,12 @@ pub struct Published {
     pub active_counts: ActiveCounts,
     /// Where the figures are printed.
     pub source: String,
+    /// Cache bytes of a token in bf16 as printed: all layers, one copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_bytes_per_token: Option<u64>,
+    /// Where that is printed, or that it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cache_source: String,
 }
 
 /// What a published figure of active parameters counts besides the layers a token passes.

@@ -22,7 +22,8 @@ pub struct Overheads {
     pub step_request_us: f64,
     /// Gaps and small kernels of a decode layer replayed from a CUDA graph, microseconds.
     pub graph_layer_us: f64,
-    /// Launch gaps of a layer run eagerly, microseconds; hidden where the kernels take longer.
+    /// Launching the kernels of a dense layer one by one, microseconds; other layers by their number of
+    /// kernels. Hidden where the kernels take longer.
     pub eager_layer_us: f64,
     /// Extra host time of a pass that carries prefill, microseconds.
     pub prefill_pass_us: f64,

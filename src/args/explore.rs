@@ -64,14 +64,25 @@ impl Typed {
             .filter(|argument| is_switch(argument))
             .filter_map(|argument| argument.get_long().map(str::to_owned))
             .collect();
-        let words = self.options.iter().map(|(flag, value)| {
+        let mut words = Vec::new();
+        for (flag, value) in &self.options {
             let mut word = OsString::from(format!("--{flag}"));
-            if !switches.contains(flag) {
-                word.push("=");
-                word.push(value);
+            match (switches.contains(flag), value.to_str()) {
+                (true, Some("on")) => {}
+                (true, Some("off")) => continue,
+                (true, _) => {
+                    return Err(Failure::unusable(format!(
+                        "--{flag} is `{}`; it must be on or off",
+                        value.to_string_lossy()
+                    )));
+                }
+                (false, _) => {
+                    word.push("=");
+                    word.push(value);
+                }
             }
-            word
-        });
+            words.push(word);
+        }
         command
             .try_get_matches_from(words)
             .and_then(|matches| RecommendArgs::from_arg_matches(&matches))
@@ -198,6 +209,18 @@ mod tests {
         assert_eq!(message(&empty), "--model is not given");
         empty.set("model", "qwen3-8b");
         assert_eq!(message(&empty), "--gpu is not given");
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        let mut typed = typed(&["--model", "qwen3-8b", "--gpu", "h200"]);
+        for (text, on) in [("on", true), ("off", false)] {
+            typed.set("engine-assume", text);
+            assert_eq!(typed.read().unwrap().question.engine.engine_assume, on);
+        }
+        typed.set("engine-assume", "maybe");
+        let message = typed.read().unwrap_err().to_string();
+        assert!(message.contains("--engine-assume is `maybe`"), "{message}");
     }
 
     #[test]

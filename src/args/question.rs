@@ -181,6 +181,10 @@ pub struct SettingArgs {
     /// Tokens of a prefill chunk or step, as the engine's own flag counts them
     #[arg(long, value_name = "TOKENS", value_parser = values::tokens, allow_negative_numbers = true)]
     pub chunk_tokens: Option<u32>,
+    /// Decode steps between two looks for new requests, where the engine has a flag for it
+    /// [default: that of the engine's public recipes]
+    #[arg(long, value_name = "STEPS", value_parser = values::requests, allow_negative_numbers = true)]
+    pub receive_interval: Option<u32>,
     /// CUDA graph sizes to capture, such as 1,2,4,8
     #[arg(long, value_name = "SIZES", value_parser = values::sizes, allow_negative_numbers = true)]
     pub graph_sizes: Option<Sizes>,

@@ -77,6 +77,22 @@ pub fn milliseconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Seconds.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match number(text, 0.0, 1e7) {
+        Ok(value) if value > 0.0 => Ok(value),
+        _ => Err("must be a number of seconds above 0, at most 1e7".to_owned()),
+    }
+}
+
+/// Something a second, or a factor.
+pub fn rate(text: &str) -> Result<f64, String> {
+    match number(text, 0.0, 1e6) {
+        Ok(value) if value > 0.0 => Ok(value),
+        _ => Err("must be a number above 0, at most 1e6".to_owned()),
+    }
+}
+
 /// A list of sizes, ascending and distinct whatever order they were typed in.
 pub fn sizes(text: &str) -> Result<Sizes, String> {
     let mut list = text

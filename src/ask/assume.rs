@@ -186,6 +186,13 @@ impl Assumptions {
                 plan.chunk_tokens
             ));
         }
+        if settings.receive_interval.is_none() && plan.receive_interval > 1 {
+            self.note(format!(
+                "{engine} looks for new requests every {} decode steps, as its public recipes for \
+                 this GPU do; 1 shortens the time to first token (--receive-interval)",
+                plan.receive_interval
+            ));
+        }
         if settings.max_running_requests.is_none() {
             self.note(format!(
                 "at most {} running requests: the planned clients and what the KV cache holds \

@@ -1,7 +1,7 @@
 //! The space of configurations that `recommend` searches.
 
 use super::Ask;
-use crate::args::{KvFormat, LayoutArgs, Ranking, RankingArgs, RecommendArgs, Switch};
+use crate::args::{KvFormat, LayoutArgs, QuestionArgs, Ranking, RankingArgs, Switch};
 use crate::failure::Failure;
 use parplan_planner::question::{Goal, Objective, Space};
 use parplan_profiles::Dtype;
@@ -10,15 +10,15 @@ use parplan_profiles::Dtype;
 ///
 /// # Errors
 /// No GPUs, or nodes that cannot hold them.
-pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
-    let machine = &args.question.model;
+pub fn resolve(ask: &mut Ask, args: &QuestionArgs) -> Result<Space, Failure> {
+    let machine = &args.model;
     let Some(gpus) = machine.gpus else {
         return Err(Failure::unusable(
             "--gpus is not given; say how many GPUs there are, such as --gpus 8",
         ));
     };
     let nodes = super::choice::whole_nodes(u64::from(gpus), machine.nodes, &ask.gpu)?;
-    let layout = &args.question.layout;
+    let layout = &args.layout;
     for (flag, size) in [
         ("--tp", layout.tp),
         ("--attn-dp", layout.attn_dp),
@@ -36,7 +36,7 @@ pub fn resolve(ask: &mut Ask, args: &RecommendArgs) -> Result<Space, Failure> {
         }
     }
     shares(gpus, layout)?;
-    let switches = &args.question.switches;
+    let switches = &args.switches;
     let cuda_graphs = super::choice::cuda_graphs(
         ask,
         switches,

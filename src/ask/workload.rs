@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// An unknown name with the nearest, or every fault of the file.
-pub(super) fn read(library: &Library, name: &str) -> Result<Workload, Failure> {
+pub fn read(library: &Library, name: &str) -> Result<Workload, Failure> {
     let is_file = [".toml", ".csv", ".jsonl"]
         .iter()
         .any(|ending| name.to_lowercase().ends_with(ending));

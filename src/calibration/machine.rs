@@ -35,7 +35,7 @@ pub fn target(args: &CalibrateArgs, library: &Library) -> Result<Target, Failure
     let on_gpus = backend == Backend::Nccl;
     let there = match backend {
         Backend::Nccl => u32::try_from(device_count()?).unwrap_or(u32::MAX),
-        Backend::Cpu => 2,
+        Backend::Cpu | Backend::Peer => 2,
     };
     let ranks = args.ranks.unwrap_or(there);
     if ranks == 0 || (on_gpus && ranks > there) {
@@ -46,7 +46,7 @@ pub fn target(args: &CalibrateArgs, library: &Library) -> Result<Target, Failure
     let mut provenance = survey(on_gpus, ranks)?;
     let gpu = match (&args.gpu, backend) {
         (Some(name), _) => library.gpu(name)?,
-        (None, Backend::Cpu) => library.gpu("cpu")?,
+        (None, Backend::Cpu | Backend::Peer) => library.gpu("cpu")?,
         (None, Backend::Nccl) => library.gpu(&provenance.device).map_err(|_| {
             Failure::unusable(format!(
                 "no profile knows the GPU '{}': give --gpu NAME, or make one with `parplan profiles \

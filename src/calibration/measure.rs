@@ -49,7 +49,7 @@ pub fn run(
             experiments: experiments.to_vec(),
             effort: match target.backend {
                 Backend::Cpu => Effort::CPU,
-                Backend::Nccl => Effort::GPU,
+                Backend::Nccl | Backend::Peer => Effort::GPU,
             },
             budget_seconds: budget.as_secs_f64(),
             journal: Some(journal.clone()),

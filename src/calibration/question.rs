@@ -52,7 +52,7 @@ fn ask(
     done: &[Experiment],
 ) -> Result<Asked, Failure> {
     let mut ask = Ask::resolve_with(&args.question, measured)?;
-    let space = space::resolve(&mut ask, args)?;
+    let space = space::resolve(&mut ask, &args.question)?;
     let goal: Goal = space::goal(&ask, &args.ranking);
     let setup = ask.setup()?;
     let effort = Effort {

@@ -34,7 +34,7 @@ pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
     let journal = store::journal_of(&out);
     let begin = Instant::now();
     let budget = Duration::from_secs_f64(args.budget.unwrap_or(match target.backend {
-        Backend::Nccl => BUDGET_GPU,
+        Backend::Nccl | Backend::Peer => BUDGET_GPU,
         Backend::Cpu => BUDGET_CPU,
     }));
     let question = match &args.question {

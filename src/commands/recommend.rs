@@ -18,7 +18,7 @@ use parplan_planner::search::{Effort, Pruning, recommend};
 pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     let watch = Stopwatch::start();
     let mut ask = Ask::resolve(&args.question)?;
-    let space = space::resolve(&mut ask, args)?;
+    let space = space::resolve(&mut ask, &args.question)?;
     let goal = space::goal(&ask, &args.ranking);
     let effort = Effort {
         top: args.ranking.top,

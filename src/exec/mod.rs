@@ -84,6 +84,11 @@ fn run(args: &ExecArgs) -> Result<u8> {
     let gpus = match backend {
         Backend::Nccl => Some(parplan_executor::cuda::device_count()?),
         Backend::Cpu => None,
+        Backend::Peer => {
+            return Err(Error::Unusable(
+                "--backend peer runs attention only; a plan needs nccl (or cpu)".into(),
+            ));
+        }
     };
     let here = plan::here(&launch, &real, args.common.ranks, gpus)?;
     let unusable = |e: crate::Failure| Error::Unusable(e.to_string());
@@ -116,7 +121,7 @@ fn run(args: &ExecArgs) -> Result<u8> {
             .iter()
             .filter_map(|s| s.requests.first().copied())
             .collect(),
-        (_, Backend::Cpu) => Vec::new(),
+        (_, Backend::Cpu | Backend::Peer) => Vec::new(),
     };
     let mut common = args.common.clone();
     common.ranks = Some(here.tp);

@@ -42,7 +42,7 @@ impl Resolved {
     pub fn new(typed: &Typed) -> Result<Resolved, Failure> {
         let args = typed.read()?;
         let mut ask = Ask::resolve(&args.question)?;
-        let space = space::resolve(&mut ask, &args)?;
+        let space = space::resolve(&mut ask, &args.question)?;
         let goal = space::goal(&ask, &args.ranking);
         ask.setup()?;
         Ok(Resolved {

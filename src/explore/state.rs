@@ -246,6 +246,14 @@ impl State {
         }
     }
 
+    /// Says something that went wrong.
+    pub fn say(&mut self, text: &str) {
+        self.notice = Some(Notice {
+            text: text.to_owned(),
+            alert: true,
+        });
+    }
+
     /// Shows a calibration while it is measured.
     pub fn watch(&mut self, path: &Path) {
         self.journal = Some(Journal::new(path.to_path_buf()));

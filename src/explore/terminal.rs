@@ -119,6 +119,24 @@ fn take() -> std::io::Result<()> {
     execute!(stdout(), EnterAlternateScreen, EnableBracketedPaste)
 }
 
+/// Whether a shell waits for this process alone, and so would notice that it stops and could
+/// continue it.
+pub fn has_shell() -> bool {
+    use rustix::process::{getpgid, getppid, getsid};
+    let Some(parent) = getppid() else {
+        return false;
+    };
+    let same_session = match (getsid(Some(parent)), getsid(None)) {
+        (Ok(theirs), Ok(mine)) => theirs == mine,
+        _ => false,
+    };
+    let own_group = match (getpgid(Some(parent)), getpgid(None)) {
+        (Ok(theirs), Ok(mine)) => theirs != mine,
+        _ => false,
+    };
+    same_session && own_group
+}
+
 /// Leaves the terminal as it was found; a second time does nothing.
 fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {

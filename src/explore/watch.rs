@@ -6,6 +6,7 @@ use super::terminal::Watch;
 use parplan_planner::calibrate::{predicted_us, summarise};
 use parplan_profiles::calibration::{Class, Experiment, Journal, LaunchMode, Probe, Unit};
 use parplan_profiles::{EfficiencyProfile, GpuProfile, Library, Overheads};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,9 @@ use std::time::{Duration, SystemTime};
 const PAUSE: Duration = Duration::from_millis(250);
 /// A journal has a line a sample; more than this is another file.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What was seen of a file that is not there.
+const GONE: (u64, SystemTime) = (0, SystemTime::UNIX_EPOCH);
 
 /// Reads a journal, and knows what was predicted of its experiments.
 #[derive(Debug)]
@@ -47,9 +51,13 @@ impl Reader {
             Ok(about) => about,
             // It is said once, and again after it was there.
             Err(error) => {
-                let first = self.seen.replace((0, SystemTime::UNIX_EPOCH));
-                return match first {
-                    Some((0, SystemTime::UNIX_EPOCH)) => None,
+                let missing = error.kind() == ErrorKind::NotFound;
+                return match self.seen.replace(GONE) {
+                    Some(GONE) => None,
+                    None if missing => failed("is not there yet".to_owned()),
+                    Some(_) if missing => {
+                        failed("is gone, as it is once the calibration has ended".to_owned())
+                    }
                     _ => failed(format!("cannot be read: {error}")),
                 };
             }

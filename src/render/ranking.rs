@@ -1,5 +1,6 @@
 //! A recommendation: the verdict, the ranked configurations, what was refused.
 
+use super::table::KEEP;
 use super::{Page, Table, number, plan};
 use crate::ask::Ask;
 use parplan_planner::plan::{Choice, Plan, Predicted};
@@ -75,11 +76,15 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
         .all(|pair| pair[0].choice.kv_dtype == pair[1].choice.kv_dtype);
     for (i, plan) in ranked.iter().enumerate() {
         let p = &plan.predicted;
-        let words = if one_format {
-            switch_words(&plan.choice)
-        } else {
-            choice_words(&plan.choice)
-        };
+        let mut words = named(&plan.choice, SHORT);
+        if !one_format {
+            words.push_str(&format!(", kv {}", plan.choice.kv_dtype));
+        }
+        // A size stays with its name where the column breaks.
+        let words = words
+            .replace(", ", ",\0")
+            .replace(' ', KEEP)
+            .replace('\0', " ");
         let kept = kept(goal.ttft_ms, &p.ttft_ms) && kept(goal.tpot_ms, &p.tpot_ms);
         table.row([
             (i + 1).to_string(),
@@ -99,6 +104,18 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
     page.table(&table);
     if limited {
         page.aside("Layouts that miss a limit come after those that keep all, nearest miss first.");
+    }
+    let used = |on: fn(&Choice) -> bool| ranked.iter().any(|plan| on(&plan.choice));
+    let legend: Vec<String> = [
+        (used(|c| c.expert_all_to_all), 0),
+        (used(|c| c.symmetric_memory), 1),
+    ]
+    .into_iter()
+    .filter(|(used, _)| *used)
+    .map(|(_, i)| format!("{}: {}", SHORT[i], LONG[i]))
+    .collect();
+    if !legend.is_empty() {
+        page.aside(&format!("{}.", legend.join(". ")));
     }
     page.aside(
         "fits: requests that the KV cache holds. Differences well inside the intervals below do \
@@ -128,12 +145,22 @@ pub fn choice_words(choice: &Choice) -> String {
 
 /// A layout and its switches.
 pub fn switch_words(choice: &Choice) -> String {
+    named(choice, LONG)
+}
+
+/// Names of the switches: all-to-all, symmetric memory, no graphs.
+const LONG: [&str; 3] = ["expert all-to-all", "symmetric memory", "no CUDA graphs"];
+/// The same as `compare` spells them.
+const SHORT: [&str; 3] = ["a2a", "symm", "no graphs"];
+
+fn named(choice: &Choice, names: [&str; 3]) -> String {
     let mut words = plan::layout_words(&choice.layout);
-    for (on, name) in [
-        (choice.expert_all_to_all, "expert all-to-all"),
-        (choice.symmetric_memory, "symmetric memory"),
-        (!choice.cuda_graphs, "no CUDA graphs"),
-    ] {
+    let switches = [
+        choice.expert_all_to_all,
+        choice.symmetric_memory,
+        !choice.cuda_graphs,
+    ];
+    for (on, name) in switches.into_iter().zip(names) {
         if on {
             words.push_str(", ");
             words.push_str(name);

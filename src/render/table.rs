@@ -25,6 +25,8 @@ enum Row {
     Rule,
 }
 
+/// A space at which no line breaks; it is printed as a space.
+pub const KEEP: &str = "\u{a0}";
 /// Between columns.
 const GAP: &str = "  ";
 /// Before a table.
@@ -177,7 +179,7 @@ impl Table {
                 }
             }
             out.push_str(INDENT);
-            out.push_str(&paint(text.trim_end()));
+            out.push_str(&paint(&text.trim_end().replace(KEEP, " ")));
             out.push('\n');
         }
         out
@@ -234,6 +236,14 @@ mod tests {
             "  part        GiB  note\n  weights   83.51  fp8\n  kv          9.1\n  \
              ---------------------\n  total    140.40\n"
         );
+    }
+
+    #[test]
+    fn words_that_are_kept_together_break_together() {
+        let mut table = Table::new(&["layout"]);
+        table.row([format!("{}, ep{KEEP}16", "x".repeat(WIDTH - 6))]);
+        let text = table.render(Style::PLAIN);
+        assert!(text.ends_with("\n  ep 16\n"), "{text}");
     }
 
     #[test]

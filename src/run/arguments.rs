@@ -33,6 +33,8 @@ pub enum What {
     Sync(Box<Sync>),
     /// Decoder layers of a model under a layout: step time by operation, memory, a check.
     Stack(Box<Stack>),
+    /// Attention over a paged KV cache, on one rank or shared by several (DCP).
+    Attention(Box<super::attention::Attention>),
     /// A rank; started by the supervisor.
     #[command(hide = true)]
     Rank,
@@ -104,6 +106,8 @@ pub struct Sampling {
 enum BackendName {
     Cpu,
     Nccl,
+    /// GPUs without NCCL; ranks may share one. Attention only.
+    Peer,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -186,6 +190,7 @@ impl Common {
         match self.backend {
             Some(BackendName::Cpu) => Backend::Cpu,
             Some(BackendName::Nccl) => Backend::Nccl,
+            Some(BackendName::Peer) => Backend::Peer,
             None => default,
         }
     }
@@ -195,6 +200,7 @@ impl Common {
         self.backend = Some(match backend {
             Backend::Cpu => BackendName::Cpu,
             Backend::Nccl => BackendName::Nccl,
+            Backend::Peer => BackendName::Peer,
         });
     }
 
@@ -218,7 +224,7 @@ impl Common {
 }
 
 impl Sampling {
-    fn timer(&self) -> Timer {
+    pub fn timer(&self) -> Timer {
         Timer {
             iterations: self.iterations as usize,
             repeats: self.repeats as usize,
@@ -227,7 +233,7 @@ impl Sampling {
         }
     }
 
-    fn registrations(&self) -> Vec<Registration> {
+    pub fn registrations(&self) -> Vec<Registration> {
         let registration = |r: &RegistrationName| match r {
             RegistrationName::None => Registration::None,
             RegistrationName::Local => Registration::Local,
@@ -236,7 +242,7 @@ impl Sampling {
         self.registration.iter().map(registration).collect()
     }
 
-    fn launches(&self) -> Vec<Launch> {
+    pub fn launches(&self) -> Vec<Launch> {
         let launch = |l: &LaunchName| match l {
             LaunchName::Stream => Launch::Stream,
             LaunchName::Graph => Launch::Graph,
@@ -432,7 +438,7 @@ impl Gather {
             (Some(0), _) => Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
             (Some(n), _) => Ok(n),
             (None, Backend::Cpu) => Ok(2),
-            (None, Backend::Nccl) => parplan_executor::cuda::device_count(),
+            (None, Backend::Nccl | Backend::Peer) => parplan_executor::cuda::device_count(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `parplan run …`: ranks under a supervisor, or as ranks of another launcher.
 
 mod arguments;
+mod attention;
 mod mode;
 mod outcome;
 mod rank;
@@ -28,6 +29,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
         What::Collectives(a) => a.job().and_then(|job| start(&a.common, &job)),
         What::Gather(a) => a.job().and_then(|job| start(&a.common, &job)),
         What::Sync(a) => a.job().and_then(|job| start(&a.common, &job)),
+        What::Attention(a) => a.job().and_then(|(common, job)| start(&common, &job)),
         What::Stack(a) => a.job().and_then(|(common, job)| start(&common, &job)),
     };
     match code {
@@ -64,7 +66,7 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     let local_world = match common.ranks {
         Some(0) => return Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
         Some(n) => n,
-        None if job.backend == Backend::Nccl => parplan_executor::cuda::device_count()?,
+        None if job.backend != Backend::Cpu => parplan_executor::cuda::device_count()?,
         None => 2,
     };
     if common.nnodes == 0 || common.node_rank >= common.nnodes {

@@ -4,7 +4,7 @@ use parplan_executor::bench::{Collective, Launch};
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::{CollectivesResult, GatherResult, Job, SyncResult, Work};
 
-use super::stack;
+use super::{attention, stack};
 use parplan_executor::symmetric::Registration;
 use parplan_executor::sync::Way;
 use parplan_executor::{Error, Result};
@@ -23,19 +23,22 @@ pub fn print(job: &Job, result: &Value, json: bool) -> Result<()> {
         Work::Sync(_) => sync(&serde_json::from_value(result.clone()).map_err(bad)?),
         // `parplan calibrate` reads its own results.
         Work::Probes(_) => println!("{result:#}"),
+        Work::Attention(_) => {
+            attention::print(&serde_json::from_value(result.clone()).map_err(bad)?);
+        }
         Work::Stack(_) => stack::print(&serde_json::from_value(result.clone()).map_err(bad)?),
     }
     Ok(())
 }
 
-fn launch(l: Launch) -> &'static str {
+pub fn launch(l: Launch) -> &'static str {
     match l {
         Launch::Stream => "stream",
         Launch::Graph => "graph",
     }
 }
 
-fn registration(r: Registration) -> &'static str {
+pub fn registration(r: Registration) -> &'static str {
     match r {
         Registration::None => "none",
         Registration::Local => "local",

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Show the errors on each model, and on each GPU, of fits that had not seen it.
     #[arg(long)]
     held_out: bool,
+    /// Write every run beside its prediction to this file, as CSV.
+    #[arg(long)]
+    table: Option<PathBuf>,
     /// Show every run whose model, GPU, engine and layout contain all of these words, term by term.
     #[arg(long, num_args = 1..)]
     explain: Vec<String>,
@@ -67,6 +70,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .filter(|r| ENGINES.contains(&r.engine.as_str()))
         .collect();
     let outcomes = outcomes(&all, &entries)?;
+    if let Some(path) = &arguments.table {
+        let mut text = format!("{}\n", Run::COLUMNS);
+        for outcome in &outcomes {
+            text += &outcome.run.line(entry_of(outcome.run, &entries)?)?;
+            text.push('\n');
+        }
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
     if !arguments.explain.is_empty() {
         return explain(&outcomes, &entries, &arguments.explain);
     }
@@ -109,7 +120,7 @@ struct Fit<'a> {
 /// runs have more than one model.
 fn full<'a>(runs: &[&'a Run], held_out: bool) -> Result<Fit<'a>> {
     ensure!(!runs.is_empty(), "an engine has no run to fit");
-    let figures = fit::fit(runs, Figures::expected())?;
+    let figures = fit::fit_from_expected(runs)?;
     let mut model = without_each(runs, figures, |run| run.family.to_owned())?;
     if model.is_empty() {
         model = outcomes(runs, &fit::finished(runs, &figures, &[]))?;
@@ -245,6 +256,13 @@ fn label(run: &Run) -> String {
     )
 }
 
+fn entry_of<'e>(run: &Run, entries: &'e [Overheads]) -> Result<&'e Overheads> {
+    entries
+        .iter()
+        .find(|e| e.engine == run.engine && e.architecture == run.architecture)
+        .context("no entry of the run")
+}
+
 fn explain(outcomes: &[Outcome<'_>], entries: &[Overheads], words: &[String]) -> Result<()> {
     for o in outcomes {
         let label = label(o.run);
@@ -260,11 +278,7 @@ fn explain(outcomes: &[Outcome<'_>], entries: &[Overheads], words: &[String]) ->
             m.ttft_ms,
             m.ttft_ms * o.errors.ttft.exp()
         );
-        let entry = entries
-            .iter()
-            .find(|e| e.engine == o.run.engine && e.architecture == o.run.architecture)
-            .context("no entry of the run")?;
-        print!("{}", o.run.explain(entry)?);
+        print!("{}", o.run.explain(entry_of(o.run, entries)?)?);
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parplan_kernels::attention::{
     ALL_GATHER_BULK, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, MERGE_BULK, MERGE_PACKETS, MergeArgs,
-    PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, packet_blocks,
+    PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, packet_blocks, packet_threads,
 };
 use parplan_kernels::peer::{MAX_RANKS, Operation, PeerArgs, WORD, staging_bytes};
 
@@ -16,8 +16,10 @@ use crate::peer::PeerMemory;
 use crate::{Buffer, Communicator, Device, Error, Result, View};
 
 /// Bytes from each rank up to which packets are used: they carry a flag with every word,
-/// which saves a fence and costs half the bandwidth.
-pub const PACKET_BYTES: usize = 128 * 1024;
+/// which saves a fence and costs half the bandwidth. Of queries, that are only stored:
+pub const GATHER_PACKET_BYTES: usize = 512 * 1024;
+/// And of outputs, that are merged as they come.
+pub const MERGE_PACKET_BYTES: usize = 128 * 1024;
 
 /// What ranks exchange around a shared attention, over peer memory.
 pub struct PeerExchange {
@@ -123,9 +125,10 @@ impl PeerExchange {
             });
         }
         let words = send.len() / WORD;
-        let (name, grid, first, count) = if send.len() <= PACKET_BYTES {
-            let blocks = (words as u32).div_ceil(EXCHANGE_THREADS);
-            let grid = Grid::linear(blocks.clamp(1, PACKET_BLOCKS), EXCHANGE_THREADS);
+        let (name, grid, first, count) = if send.len() <= GATHER_PACKET_BYTES {
+            let threads = packet_threads(words);
+            let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
+            let grid = Grid::linear(blocks, threads);
             let kernel = Operation::AllGather.kernel();
             (kernel, grid, Argument::Peer(self.packets), words)
         } else {
@@ -178,12 +181,15 @@ impl PeerExchange {
             rank: self.bulk.rank,
             size: self.bulk.size,
         });
-        let packets = packet_blocks(rows, dim).filter(|_| rows * dim * 2 <= PACKET_BYTES);
-        let (name, blocks, first) = match packets {
-            Some(blocks) => (MERGE_PACKETS, blocks, Argument::Peer(self.packets)),
-            None => (MERGE_BULK, BULK_BLOCKS, Argument::Bulk(self.bulk)),
+        let packets = packet_blocks(rows, dim).filter(|_| rows * dim * 2 <= MERGE_PACKET_BYTES);
+        let (name, (blocks, threads), first) = match packets {
+            Some(grid) => (MERGE_PACKETS, grid, Argument::Peer(self.packets)),
+            None => {
+                let grid = (BULK_BLOCKS, EXCHANGE_THREADS);
+                (MERGE_BULK, grid, Argument::Bulk(self.bulk))
+            }
         };
-        let grid = Grid::linear(blocks, EXCHANGE_THREADS);
+        let grid = Grid::linear(blocks, threads);
         self.gpu.bind()?;
         // SAFETY: as above; the views' sizes were checked against rows and dim.
         unsafe {

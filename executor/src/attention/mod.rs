@@ -16,7 +16,7 @@ pub(crate) use cpu::{
     workspace as workspace_on_cpu,
 };
 pub use dcp::{DcpAttention, Gather, Merge, largest_message};
-pub use exchange::{PACKET_BYTES, PeerExchange};
+pub use exchange::{GATHER_PACKET_BYTES, MERGE_PACKET_BYTES, PeerExchange};
 pub(crate) use gpu::{
     attention as on_gpu, correct_rank as correct_on_gpu, merge_ranks as merge_on_gpu,
     plan as plan_on_gpu, workspace as workspace_on_gpu,

@@ -32,6 +32,10 @@ pub struct Stats {
     pub min_us: f64,
     /// Slowest repeat.
     pub max_us: f64,
+    /// Median absolute deviation from the median.
+    pub mad_us: f64,
+    /// 95th percentile, the nearest rank.
+    pub p95_us: f64,
 }
 
 impl Stats {
@@ -41,16 +45,25 @@ impl Stats {
         micros.sort_by(f64::total_cmp);
         let at = |i: usize| micros.get(i).copied().unwrap_or(f64::NAN);
         let n = micros.len();
-        let median = if n.is_multiple_of(2) {
-            f64::midpoint(at((n / 2).wrapping_sub(1)), at(n / 2))
-        } else {
-            at(n / 2)
-        };
+        let median_us = median(&micros);
+        let mut off: Vec<f64> = micros.iter().map(|v| (v - median_us).abs()).collect();
+        off.sort_by(f64::total_cmp);
+        let rank = (0.95 * n as f64).ceil() as usize;
         Stats {
-            median_us: median,
+            median_us,
             min_us: at(0),
             max_us: at(n.saturating_sub(1)),
+            mad_us: median(&off),
+            p95_us: at(rank.saturating_sub(1)),
         }
+    }
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n.is_multiple_of(2) => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+        n => sorted[n / 2],
     }
 }
 
@@ -211,7 +224,9 @@ mod tests {
             Stats {
                 median_us: 5.0,
                 min_us: 1.0,
-                max_us: 9.0
+                max_us: 9.0,
+                mad_us: 4.0,
+                p95_us: 9.0
             }
         );
         assert_eq!(Stats::of(vec![4.0, 1.0, 2.0, 9.0]).median_us, 3.0);

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaContext, CudaStream, result, sys};
 
-use parplan_kernels::launch::{PLACE_ROWS, SCALE_BF16, TAKE_ROWS};
+use parplan_kernels::launch::{FILL_VALUES, PLACE_ROWS, READ, SCALE_BF16, TAKE_ROWS};
 
 use super::{Argument, DeviceMemory, Freer, Grid, Health, Kernels, cuda};
-use crate::attention::{Batch, Cache, Capacity, Queries, Shape, Shard, Workspace};
+use crate::attention::{Batch, Cache, Capacity, KvType, Queries, Shape, Shard, Workspace};
 use crate::comm::DEFAULT_DEADLINE;
-use crate::device::{rows, same_len};
+use crate::device::{rows, same_len, whole_words};
 use crate::{Buffer, Deadline, Device, Error, MemoryMeter, Result, View};
 
 /// How many GPUs the driver shows this process.
@@ -240,6 +240,27 @@ impl Gpu {
         Ok(kernels)
     }
 
+    /// Enqueues a plain streaming read of the view, whole 16-byte words: how fast memory
+    /// can be read at all. Its result is of no use; `sink` is 16 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] for a sink of another length, [`Error::Cuda`].
+    pub fn read_through(&self, view: &View, sink: &View) -> Result<()> {
+        same_len("read", sink.len(), 16)?;
+        let arguments = [
+            Argument::Address(view.address()?),
+            Argument::U64((view.len() / 16) as u64),
+            Argument::Address(sink.address()?),
+        ];
+        let blocks = self.multiprocessors()? as u32 * 8;
+        self.bind()?;
+        // SAFETY: both views are live memory of those lengths.
+        unsafe {
+            self.kernels()?
+                .launch(self, READ, Grid::linear(blocks, 512), &arguments)
+        }
+    }
+
     /// A buffer around memory that a library allocated on this GPU.
     pub(crate) fn adopt(
         &self,
@@ -426,6 +447,27 @@ impl Device for Arc<Gpu> {
             || format!("filling {} bytes of '{}'", dst.len(), dst.buffer().name()),
             r,
         )
+    }
+
+    fn fill_values(&self, dst: &View, kv: KvType, seed: u64) -> Result<()> {
+        whole_words(dst)?;
+        let words = (dst.len() / 8) as u64;
+        let arguments = [
+            Argument::Address(dst.address()?),
+            Argument::U64(words),
+            Argument::U64(u64::from(kv == KvType::Fp8)),
+            Argument::U64(seed),
+        ];
+        self.bind()?;
+        // SAFETY: the view is live memory of that many words.
+        unsafe {
+            self.kernels()?.launch(
+                self,
+                FILL_VALUES,
+                Grid::linear(grid(words), ROW_THREADS),
+                &arguments,
+            )
+        }
     }
 
     fn copy(&self, dst: &View, src: &View) -> Result<()> {

@@ -21,6 +21,8 @@ pub enum Backend {
     Cpu,
     /// One GPU a rank, NCCL between them.
     Nccl,
+    /// GPUs without NCCL: ranks exchange over peer memory alone, and may share a GPU.
+    Peer,
 }
 
 /// Times that bound every wait.
@@ -44,6 +46,9 @@ impl Backend {
             return Ok(());
         }
         let count = device_count()?;
+        if self == Backend::Peer {
+            return Ok(());
+        }
         if count < local_world {
             return Err(Error::Unusable(format!(
                 "{local_world} ranks need {local_world} GPUs here, the driver shows {count}"
@@ -101,9 +106,10 @@ impl Context {
         let gpu = match backend {
             Backend::Cpu => None,
             Backend::Nccl => Some(Gpu::open(local_rank)?),
+            Backend::Peer => Some(Gpu::open(local_rank % device_count()?)?),
         };
         let library = match backend {
-            Backend::Cpu => None,
+            Backend::Cpu | Backend::Peer => None,
             Backend::Nccl => Some(Library::open(nccl_path)?),
         };
         let mut control = join(

@@ -1,5 +1,6 @@
 //! What a rank does once it is connected: the work behind `parplan run`.
 
+mod attention;
 mod collectives;
 mod context;
 mod gather;
@@ -9,6 +10,9 @@ mod sync;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use attention::{
+    AttentionJob, AttentionPart, AttentionResult, AttentionSample, Way as AttentionWay,
+};
 pub(crate) use collectives::{Buffers, Point};
 pub use collectives::{
     CollectivesJob, CollectivesResult, Implementation, RegistrationCosts, Sample,
@@ -50,6 +54,8 @@ pub enum Work {
     Probes(ProbesJob),
     /// A stack of decoder layers.
     Stack(StackJob),
+    /// Attention, shared by the ranks.
+    Attention(AttentionJob),
 }
 
 impl Job {
@@ -58,12 +64,18 @@ impl Job {
     /// # Errors
     /// Whatever stopped it.
     pub fn run(&self, context: &mut Context) -> Result<Value> {
+        if self.backend == Backend::Peer && !matches!(self.work, Work::Attention(_)) {
+            return Err(Error::Unusable(
+                "--backend peer runs attention only; the others need nccl or cpu".into(),
+            ));
+        }
         let value = match &self.work {
             Work::Collectives(job) => serde_json::to_value(job.run(context)?),
             Work::Gather(job) => serde_json::to_value(job.run(context)?),
             Work::Sync(job) => serde_json::to_value(job.run(context)?),
             Work::Probes(job) => serde_json::to_value(job.run(context)?),
             Work::Stack(job) => serde_json::to_value(job.run(context)?),
+            Work::Attention(job) => serde_json::to_value(job.run(context)?),
         };
         value.map_err(|e| Error::Wrong(format!("the result does not serialise: {e}")))
     }

@@ -13,6 +13,9 @@ use crate::jobs::Context;
 use crate::stack::{Compute, CudaCompute, Format, GroupedRows, Routing, Rows, Weight, tile_bytes};
 use crate::{Buffer, CpuDevice, Device, Error, Result, View};
 
+/// What computes, and the name of its library of products.
+type Named = (Rc<dyn Compute>, String);
+
 /// Inputs of an operation on a GPU take at least this much memory together, so that none is in the L2
 /// cache when its turn comes again: layers of a model do not meet each other's weights there.
 const PAST_CACHE: usize = 192 << 20;
@@ -32,7 +35,7 @@ fn compute(
     context: &Context,
     cublas: Option<&Path>,
     [rows, columns]: [usize; 2],
-) -> Result<std::result::Result<(Rc<dyn Compute>, String), String>> {
+) -> Result<std::result::Result<Named, String>> {
     let Some(gpu) = &context.gpu else {
         return Ok(Ok((Rc::new(CpuDevice::new()), format!("{OWN} cpu"))));
     };

@@ -14,7 +14,7 @@ use super::compute::{
 };
 use super::spec::Format;
 use super::tensors::FP8_ACTIVATION_UNIT;
-use crate::attention::{Batch, Cache, Capacity, Queries, Shape, Shard, Workspace};
+use crate::attention::{Batch, Cache, Capacity, KvType, Queries, Shape, Shard, Workspace};
 use crate::cublaslt::{Operands, Product, Products};
 use crate::cuda::{Argument, Gpu, Grid, Kernels};
 use crate::{Buffer, Device, Error, MemoryMeter, Result, View};
@@ -134,6 +134,10 @@ impl Device for CudaCompute {
 
     fn fill(&self, dst: &View, byte: u8) -> Result<()> {
         self.gpu.fill(dst, byte)
+    }
+
+    fn fill_values(&self, dst: &View, kv: KvType, seed: u64) -> Result<()> {
+        self.gpu.fill_values(dst, kv, seed)
     }
 
     fn copy(&self, dst: &View, src: &View) -> Result<()> {

@@ -18,14 +18,17 @@ pub const MERGE_KERNELS: [&str; 5] = [CORRECT, MERGE, MERGE_PACKETS, MERGE_BULK,
 
 /// Threads of [`CORRECT`] and [`MERGE`].
 pub const MERGE_THREADS: u32 = 256;
-/// Threads of the kernels that exchange.
+/// Most threads of the kernels that exchange.
 pub const EXCHANGE_THREADS: u32 = 512;
-/// Blocks that packets have slots for. All must be resident at once.
-pub const PACKET_BLOCKS: u32 = 64;
+/// Threads where packets are few: small blocks start and end sooner.
+pub const SMALL_EXCHANGE_THREADS: u32 = 128;
+/// Blocks that packets have slots for. All must be resident at once: three of them fit
+/// a multiprocessor.
+pub const PACKET_BLOCKS: u32 = 128;
 /// Packet slots of a block.
-pub const PACKET_SLOTS: u32 = 2048;
+pub const PACKET_SLOTS: u32 = 1024;
 /// Blocks of the kernels that exchange by plain stores: always all of them.
-pub const BULK_BLOCKS: u32 = 64;
+pub const BULK_BLOCKS: u32 = 128;
 
 /// Mirror of `struct MergeArgs`.
 #[repr(C)]
@@ -55,13 +58,25 @@ pub struct BulkArgs {
     pub size: u32,
 }
 
-/// Blocks of [`MERGE_PACKETS`] for that many rows; `None` when they do not fit its slots.
+/// Threads of a block for that many packets from each rank to each other.
 #[must_use]
-pub fn packet_blocks(rows: usize, dim: usize) -> Option<u32> {
+pub fn packet_threads(packets: usize) -> u32 {
+    if packets <= (PACKET_BLOCKS * SMALL_EXCHANGE_THREADS) as usize {
+        SMALL_EXCHANGE_THREADS
+    } else {
+        EXCHANGE_THREADS
+    }
+}
+
+/// Blocks and threads of [`MERGE_PACKETS`] for that many rows; `None` when they do not
+/// fit its slots.
+#[must_use]
+pub fn packet_blocks(rows: usize, dim: usize) -> Option<(u32, u32)> {
     let message = dim / 4 + 1;
-    let wanted = (rows * message).div_ceil(EXCHANGE_THREADS as usize);
+    let threads = packet_threads(rows * message);
+    let wanted = (rows * message).div_ceil(threads as usize);
     let blocks = wanted.min(rows).clamp(1, PACKET_BLOCKS as usize);
-    (rows.div_ceil(blocks) * message <= PACKET_SLOTS as usize).then_some(blocks as u32)
+    (rows.div_ceil(blocks) * message <= PACKET_SLOTS as usize).then_some((blocks as u32, threads))
 }
 
 /// Bytes that [`MERGE_BULK`] stages for one source: the rows, then their LSE in whole words.
@@ -80,7 +95,7 @@ mod tests {
             for rows in 1..5000usize {
                 let message = dim / 4 + 1;
                 match packet_blocks(rows, dim) {
-                    Some(blocks) => {
+                    Some((blocks, _)) => {
                         assert!((1..=PACKET_BLOCKS).contains(&blocks));
                         assert!(rows.div_ceil(blocks as usize) * message <= PACKET_SLOTS as usize);
                     }

@@ -11,6 +11,6 @@ pub use launch::{AttentionArgs, COMBINE_THREADS, Kernel, PLAN, PLAN_THREADS, pla
 pub use merge::{
     ALL_GATHER_BULK, BULK_BLOCKS, BulkArgs, CORRECT, EXCHANGE_THREADS, MERGE, MERGE_BULK,
     MERGE_KERNELS, MERGE_PACKETS, MERGE_THREADS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS,
-    bulk_bytes, packet_blocks,
+    SMALL_EXCHANGE_THREADS, bulk_bytes, packet_blocks, packet_threads,
 };
 pub use shape::{Kind, KvType, LATENT, ROPE, Shape, ShapeError, Shard};

@@ -4,56 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // tests, helper functions included
 
 mod layer;
-
-use std::path::Path;
-use std::process::Command;
-use std::sync::OnceLock;
+#[path = "../shim_library/mod.rs"]
+mod shim_library;
 
 use half::bf16;
-use libloading::{Library, Symbol};
+use libloading::Symbol;
 use parplan_kernels::peer::{PeerArgs, staging_bytes};
 use parplan_kernels::reference::{place_rows, scale_bf16, take_rows};
-
-/// The shim library, compiled once for this test program.
-fn library() -> &'static Library {
-    static LIBRARY: OnceLock<Library> = OnceLock::new();
-    LIBRARY.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let out = tempfile::tempdir().unwrap();
-        let file = out.path().join("libshim.so");
-        let output = Command::new("g++")
-            .args([
-                "-std=c++20",
-                "-O1",
-                "-g",
-                "-fPIC",
-                "-shared",
-                "-pthread",
-                "-Wall",
-                "-Werror",
-                "-I",
-            ])
-            .arg(root.join("shim"))
-            .arg(root.join("shim/entry.cpp"))
-            .arg("-o")
-            .arg(&file)
-            .output()
-            .expect("g++ is needed for this test (Debian: apt-get install g++)");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        // SAFETY: the library was just built from this repository; its only
-        // initialisers are those of the C++ runtime.
-        unsafe { Library::new(&file) }.unwrap()
-    })
-}
-
-fn symbol<F>(name: &str) -> Symbol<'static, F> {
-    // SAFETY: each caller names a function of shim/entry.cpp with that signature.
-    unsafe { library().get(name.as_bytes()) }.unwrap()
-}
+use shim_library::symbol;
 
 type Rows = unsafe extern "C" fn(*mut u8, *const u8, *const u64, u64, u64, u32, u32);
 

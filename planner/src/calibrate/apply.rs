@@ -7,6 +7,7 @@
 
 use super::figures::{Figures, store_peer};
 use super::terms::machine;
+use crate::step::launches;
 use parplan_profiles::calibration::{
     BufferRegistration, Calibration, Class, CollectiveKind, Probe, SyncWay, Term,
 };
@@ -65,10 +66,6 @@ const OTHER_VERSION: f64 = 0.08;
 /// exchange by parplan, microseconds. Their ratio scales what engines pay.
 const USUAL_HOST_SYNC_US: f64 = 7.5;
 const USUAL_DEVICE_SYNC_US: f64 = 25.0;
-
-/// Kernels of an eager layer that the host launches one by one, for engines that run parplan's own
-/// kernels: norms, projections, rotary embedding, attention, activation, residuals.
-const KERNELS_OF_A_LAYER: f64 = 12.0;
 
 /// Least spread of a class's price inside a step: timed alone, an operation finds caches, clocks and
 /// neighbours that a layer does not give it. Median error of dense blocks and experts in held-out
@@ -254,7 +251,7 @@ impl Calibrated {
                 sync.source = note.source;
             }
             (Class::Launch, Figures::Constant { us }) => {
-                self.overheads.eager_layer_us = us * KERNELS_OF_A_LAYER;
+                self.overheads.eager_layer_us = us * launches::DENSE_LAYER;
                 if no_graphs {
                     // Without graphs a small kernel costs what its launch does.
                     self.efficiency.elementwise.kernel_us = us;

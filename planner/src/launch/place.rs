@@ -76,6 +76,15 @@ pub(super) fn check_values(spec: &LaunchSpec) -> Result<(), LaunchError> {
             );
         }
     }
+    for name in &spec.machines {
+        if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return refuse(
+                "machine",
+                name,
+                "the name or address of a machine holds no blanks and no control characters",
+            );
+        }
+    }
     for name in spec.extra_env.keys() {
         if name.is_empty() || name.contains(['=', '\0']) {
             return refuse(

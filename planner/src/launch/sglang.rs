@@ -49,6 +49,7 @@ pub(super) fn command(
         .map(|count| count.max(1).saturating_mul(layout.attention_dp));
     words.maybe(Meaning::RunningRequests, running)?;
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
+    words.maybe(Meaning::ReceiveInterval, spec.receive_interval)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
     if let Some(dtype) = spec.kv_dtype {
         words.say(Meaning::KvDtype, &kv_name(rules, dtype)?)?;

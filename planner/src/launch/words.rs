@@ -151,6 +151,7 @@ pub(super) fn describe(meaning: Meaning) -> &'static str {
         Meaning::Headless => "engines without a server",
         Meaning::RunningRequests => "the limit of running requests",
         Meaning::ChunkTokens => "the tokens of a chunk or step",
+        Meaning::ReceiveInterval => "looking for requests every few steps",
         Meaning::MemoryFraction => "the memory fraction",
         Meaning::KvDtype => "the KV cache format",
         Meaning::ContextLength => "the longest sequence",

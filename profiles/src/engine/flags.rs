@@ -60,6 +60,8 @@ pub enum Meaning {
     RunningRequests,
     /// Tokens of a prefill chunk or a step.
     ChunkTokens,
+    /// Decode steps between two looks for new requests.
+    ReceiveInterval,
     /// Fraction of GPU memory.
     MemoryFraction,
     /// Format of the KV cache.

@@ -390,6 +390,33 @@ pub struct SchedulerRule {
     /// launch command sets it; 0 where a rank prefills as soon as it can.
     #[serde(default)]
     pub context_balance_steps: u32,
+    /// Decode steps between two looks for new requests, as the launch command sets them without
+    /// attention DP; the last entry that holds counts, and none means every step.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub receive: Vec<Receive>,
+}
+
+/// How often a scheduler looks for new requests while it decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receive {
+    /// On GPUs of this compute capability (times ten) or later.
+    pub sm: u16,
+    /// With so many clients or more.
+    pub clients: u32,
+    /// Decode steps from one look to the next.
+    pub steps: u32,
+}
+
+impl SchedulerRule {
+    /// Decode steps between two looks for new requests, at least 1.
+    pub fn receive_interval(&self, sm: u16, clients: f64, attention_dp: u32) -> u32 {
+        let holds = |entry: &&Receive| sm >= entry.sm && clients >= f64::from(entry.clients);
+        match self.receive.iter().rfind(holds) {
+            Some(entry) if attention_dp <= 1 => entry.steps.max(1),
+            _ => 1,
+        }
+    }
 }
 
 /// What shares a step.

@@ -1,7 +1,8 @@
 //! Answers with figures written down here, so that pictures of them change with the views alone and
 //! not with what the planner predicts.
 
-use super::super::form::{Form, Vocabulary};
+use super::super::field::Vocabulary;
+use super::super::form::Form;
 use super::super::planning::{Detail, Diff, Pin, Resolved, Sweep, Table};
 use super::super::state::State;
 use crate::args::Typed;
@@ -237,6 +238,7 @@ pub fn plan(layout: Layout, symmetric_memory: bool, throughput: f64, tpot: f64) 
         max_running_requests: 160,
         kv_concurrency: 2604.0,
         memory_fraction: 0.88,
+        receive_interval: 1,
         chunk_tokens: 8192,
         warnings: Vec::new(),
     }

@@ -1,7 +1,8 @@
 //! Sessions as scripts of keys, with the real planner behind them.
 
 use super::super::event::{Effect, Event};
-use super::super::form::{Form, Vocabulary};
+use super::super::field::Vocabulary;
+use super::super::form::Form;
 use super::super::state::{Ended, Focus, State, View};
 use super::Session;
 use crate::args::{self, Typed};

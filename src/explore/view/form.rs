@@ -1,6 +1,7 @@
 //! The question: fields under headings, the meaning of the one under the cursor below.
 
-use super::super::form::{Editing, Field};
+use super::super::field::Field;
+use super::super::form::Editing;
 use super::super::grid::{clean, cut, width};
 use super::super::state::{Focus, Seen, State};
 use super::super::theme::Theme;
@@ -13,6 +14,9 @@ use ratatui::style::Style;
 /// Completions that are shown at once.
 const COMPLETIONS: usize = 7;
 
+/// Lines from which there is room for words below the fields.
+const TALK: u16 = 7;
+
 /// A line of the form.
 enum Entry {
     Heading(String),
@@ -22,10 +26,12 @@ enum Entry {
 /// Draws the form.
 pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: &mut Seen) {
     let note = note(state, usize::from(area.width));
-    let most = usize::from(area.height / 2);
-    let below = note.len().min(most) as u16;
+    let below = match area.height {
+        height if height < TALK => 0,
+        height => (note.len() as u16).min(height / 2) + 1,
+    };
     let fields = Rect {
-        height: area.height.saturating_sub(below + 1),
+        height: area.height - below,
         ..area
     };
     let entries = entries(state);
@@ -67,7 +73,9 @@ pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: 
             }
         }
     }
-    rule(theme, fields.bottom(), area, buffer);
+    if below > 0 {
+        rule(theme, fields.bottom(), area, buffer);
+    }
     let style = if state.problem.is_some() {
         theme.alert()
     } else {

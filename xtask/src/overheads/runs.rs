@@ -14,7 +14,7 @@ use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::serve::Service;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{
-    EfficiencyProfile, GpuArchitecture, GpuProfile, Library, ModelProfile, Overheads,
+    Dtype, EfficiencyProfile, GpuArchitecture, GpuProfile, Library, ModelProfile, Overheads,
 };
 use serde::{Deserialize, Deserializer};
 
@@ -48,6 +48,13 @@ const SPECULATED: [(&str, &str, &str, &str, &str); 4] = [
     ("sglang", "0.5.9", "b200_sxm", "2026_", "_tp4_0_ep1_"),
     ("sglang", "0.5.9", "b200_sxm", "", "_tp4_ep1_"),
 ];
+
+/// The series, as (engine, version, model), in which some requests of every run waited for a whole
+/// generation of others: with 8 clients 9 or 10 of 80 requests, whatever the prompt and the layout, so that
+/// the mean time to first token grows with the output length and falls with the clients. Their limit of
+/// requests was the number of clients, one of which a padding request may have held. The runs
+/// are judged, and the fit takes only their later tokens.
+const WAITED: (&str, &str, &str) = ("trtllm", "1.0.0rc3", "llama-3.1-8b");
 
 /// One row of the table.
 #[derive(Debug, Clone, Deserialize)]
@@ -105,6 +112,8 @@ pub(super) struct Run {
     pub traffic: Traffic,
     /// What was measured.
     pub measured: Times,
+    /// Whether the fit listens to its time to first token: see [`WAITED`].
+    pub first_token_counts: bool,
     /// The layout.
     pub choice: Choice,
     /// The model.
@@ -164,6 +173,42 @@ impl Run {
             tpot_ms: service.tpot_us / 1e3,
         })
     }
+
+    /// What a look at errors needs, as a line of a table: see [`Run::COLUMNS`].
+    pub fn line(&self, overheads: &Overheads) -> Result<String> {
+        self.served(overheads, |deployment, service| {
+            let layout = self.choice.layout;
+            let load = deployment.load(&self.traffic);
+            let steps = deployment.steps(&self.traffic, false);
+            let chunk = deployment.chunk_tokens.min(load.prefill_tokens);
+            format!(
+                "{},{},{},{},{},{},{},{:.0},{:.0},{},{},{},{:.3},{:.3},{:.3},{:.3},{:.3},{:.3},{:.4}",
+                self.model.name,
+                self.gpu_name,
+                self.engine,
+                self.version,
+                layout.tp,
+                layout.attention_dp,
+                layout.ep,
+                self.traffic.isl,
+                self.traffic.osl,
+                self.traffic.concurrency,
+                self.measured.ttft_ms,
+                self.measured.tpot_ms,
+                service.ttft_us / 1e3,
+                service.tpot_us / 1e3,
+                service.decode_step_us / 1e3,
+                steps.prefill(chunk, 0.0, 1.0, 0.0).total_us() / 1e3,
+                service.queue_us / 1e3,
+                service.burst_us / 1e3,
+                service.prefill_load
+            )
+        })
+    }
+
+    /// Columns of [`Run::line`]; times in milliseconds.
+    pub const COLUMNS: &str = "model,gpu,engine,version,tp,attention_dp,ep,isl,osl,concurrency,\
+        ttft,tpot,ttft_predicted,tpot_predicted,decode_step,prefill_pass,queue,burst,prefill_load";
 
     /// A decode step and a prefill pass, term by term.
     pub fn explain(&self, overheads: &Overheads) -> Result<String> {
@@ -280,17 +325,57 @@ impl Record {
         }
     }
 
-    /// Settings of the run that its published script has and no column: InferenceX sizes a step of
-    /// TensorRT-LLM for one prompt beside all decoding requests, in units of 64 tokens
-    /// (`benchmarks/dsr1_*_trt*.sh`).
+    /// Settings of the run that its published script has and no column: tokens of a step, and steps
+    /// between two looks for requests, of `benchmarks/single_node` of InferenceX at 843c625.
     fn settings(&self, family: &str) -> Settings {
-        let published = self.backend == "trtllm"
-            && family == "deepseek-r1"
-            && DRAWN_LENGTHS.contains(&(self.isl, self.osl));
-        let tokens = ((self.concurrency + self.isl + 64.0 + 63.0) / 64.0).floor() * 64.0;
+        if !DRAWN_LENGTHS.contains(&(self.isl, self.osl)) {
+            return Settings::default();
+        }
+        let blackwell = self.system.starts_with('b') || self.system.starts_with("gb");
+        let b300 = self.system.starts_with("b300");
+        let (chunk, receive) = match (self.backend.as_str(), family) {
+            // One prompt beside all decoding requests, in units of 64 (dsr1_*_trt.sh).
+            ("trtllm", "deepseek-r1") => {
+                let tokens = self.concurrency + self.isl + 64.0 + 63.0;
+                (Some((tokens / 64.0).floor() * 64.0), None)
+            }
+            ("trtllm", "gpt-oss-120b") => (Some(20_000.0), None),
+            // dsr1_fp8_b300.sh, four GPUs: fewer tokens, and ten steps at every concurrency.
+            ("sglang", "deepseek-r1") if b300 && self.precision == "fp8" => {
+                (Some(8192.0), Some(10))
+            }
+            ("sglang", "deepseek-r1") if !blackwell => (Some(32_768.0), None),
+            ("sglang", "qwen3.5-397b-a17b") => (Some(32_768.0), None),
+            ("vllm", "minimax-m2.5") if blackwell => (Some(2.0 * self.isl), None),
+            ("vllm", "minimax-m2.5") => (Some(32_768.0), None),
+            ("vllm", "gpt-oss-120b") => (Some(8192.0), None),
+            _ => (None, None),
+        };
+        // Steps of 32k tokens leave little by SGLang's own rule; its script says 0.82 (dsr1_fp8_h200.sh).
+        let memory =
+            (self.backend == "sglang" && family == "deepseek-r1" && !blackwell).then_some(0.82);
         Settings {
-            chunk_tokens: published.then_some(tokens as u32),
+            memory_fraction: memory,
+            chunk_tokens: chunk.map(|tokens| tokens as u32),
+            receive_interval: receive,
             ..Settings::default()
+        }
+    }
+
+    /// Whether the run kept its KV cache in fp8 though the checkpoint does not ask for it: by
+    /// InferenceX's scripts (as [`Record::settings`]), and in NVIDIA's runs of Qwen3-32B, whose fp8
+    /// checkpoint of ModelOpt asks for it (`kv_cache_quant_algo`).
+    fn kv_in_fp8(&self, family: &str) -> bool {
+        let blackwell = self.system.starts_with('b') || self.system.starts_with("gb");
+        let quantised = self.precision != "bf16" && !self.precision.is_empty();
+        let drawn = DRAWN_LENGTHS.contains(&(self.isl, self.osl));
+        match (self.backend.as_str(), family) {
+            ("trtllm", "qwen3-32b") => quantised,
+            ("trtllm", "deepseek-r1" | "gpt-oss-120b") => drawn,
+            ("sglang", _) => drawn && blackwell && quantised,
+            ("vllm", "minimax-m2.5") => drawn,
+            ("vllm", "gpt-oss-120b" | "kimi-k2.5") => drawn && blackwell,
+            _ => false,
         }
     }
 
@@ -397,13 +482,19 @@ impl Record {
                 waves: 10.0,
                 speculation: None,
             },
+            first_token_counts: WAITED
+                != (self.backend.as_str(), self.backend_version.as_str(), family),
             measured: Times {
                 ttft_ms: self.silicon_ttft_ms,
                 tpot_ms: self.silicon_tpot_ms,
             },
             choice: Choice {
                 layout,
-                kv_dtype: model.kv_dtype,
+                kv_dtype: if self.kv_in_fp8(family) {
+                    Dtype::Fp8
+                } else {
+                    model.kv_dtype
+                },
                 cuda_graphs: true,
                 symmetric_memory: false,
                 speculative_steps: 0,

@@ -1,0 +1,293 @@
+//! `parplan run attention`: what can be asked, and its table.
+
+use clap::{Args, ValueEnum};
+use parplan_executor::attention::{Gather, Kind, KvType, LATENT, Merge, ROPE, Shape};
+use parplan_executor::bench::Launch;
+use parplan_executor::jobs::{AttentionJob, AttentionResult, AttentionWay, Job, Work};
+use parplan_executor::symmetric::Registration;
+use parplan_executor::{Error, Result};
+
+use super::arguments::{Common, Sampling};
+use super::tables;
+
+/// `parplan run attention`
+#[derive(Debug, Args)]
+pub struct Attention {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Grouped queries, or multi-head latent attention (absorbed: 512 + 64).
+    #[arg(long, value_enum, default_value = "gqa")]
+    kind: KindName,
+    /// Query heads of all ranks together.
+    #[arg(long, default_value_t = 64)]
+    heads: usize,
+    /// KV heads, which every rank has; not for mla.
+    #[arg(long, default_value_t = 8)]
+    kv_heads: usize,
+    /// Elements of a head, 64 or 128; not for mla.
+    #[arg(long, default_value_t = 128)]
+    head_dim: usize,
+    /// Element type of the KV cache.
+    #[arg(long, value_enum, default_value = "bf16")]
+    kv_dtype: KvName,
+    /// Tokens of a page.
+    #[arg(long, default_value_t = 16)]
+    page: usize,
+    /// Requests.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// KV tokens of each request, its query tokens included.
+    #[arg(long, default_value_t = 8192)]
+    context: usize,
+    /// Query tokens of each request; above 1 for drafts and prefill chunks.
+    #[arg(long, default_value_t = 1)]
+    query_tokens: usize,
+    /// Draw each request's KV and query tokens between 1 and those numbers.
+    #[arg(long)]
+    ragged: bool,
+    /// Ranks that share the KV: all of them, so this is another name for --ranks.
+    #[arg(long)]
+    dcp: Option<usize>,
+    /// Neighbouring KV positions that stay on one rank.
+    #[arg(long, default_value_t = 1)]
+    interleave: usize,
+    /// Ways to share the attention [default: all that the backend has].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    merge: Vec<MergeName>,
+    /// Only from a captured graph; short for --launch graph.
+    #[arg(long)]
+    graph: bool,
+    /// Only with symmetric windows; short for --registration symmetric.
+    #[arg(long)]
+    symmetric: bool,
+    /// Compare with the float64 reference on the CPU: some rows where the context is long.
+    #[arg(long)]
+    check: bool,
+    /// Names the inputs [default: another one in every run].
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KindName {
+    Gqa,
+    Mla,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum KvName {
+    Bf16,
+    Fp8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MergeName {
+    /// Queries by all-gather; LSEs by all-gather, correction, reduce-scatter.
+    AgRs,
+    /// Queries by all-gather; outputs and LSEs by all-to-all, merge.
+    A2a,
+    /// Every rank computes all queries; LSEs by all-gather, correction, reduce-scatter.
+    ReplicatedQ,
+    /// Queries and merge by one kernel each over peer memory.
+    Fused,
+}
+
+impl MergeName {
+    fn way(self) -> AttentionWay {
+        let (gather, merge) = match self {
+            MergeName::AgRs => (Gather::Communicator, Merge::AgRs),
+            MergeName::A2a => (Gather::Communicator, Merge::AllToAll),
+            MergeName::ReplicatedQ => (Gather::Replicated, Merge::AgRs),
+            MergeName::Fused => (Gather::Peer, Merge::Peer),
+        };
+        AttentionWay { gather, merge }
+    }
+}
+
+impl Attention {
+    /// The job, and how its ranks are started.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] for anything that does not fit.
+    pub fn job(&self) -> Result<(Common, Job)> {
+        let unusable = |why: String| Error::Unusable(why);
+        let mut common = self.common.clone();
+        match (self.dcp, common.ranks) {
+            (Some(dcp), Some(ranks)) if dcp != ranks * common.nnodes.max(1) => {
+                return Err(unusable(format!(
+                    "--dcp {dcp} with {} ranks: all ranks share the KV, so they must be equal; one of the two may be left out",
+                    ranks * common.nnodes.max(1)
+                )));
+            }
+            (Some(dcp), None) => {
+                if dcp == 0 || !dcp.is_multiple_of(common.nnodes.max(1)) {
+                    return Err(unusable(format!(
+                        "--dcp {dcp} on {} machines: it must be a multiple of them, and at least 1",
+                        common.nnodes
+                    )));
+                }
+                common.ranks = Some(dcp / common.nnodes.max(1));
+            }
+            // One rank unless asked otherwise: sharing is the special case here.
+            (None, None) => common.ranks = Some(1),
+            _ => {}
+        }
+        let dcp = common.ranks.unwrap_or(1) * common.nnodes.max(1);
+        if dcp == 0 || !self.heads.is_multiple_of(dcp) {
+            return Err(unusable(format!(
+                "--heads {} over {dcp} ranks: the ranks must divide the query heads",
+                self.heads
+            )));
+        }
+        let kind = match self.kind {
+            KindName::Gqa => Kind::Gqa {
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+                head_dim: self.head_dim,
+            },
+            KindName::Mla => Kind::Mla { heads: self.heads },
+        };
+        let kv = match self.kv_dtype {
+            KvName::Bf16 => KvType::Bf16,
+            KvName::Fp8 => KvType::Fp8,
+        };
+        let mut shape = Shape::new(kind, kv, self.page);
+        if kv == KvType::Fp8 {
+            // Not 1, so that a kernel that forgets a scale is found.
+            (shape.k_scale, shape.v_scale) = (0.75, 0.75);
+        }
+        shape.check().map_err(|e| unusable(e.to_string()))?;
+        for (flag, value) in [
+            ("--batch", self.batch),
+            ("--context", self.context),
+            ("--query-tokens", self.query_tokens),
+            ("--interleave", self.interleave),
+        ] {
+            if value == 0 || value > 1 << 30 {
+                return Err(unusable(format!(
+                    "{flag} is {value}, it must be 1 to {}",
+                    1 << 30
+                )));
+            }
+        }
+        if self.query_tokens > self.context {
+            return Err(unusable(format!(
+                "--query-tokens {} of --context {}: the query tokens are part of the context",
+                self.query_tokens, self.context
+            )));
+        }
+        let seed = self.seed.unwrap_or_else(|| {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            since.map_or(1, |t| t.as_nanos() as u64)
+        });
+        let requests = (0..self.batch as u64)
+            .map(|r| match self.ragged {
+                false => (self.context, self.query_tokens),
+                true => {
+                    let queries = 1 + draw(seed, 2 * r) % self.query_tokens;
+                    (
+                        queries + draw(seed, 2 * r + 1) % (self.context - queries + 1),
+                        queries,
+                    )
+                }
+            })
+            .collect();
+        let all = MergeName::value_variants();
+        let ways = if self.merge.is_empty() {
+            all
+        } else {
+            &self.merge
+        };
+        let job = common.job(Work::Attention(AttentionJob {
+            shape,
+            interleave: self.interleave,
+            requests,
+            ways: ways.iter().map(|m| m.way()).collect(),
+            launches: if self.graph {
+                vec![Launch::Graph]
+            } else {
+                self.sampling.launches()
+            },
+            registrations: if self.symmetric {
+                vec![Registration::Symmetric]
+            } else {
+                self.sampling.registrations()
+            },
+            timer: self.sampling.timer(),
+            check: self.check,
+            seed,
+        }));
+        Ok((common, job))
+    }
+}
+
+fn draw(seed: u64, index: u64) -> usize {
+    let mut x = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (x >> 32) as usize
+}
+
+/// The table.
+pub fn print(r: &AttentionResult) {
+    let shape = match r.shape.kind {
+        Kind::Gqa {
+            heads,
+            kv_heads,
+            head_dim,
+        } => format!("GQA {heads}/{kv_heads} heads of {head_dim}"),
+        Kind::Mla { heads } => format!("MLA {heads} heads, {LATENT} + {ROPE}"),
+    };
+    println!(
+        "{}, {}; {shape}, {} KV, pages of {}, {} requests; {}",
+        r.device,
+        r.library,
+        r.shape.kv.name(),
+        r.shape.page,
+        r.requests,
+        match r.ranks {
+            1 => "one rank".to_owned(),
+            n => format!("{n} ranks share the KV"),
+        }
+    );
+    match r.read_ceiling_gb_s {
+        Some(ceiling) => println!(
+            "kernel {}; {:.1} MB of KV a rank; a plain streaming read reaches {ceiling:.0} GB/s here, the ceiling",
+            r.kernel,
+            r.kv_bytes as f64 / 1e6
+        ),
+        None => println!(
+            "the reference in f64; {:.1} MB of KV a rank",
+            r.kv_bytes as f64 / 1e6
+        ),
+    }
+    println!(
+        "{:>13} {:>7} {:>7} {:>9} {:>10} {:>8} {:>10} {:>8} {:>8} {:>9}  relative error",
+        "merge", "part", "launch", "register", "us", "MAD", "p95", "GB/s", "ceiling", "TFLOP/s"
+    );
+    for s in &r.samples {
+        let number =
+            |v: Option<f64>, digits: usize| v.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+        println!(
+            "{:>13} {:>7} {:>7} {:>9} {:>10.2} {:>8.2} {:>10.2} {:>8} {:>8} {:>9}  {}",
+            s.way.map_or("-".to_owned(), AttentionWay::name),
+            s.part.name(),
+            tables::launch(s.launch),
+            tables::registration(s.registration),
+            s.time.median_us,
+            s.time.mad_us,
+            s.time.p95_us,
+            number(s.read_gb_s, 1),
+            s.of_ceiling
+                .map_or("-".to_owned(), |c| format!("{:.1} %", 100.0 * c)),
+            number(s.tflop_s, 2),
+            s.relative_error
+                .map_or("not compared".to_owned(), |e| format!("{e:.1e}")),
+        );
+    }
+    for note in &r.notes {
+        println!("note: {note}");
+    }
+}
