@@ -235,7 +235,10 @@ fn one(setup: &Setup<'_>, case: &Case, step: &StackStep, whole: bool) -> Judged 
             });
         }
     }
-    let launches = case.spec.layers.len() as f64 * setup.overheads.eager_layer_us;
+    let layers = case.spec.layers.len() as f64;
+    let launches = layers * setup.overheads.eager_layer_us;
+    // What a layer takes beyond its kernels timed alone.
+    let sum = sum + layers * setup.overheads.graph_layer_us;
     let total = match step.launch {
         Launch::Graph => sum,
         // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
