@@ -157,6 +157,31 @@ pub(super) fn any(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Re
     }
 }
 
+/// A row of norms over few rows, each on what the one before wrote: what a memory-bound kernel of a
+/// layer costs when it has next to nothing to move. A kernel that also does nothing takes a fifth.
+pub(super) fn norms(context: &Context, cublas: Option<&Path>, nodes: usize) -> Result<Prepared> {
+    const ROWS: usize = 8;
+    const WIDTH: usize = 4096;
+    let (device, _) = match compute(context, cublas, [ROWS, WIDTH])? {
+        Ok(found) => found,
+        Err(why) => return Ok(Err(why)),
+    };
+    let dev = device.as_ref();
+    let rows = |name| Ok::<View, Error>(random(dev, name, ROWS * WIDTH * 2, Format::Bf16)?.all());
+    let (out, residual) = (rows("normed rows")?, rows("residual rows")?);
+    let weight = random(dev, "norm weight", WIDTH * 2, Format::Bf16)?.all();
+    let enqueue = Box::new(move |_: &mut Context, _: usize| {
+        device.add_rms_norm(&out, &residual, None, &weight, 1e-6)
+    });
+    Ok(Ok((
+        OWN.into(),
+        Outcome::Work(Work {
+            enqueue,
+            at_least: nodes,
+        }),
+    )))
+}
+
 /// A dense product.
 fn gemm(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepared> {
     let Probe::Gemm { m, n, k, weights } = *probe else {

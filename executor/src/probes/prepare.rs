@@ -110,15 +110,7 @@ impl Bench {
             }
             Probe::MetadataSync { way } => sync(context, way),
             Probe::Kernels { nodes } => {
-                let view = context.device.alloc("small kernel", 4096)?.all();
-                context.device.fill(&view, 0)?;
-                Ok(Ok((
-                    OWN.into(),
-                    Outcome::Work(Work {
-                        enqueue: Box::new(move |c, _| c.device.scale_bf16(&view, &view, 1.0)),
-                        at_least: nodes.max(1) as usize,
-                    }),
-                )))
+                kernels::norms(context, self.cublas.as_deref(), nodes.max(1) as usize)
             }
             Probe::MemoryRead { bytes } => read(context, bytes),
             Probe::MemoryCopy { bytes } => {

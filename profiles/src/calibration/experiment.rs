@@ -98,8 +98,8 @@ pub enum Probe {
         /// By which way.
         way: SyncWay,
     },
-    /// A row of `nodes` memory-bound kernels on a few KiB, each waiting for the one before: what
-    /// one costs when it has next to nothing to do.
+    /// A row of `nodes` norms over few rows, each waiting for the one before: what a memory-bound
+    /// kernel of a layer costs when it has next to nothing to move.
     Kernels {
         /// How many.
         nodes: u32,
@@ -308,7 +308,7 @@ impl fmt::Display for Probe {
                 place(*in_place)
             ),
             Probe::MetadataSync { way } => write!(f, "metadata sync {}", way.name()),
-            Probe::Kernels { nodes } => write!(f, "{nodes} small kernels"),
+            Probe::Kernels { nodes } => write!(f, "{nodes} small norms"),
             Probe::MemoryRead { bytes } => write!(f, "memory read {}", size(*bytes)),
             Probe::MemoryCopy { bytes } => write!(f, "memory copy {}", size(*bytes)),
             Probe::Gemm { m, n, k, weights } => write!(f, "gemm {weights} {m}x{n}x{k}"),
