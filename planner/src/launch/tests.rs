@@ -310,7 +310,7 @@ fn every_string_is_one_argument() {
     let plan = LaunchSpec {
         served_name: Some(nasty.to_owned()),
         host: nasty.to_owned(),
-        machines: vec![nasty.to_owned()],
+        machines: vec!["first".to_owned()],
         extra_args: vec![nasty.to_owned(), "--enable-metrics".to_owned()],
         extra_env: BTreeMap::from([("X".to_owned(), nasty.to_owned())]),
         speculation: Some(Speculation {
@@ -330,6 +330,12 @@ fn every_string_is_one_argument() {
             8,
         )
     };
+    // A machine's name becomes part of an address, and is refused.
+    let wrong = LaunchSpec {
+        machines: vec![nasty.to_owned()],
+        ..plan.clone()
+    };
+    assert!(launch(&engine("sglang"), &wrong).is_err());
     for (name, whole) in [("sglang", 5), ("vllm", 4)] {
         let plan = launch(&engine(name), &plan).unwrap();
         let node = &plan.nodes[0];
