@@ -255,7 +255,10 @@ fn calibrations_that_cannot_price_are_refused_by_plans() {
     for (text, word) in [
         (shipped.replacen("schema = 1", "schema = 0", 1), "schema 0"),
         (shipped[..shipped.len() / 2].to_owned(), "c.toml"),
-        (shipped.replacen("value = ", "value = -", 1), "above 0"),
+        (
+            shipped.replacen("value = ", "value = -", 1),
+            "within its interval",
+        ),
         ("nonsense".to_owned(), "c.toml"),
     ] {
         std::fs::write(&file, &text).unwrap();

@@ -25,7 +25,7 @@ pub(super) fn price(
 ) -> Result<(), Failure> {
     let mut found: Vec<(Origin, Calibration)> = Vec::new();
     found.extend(measured.map(|c| (Origin::User, c.clone())));
-    let plain = efficiency.file.is_none() && overheads.file.is_none();
+    let plain = efficiency.file.is_none();
     match args.calibration.as_deref() {
         Some(NONE) if measured.is_none() => {
             assumptions.note("no calibration is used (--calibration none)");
