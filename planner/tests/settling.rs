@@ -223,7 +223,7 @@ fn three_questions_are_settled_with_a_fifth_of_the_default_set() {
         // Split over both GPUs, or a copy on each; links half as fast as the tables'.
         (
             "qwen3-8b",
-            64.0,
+            128.0,
             [layout(2, 1, 1), layout(1, 1, 2)],
             World::new(1.0, 0.5, 1.0),
         ),
