@@ -68,8 +68,8 @@ const USUAL_HOST_SYNC_US: f64 = 7.5;
 const USUAL_DEVICE_SYNC_US: f64 = 25.0;
 
 /// Least spread of a class's price inside a step: timed alone, an operation finds caches, clocks and
-/// neighbours that a layer does not give it. Median error of dense blocks and experts in held-out
-/// stacks of two 2 H200 runs beyond their leave-one-out error.
+/// neighbours that a layer does not give it. A round figure near the median errors of dense blocks and
+/// experts in stacks on H200, beyond their leave-one-out error.
 const IN_COMPANY: f64 = 0.05;
 
 /// Spread of small kernels around the one that stands for them.
