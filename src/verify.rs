@@ -76,7 +76,7 @@ pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
     let begin = Instant::now();
     let mut verdict = Verdict::new(&gpu.name, &provenance.device, &prices.used);
     for case in &all {
-        if verdict.steps.len() >= args.steps {
+        if verdict.steps.len() >= args.steps as usize {
             break;
         }
         if begin.elapsed().as_secs_f64() > args.budget {
@@ -100,7 +100,7 @@ pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
     if verdict.steps.is_empty() {
         return Err(Failure::failed("no step was run; nothing is verified"));
     }
-    verdict.steps.truncate(args.steps);
+    verdict.steps.truncate(args.steps as usize);
     verdict.sum_up();
     if let Some(path) = &args.svg {
         write_whole(path, &plots::svg(&verdict)?, true)?;

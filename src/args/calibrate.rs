@@ -74,8 +74,8 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
     pub ranks: Option<u32>,
     /// Steps to compare
-    #[arg(long, value_name = "N", default_value_t = 60)]
-    pub steps: usize,
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
     /// Draws models, layouts, batches and contexts
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

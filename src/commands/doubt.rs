@@ -92,7 +92,7 @@ pub fn lines(doubts: &[InDoubt]) -> Vec<String> {
         .map(|d| {
             let help = match &d.experiment {
                 Some(experiment) => format!("`parplan calibrate --for` would measure {experiment}"),
-                None => "parplan runs none of what they differ in".to_owned(),
+                None => "no experiment of parplan would tell".to_owned(),
             };
             format!(
                 "number {} ({}): {} % behind at confidence {}; they differ in {}; {help}",

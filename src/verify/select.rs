@@ -83,7 +83,7 @@ pub fn cases(
         some => some.iter().map(String::as_str).collect(),
     };
     let mut out: Vec<Case> = Vec::new();
-    let wanted = args.steps.div_ceil(STEPS).max(names.len());
+    let wanted = (args.steps as usize).div_ceil(STEPS).max(names.len());
     for attempt in 0..wanted * 20 {
         if out.len() >= wanted * 2 {
             break;
