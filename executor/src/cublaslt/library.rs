@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::sys::{self, Status, Symbols};
-use crate::nccl::python_environments;
+use crate::nccl::{in_packages, python_environments};
 use crate::{Error, Result};
 
 /// The files, newest first, and the Python package that ships each.
@@ -54,15 +54,7 @@ fn candidates(given: Option<&Path>, env: &impl Fn(&str) -> Option<String>) -> Re
                 root.join("lib").join(file),
                 root.join("lib64").join(file),
             ]);
-            for python in std::fs::read_dir(root.join("lib"))
-                .into_iter()
-                .flatten()
-                .flatten()
-            {
-                for site in ["site-packages", "dist-packages"] {
-                    all.push(python.path().join(site).join(package).join(file));
-                }
-            }
+            all.extend(in_packages(root, package, file));
         }
         all.retain(|p| p.is_file());
         all

@@ -79,6 +79,11 @@ pub(crate) fn python_environments(env: &impl Fn(&str) -> Option<String>) -> Vec<
 
 /// `lib/python3.*/site-packages/nvidia/nccl/lib/libnccl.so.2` under a root.
 fn in_environment(root: &Path) -> Vec<PathBuf> {
+    in_packages(root, "nvidia/nccl/lib", FILE)
+}
+
+/// `file` of the Python package folder `package`, wherever the environment at `root` has it.
+pub(crate) fn in_packages(root: &Path, package: &str, file: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(root.join("lib")) else {
         return Vec::new();
     };
@@ -86,8 +91,7 @@ fn in_environment(root: &Path) -> Vec<PathBuf> {
         .flatten()
         .filter(|e| e.file_name().to_string_lossy().starts_with("python3"))
         .flat_map(|e| {
-            ["site-packages", "dist-packages"]
-                .map(|s| e.path().join(s).join("nvidia/nccl/lib").join(FILE))
+            ["site-packages", "dist-packages"].map(|s| e.path().join(s).join(package).join(file))
         })
         .filter(|p| p.is_file())
         .collect();

@@ -9,6 +9,6 @@ mod windows;
 
 pub use comm::NcclCommunicator;
 pub use library::{Library, MINIMUM, ONE_SIDED, Version, WINDOWS};
-pub(crate) use locate::python_environments;
 pub use locate::{Found, find, locate};
+pub(crate) use locate::{in_packages, python_environments};
 pub use windows::NcclRegistrar;
