@@ -4,13 +4,17 @@
 mod inputs;
 mod result;
 
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 
 use inputs::Inputs;
 pub use result::{AttentionPart, AttentionResult, AttentionSample};
 
 use super::Context;
-use crate::attention::{DcpAttention, Gather, Merge, PeerExchange, Shape, Shard, largest_message};
+use crate::attention::{
+    DcpAttention, Gather, Merge, PeerExchange, Peers, Shape, Shard, message_bytes,
+};
 use crate::bench::{Launch, Timer};
 use crate::comm::CpuCommunicator;
 use crate::cuda::Gpu;
@@ -52,14 +56,8 @@ impl Way {
     /// The nearest way without peer memory.
     fn without_peers(self) -> Self {
         Way {
-            gather: match self.gather {
-                Gather::Peer => Gather::Communicator,
-                other => other,
-            },
-            merge: match self.merge {
-                Merge::Peer => Merge::AllToAll,
-                other => other,
-            },
+            gather: self.gather.without_peers(),
+            merge: self.merge.without_peers(),
         }
     }
 }
@@ -156,7 +154,7 @@ impl AttentionJob {
             .iter()
             .take(if world == 1 { 1 } else { usize::MAX })
         {
-            let Some((way, mut peers)) = self.settle(wanted, &mut hands, &inputs, &mut result)?
+            let Some((way, peers)) = self.settle(wanted, &mut hands, &inputs, &mut result)?
             else {
                 continue;
             };
@@ -165,12 +163,8 @@ impl AttentionJob {
                 _ => vec![Registration::None],
             };
             for registration in registrations {
-                // Peers are mapped once; the last user keeps them.
-                let with = match peers.take() {
-                    None if way.needs_peers() && world > 1 => self.map(&mut hands, &inputs)?.ok(),
-                    some => some,
-                };
-                let prepared = self.prepare(&mut hands, &inputs, way, registration, with)?;
+                let prepared =
+                    self.prepare(&mut hands, &inputs, way, registration, peers.clone())?;
                 let error = self.first(&mut hands, &inputs, &prepared)?;
                 result.kernel = prepared.dcp.workspace().kernel().to_owned();
                 for &launch in &self.launches {
@@ -200,7 +194,7 @@ impl AttentionJob {
         hands: &mut Hands<'_>,
         inputs: &Inputs,
         result: &mut AttentionResult,
-    ) -> Result<Option<(Way, Option<PeerExchange>)>> {
+    ) -> Result<Option<(Way, Option<Rc<dyn Peers>>)>> {
         if inputs.shard.size == 1 {
             return Ok(Some((way, None)));
         }
@@ -242,13 +236,15 @@ impl AttentionJob {
         &self,
         hands: &mut Hands<'_>,
         inputs: &Inputs,
-    ) -> Result<std::result::Result<PeerExchange, String>> {
+    ) -> Result<std::result::Result<Rc<dyn Peers>, String>> {
         match hands.gpu {
-            Some(gpu) => PeerExchange::connect(
-                gpu,
-                hands.control,
-                largest_message(&inputs.local, inputs.capacity),
-            ),
+            Some(gpu) => {
+                let (local, tokens) = (&inputs.local, inputs.capacity.tokens);
+                let rows = tokens * local.heads();
+                let most = message_bytes(rows, local.query_dim(), local.value_dim());
+                let exchange = PeerExchange::connect(gpu, hands.control, most)?;
+                Ok(exchange.map(|e| Rc::new(e) as Rc<dyn Peers>))
+            }
             None => Ok(Err("it needs GPUs".into())),
         }
     }
@@ -259,7 +255,7 @@ impl AttentionJob {
         inputs: &Inputs,
         way: Way,
         registration: Registration,
-        peers: Option<PeerExchange>,
+        peers: Option<Rc<dyn Peers>>,
     ) -> Result<Prepared> {
         let mut pool = match (&hands.nccl, registration) {
             (None, _) | (_, Registration::None) => None,
