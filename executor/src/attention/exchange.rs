@@ -136,7 +136,6 @@ impl PeerExchange {
             ),
         })
     }
-
 }
 
 impl Peers for PeerExchange {

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::exchange::Peers;
 use super::Shard;
+use super::exchange::Peers;
 use crate::{Communicator, DType, Device, Error, ReduceOp, Result, View};
 
 /// How a rank comes to the queries of all ranks.

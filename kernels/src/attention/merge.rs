@@ -139,7 +139,10 @@ mod tests {
                 assert!((1..=LINE_BLOCKS).contains(&blocks));
                 assert!(threads.is_multiple_of(32) && threads <= LINE_THREADS);
                 let each = words.div_ceil(LINE_WORDS).div_ceil(blocks as usize);
-                assert!(each * LINE_SLOTS <= slots as usize, "{words} words of {most} bytes");
+                assert!(
+                    each * LINE_SLOTS <= slots as usize,
+                    "{words} words of {most} bytes"
+                );
             }
             let too_many = LINE_WORDS * LINE_BLOCKS as usize * slots as usize / LINE_SLOTS + 1;
             assert_eq!(line_grid(too_many, slots), None);

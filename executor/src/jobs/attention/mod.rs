@@ -1,6 +1,7 @@
 //! Attention of one rank or of ranks that share the KV: checked, then timed as a whole
 //! and in its parts.
 
+mod exchanges;
 mod inputs;
 mod result;
 
@@ -8,6 +9,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+pub use exchanges::ExchangeSample;
 use inputs::Inputs;
 pub use result::{AttentionPart, AttentionResult, AttentionSample};
 
@@ -71,6 +73,10 @@ pub struct AttentionJob {
     pub interleave: usize,
     /// KV tokens and query tokens of each request.
     pub requests: Vec<(usize, usize)>,
+    /// Instead of attentions, their gathers and merges alone, by all ways in turns, at each
+    /// of these numbers of query tokens with the longest of the requests' KV. None: attentions.
+    #[serde(default)]
+    pub exchanges: Vec<usize>,
     /// Ways of sharing; with one rank the first alone counts.
     pub ways: Vec<Way>,
     /// Launch modes, on GPUs.
@@ -147,6 +153,17 @@ impl AttentionJob {
                 .transpose()?,
             ..AttentionResult::default()
         };
+        if !self.exchanges.is_empty() {
+            if world == 1 {
+                return Err(Error::Unusable(
+                    "exchanges of 1 rank: there is nothing to gather or to merge, at least 2 ranks must share the KV".into(),
+                ));
+            }
+            for &tokens in &self.exchanges {
+                self.exchanges_at(tokens, &mut hands, shard, &mut result)?;
+            }
+            return Ok(result);
+        }
         let inputs = Inputs::new(hands.device, hands.gpu.is_some(), self, shard)?;
         result.kv_bytes = inputs.kv_bytes;
         for &wanted in self
@@ -154,15 +171,10 @@ impl AttentionJob {
             .iter()
             .take(if world == 1 { 1 } else { usize::MAX })
         {
-            let Some((way, peers)) = self.settle(wanted, &mut hands, &inputs, &mut result)?
-            else {
+            let Some((way, peers)) = self.settle(wanted, &mut hands, &inputs, &mut result)? else {
                 continue;
             };
-            let registrations = match &hands.nccl {
-                Some(_) if way.needs_communicator() && world > 1 => self.registrations.clone(),
-                _ => vec![Registration::None],
-            };
-            for registration in registrations {
+            for registration in self.registrations_of(way, &hands) {
                 let prepared =
                     self.prepare(&mut hands, &inputs, way, registration, peers.clone())?;
                 let error = self.first(&mut hands, &inputs, &prepared)?;
@@ -185,6 +197,14 @@ impl AttentionJob {
             }
         }
         Ok(result)
+    }
+
+    /// Registrations that make a difference to a way.
+    fn registrations_of(&self, way: Way, hands: &Hands<'_>) -> Vec<Registration> {
+        match &hands.nccl {
+            Some(nccl) if way.needs_communicator() && nccl.size() > 1 => self.registrations.clone(),
+            _ => vec![Registration::None],
+        }
     }
 
     /// The way that can be run, with peers if it needs them; notes say what was changed.
