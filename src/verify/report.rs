@@ -43,7 +43,7 @@ pub fn page(v: &Verdict, style: Style) -> String {
             number::short(s.high_us),
             number::short(s.measured_us),
             percent(s.error),
-            s.stack.clone(),
+            format!("{} {}", s.model, s.layout),
         ]);
     }
     page.table(&table);
@@ -58,6 +58,34 @@ pub fn page(v: &Verdict, style: Style) -> String {
         ]);
     }
     page.table(&table);
+    if !v.summary.choices.is_empty() {
+        page.heading("The best of each workload");
+        let mut table = Table::new(&[
+            "model",
+            ">requests",
+            ">context",
+            ">ran",
+            ">chosen is behind %",
+            "best by prediction",
+            "best by measurement",
+        ]);
+        for c in &v.summary.choices {
+            table.row([
+                c.model.clone(),
+                c.requests.to_string(),
+                c.context.to_string(),
+                c.configurations.to_string(),
+                percent(c.loss),
+                c.chosen.clone(),
+                if c.chosen == c.best {
+                    "the same".to_owned()
+                } else {
+                    c.best.clone()
+                },
+            ]);
+        }
+        page.table(&table);
+    }
     page.heading("In all");
     page.text(&summary(v));
     page.list("Prices", &v.prices);
@@ -67,11 +95,11 @@ pub fn page(v: &Verdict, style: Style) -> String {
 
 fn summary(v: &Verdict) -> String {
     let s = &v.summary;
-    let (several, right) = s.workloads;
-    let choices = match several {
+    let choices = match s.choices.len() {
         0 => String::new(),
         n => format!(
-            "; the predicted best of {right} of {n} workloads is within 3 % of the measured best"
+            "; the predicted best of {} of {n} workloads is within 3 % of the measured best",
+            s.right()
         ),
     };
     format!(
@@ -104,7 +132,7 @@ fn row(out: &mut String, s: &Judged) {
     let _ = writeln!(
         out,
         "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1} to {:.1}</td><td>{:.1}</td><td>{:+.1}</td></tr>",
-        escaped(&s.stack),
+        escaped(&format!("{} {}", s.model, s.layout)),
         s.batch,
         s.context,
         s.launch,

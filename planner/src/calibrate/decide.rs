@@ -15,6 +15,7 @@ use crate::deployment::{Deployment, Setup};
 use crate::layout::Layout;
 use crate::plan::Plan;
 use crate::question::{Objective, Settings, Traffic};
+use crate::step::priced::OWN;
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
 use parplan_profiles::Dtype;
@@ -24,10 +25,6 @@ use parplan_profiles::calibration::{
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 use std::collections::BTreeMap;
-
-/// Part of the variance of a class's error that belongs to the shape: what two layouts of one model do
-/// not share (measured over 616 pairs of serving runs, docs/serving.md: 0.57² of the variance).
-const OWN: f64 = 0.325;
 
 /// Spread of a class after it was measured where it is used: the usual leave-one-out error of a
 /// calibrated class (docs/calibration.md).

@@ -500,6 +500,9 @@ pub struct DcpRule {
     pub four_bit_kv: bool,
     /// Speculative decoding works.
     pub speculation: bool,
+    /// An all-to-all merge sends the log-sum-exps by a collective of their own.
+    #[serde(default)]
+    pub lse_apart: bool,
 }
 
 /// Ways to merge the partial attention of a DCP group.
@@ -592,6 +595,29 @@ pub struct SymmetricRule {
     pub forces_nvls: bool,
     /// Smallest world size that uses it.
     pub least_world: u32,
+}
+
+/// The kernels that an engine launches, where they are known one by one: those between the products of
+/// a layer, each a small memory-bound kernel, and how many an attention and a layer's experts are.
+/// Engines without the rule have the usual numbers, and the fit of their overheads what is around them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KernelRule {
+    /// Between the projection of grouped queries and their attention: norms, rotary embedding, cache
+    /// write.
+    pub gqa: u32,
+    /// The same in latent attention, its compressions and expansions being products.
+    pub mla: u32,
+    /// Choosing experts from the router's logits.
+    pub route: u32,
+    /// Placing rows before a gather over DP ranks, and taking them back after the block, together.
+    pub gather: u32,
+    /// One attention.
+    pub attention: u32,
+    /// The routed experts of a layer.
+    pub experts: u32,
+    /// A pass beside its layers: the residual stream in and out, the plan of attention.
+    pub pass: u32,
 }
 
 /// Expert all-to-all.
