@@ -22,31 +22,40 @@ pub fn page(v: &Verdict, style: Style) -> String {
         v.device,
         v.gpu
     ));
-    let mut table = Table::new(&[
-        ">batch",
-        ">context",
-        "launch",
-        ">predicted us",
-        ">from",
-        ">to",
-        ">measured us",
-        ">error %",
-        "stack",
-    ]);
-    for s in &v.steps {
-        table.row([
-            s.batch.to_string(),
-            s.context.to_string(),
-            s.launch.to_owned(),
-            number::short(s.predicted_us),
-            number::short(s.low_us),
-            number::short(s.high_us),
-            number::short(s.measured_us),
-            percent(s.error),
-            format!("{} {}", s.model, s.layout),
+    let mut models: Vec<&str> = v.steps.iter().map(|s| s.model.as_str()).collect();
+    models.dedup();
+    models.sort_unstable();
+    models.dedup();
+    for model in models {
+        page.text(model);
+        let mut table = Table::new(&[
+            "layout",
+            ">req",
+            ">context",
+            "launch",
+            ">predicted",
+            ">±%",
+            ">measured",
+            ">error %",
         ]);
+        for s in v.steps.iter().filter(|s| s.model == model) {
+            table.row([
+                s.layout.clone(),
+                s.requests.to_string(),
+                s.context.to_string(),
+                s.launch.to_owned(),
+                number::short(s.predicted_us),
+                number::fixed((s.high_us / s.predicted_us - 1.0) * 100.0, 0),
+                number::short(s.measured_us),
+                percent(s.error),
+            ]);
+        }
+        page.table(&table);
     }
-    page.table(&table);
+    page.text(
+        "times in us; req: requests of all ranks; ±%: the 90 % interval of the prediction; sym: what ranks \
+         exchange lies in symmetric windows; shard: one rank runs the shapes of one of that layout",
+    );
     page.heading("By operation");
     let mut table = Table::new(&["operation", ">steps", ">median error %", ">share of time %"]);
     for (op, steps, error, share) in &v.summary.operations {
@@ -65,7 +74,7 @@ pub fn page(v: &Verdict, style: Style) -> String {
             ">requests",
             ">context",
             ">ran",
-            ">chosen is behind %",
+            ">loss %",
             "best by prediction",
             "best by measurement",
         ]);

@@ -68,10 +68,10 @@ const OTHER_VERSION: f64 = 0.08;
 const USUAL_HOST_SYNC_US: f64 = 7.5;
 const USUAL_DEVICE_SYNC_US: f64 = 25.0;
 
-/// Least spread of a class's price inside a step: timed alone, an operation finds caches, clocks and
-/// neighbours that a layer does not give it. A round figure near the median errors of dense blocks and
-/// experts in stacks on H200, beyond their leave-one-out error.
-const IN_COMPANY: f64 = 0.05;
+/// Least spread of a class's price inside a step: timed alone, an operation finds caches and clocks that
+/// a layer does not give it. The median error of whole decode steps on H200, whose gaps between kernels
+/// are priced apart (docs/calibration.md).
+pub(super) const IN_COMPANY: f64 = 0.03;
 
 /// Spread of small kernels around the one that stands for them.
 const OTHER_KERNELS: f64 = 0.3;
