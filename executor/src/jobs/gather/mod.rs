@@ -1,5 +1,9 @@
 //! DP gather and scatter: checked against the exact result, then timed in every mode.
 
+mod replay;
+
+pub use replay::ReplaySample;
+
 use serde::{Deserialize, Serialize};
 
 use super::Context;
@@ -115,6 +119,8 @@ pub struct GatherResult {
     pub samples: Vec<GatherSample>,
     /// Memory.
     pub memory: Vec<MemorySample>,
+    /// All steps through one sum_len graph.
+    pub replays: Vec<ReplaySample>,
     /// Steps that no rank entered, because none had work.
     pub skipped: usize,
 }
@@ -181,12 +187,24 @@ impl GatherJob {
             row_bytes: self.row(),
             samples: Vec::new(),
             memory: Vec::new(),
+            replays: Vec::new(),
             skipped: 0,
         };
         for step in &self.steps {
             self.step(context, &mut exchange, step, windows.as_ref(), &mut result)?;
         }
+        result.replays = self.replays(context, &mut exchange, layout)?;
         Ok(result)
+    }
+
+    /// What a DP rank's rows are after gather, [`layer`](Self::layer) and combine.
+    fn after(&self, layout: DpLayout, dp: usize, rows: usize) -> Vec<u8> {
+        let summed = if self.partial {
+            layout.attn_tp() as i64
+        } else {
+            1
+        };
+        self.rows_of(dp, rows, summed * (layout.tp as i64 + 1))
     }
 
     fn tokens(&self, step: &GatherStep) -> Vec<usize> {
@@ -331,12 +349,7 @@ impl GatherJob {
         }
         let peak = device.meter().peak() - before;
         let got = device.read(&batch.hidden.view(0, rows * row)?)?;
-        let summed = if self.partial {
-            shape.layout.attn_tp() as i64
-        } else {
-            1
-        };
-        let want = self.rows_of(dp, rows, summed * (shape.layout.tp as i64 + 1));
+        let want = self.after(shape.layout, dp, rows);
         // By value: a sum may give the other zero.
         let (got, want) = (DType::Bf16.decode(&got), DType::Bf16.decode(&want));
         if let Some(at) = got.iter().zip(&want).position(|(a, b)| a != b) {
@@ -423,13 +436,7 @@ impl GatherJob {
                 exchange.combine(device, shape, &global_view, &local_view)
             })?;
             let rows = shape.tokens[dp];
-            let summed = if self.partial {
-                shape.layout.attn_tp() as i64
-            } else {
-                1
-            };
-            let want =
-                DType::Bf16.decode(&self.rows_of(dp, rows, summed * (shape.layout.tp as i64 + 1)));
+            let want = DType::Bf16.decode(&self.after(shape.layout, dp, rows));
             for _ in 0..2 {
                 device.fill(&local_view, crate::device::POISON)?;
                 device.write(&local_view.sub(0, rows * row)?, &self.rows_of(dp, rows, 1))?;
