@@ -6,10 +6,13 @@
 
 #[path = "../exec_support/mod.rs"]
 mod exec_support;
+#[path = "../exec_support/fuzz.rs"]
+mod lines;
 
 mod attention;
 mod collectives;
 mod faults;
+mod fuzz;
 mod gather;
 mod refusals;
 mod stack;

@@ -3,11 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Context, GatherJob};
+use super::{Context, GatherJob, difference};
 use crate::bench::Launch;
 use crate::device::POISON;
 use crate::gather::{DpExchange, DpLayout, Mode, StepShape};
-use crate::{DType, Error, Result};
+use crate::{Error, Result};
 
 /// One step through the graph that serves all of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,8 +86,8 @@ impl GatherJob {
                 None => enqueue(exchange)?,
             }
             exchange.tp().wait()?;
-            let got = DType::Bf16.decode(&device.read(&local.sub(0, rows * row)?)?);
-            if got != DType::Bf16.decode(&self.after(layout, dp, rows)) {
+            let got = device.read(&local.sub(0, rows * row)?)?;
+            if difference(&got, &self.after(layout, dp, rows)).is_some() {
                 return Err(Error::Wrong(format!(
                     "a sum_len graph of {bucket} rows a DP rank, replayed for {:?} rows, on rank {rank}",
                     shape.tokens
