@@ -25,10 +25,13 @@ def points(work):
             for s in content["result"]["samples"]:
                 key = (s["collective"], s["registration"], s["launch"], s["in_place"], s["bytes"])
                 ours.append((key, s["time"]["median_us"]))
-        elif words[-2:-1] == ["theirs"]:
+        elif "theirs" in words:
+            name, _, _, registration, launch = words
+            # Its broadcast works on one buffer whatever the column.
+            places = (False,) if name == "broadcast" else (True, False)
             for row in content["result"]:
-                for in_place in (True, False):
-                    key = (words[0], words[1], words[-1], in_place, row["bytes"])
+                for in_place in places:
+                    key = (name, registration, launch, in_place, row["bytes"])
                     theirs.append((key, row["in_us" if in_place else "out_us"]))
     return medians(ours), medians(theirs)
 
@@ -42,7 +45,6 @@ def collectives(work):
     ours, theirs = points(work)
     if not ours:
         return
-    # nccl-tests' broadcast has one buffer in both columns, its all-to-all is out of place.
     both = sorted(k for k in ours if k in theirs)
     if both:
         for launch in ("graph", "stream"):
@@ -135,7 +137,18 @@ def decode(work):
 
 
 def verify(work):
+    whole, shards = {}, {}
     for case, content in work.cases("verify"):
+        kind, _, name = case.partition("-")
+        if kind in ("whole", "shards"):
+            for s in content["result"]["steps"]:
+                key = (name, max(s["step"]["requests"]), s["launch"])
+                (whole if kind == "whole" else shards)[key] = s["time"]["median_us"]
+            continue
         summary = content["result"].get("summary", {})
         yield f"verify against {case}: " + ", ".join(
             f"{k} {v:.3g}" for k, v in summary.items() if isinstance(v, (int, float)))
+    if shards:
+        yield "a step of all ranks, and of the same shapes on two of them, µs"
+    for key in sorted(set(whole) & set(shards)):
+        yield f"  {key[0]} batch {key[1]} {key[2]}: {whole[key]:.0f}, {shards[key]:.0f} ({shards[key] / whole[key] - 1:+.1%})"

@@ -32,7 +32,7 @@ def theirs(text):
 def run(node, stage):
     sizes = ",".join(SIZES[:4] if node.quick else SIZES)
     timing = ["--iterations", 5, "--repeats", 2] if node.quick else ["--iterations", 50, "--repeats", 3, "--graph-launches", 5]
-    registrations = REGISTRATIONS if node.gpus else {"none": "0"}
+    registrations = ["--registration", ",".join(REGISTRATIONS)] if node.gpus else []
     # Once: every communicator and every timed result against the CPU reference.
     stage.run(
         "check",
@@ -52,20 +52,22 @@ def run(node, stage):
     rounds = 1 if node.quick else node.rounds
     for turn in range(rounds):
         for name, program in COLLECTIVES.items():
-            for registration, flag in registrations.items():
-                case = f"{name}-{registration}-{turn}"
-                pair = [("ours", None)]
-                if node.nccl_tests and program and node.gpus:
-                    pair += [("theirs-stream", []), ("theirs-graph", ["-G", "5"])]
-                # Whoever comes first meets the cooler GPUs: take turns.
-                for who, graph in pair if turn % 2 == 0 else pair[::-1]:
-                    if who == "ours":
-                        stage.run(f"{case}-ours", node.run(
-                            "collectives", "--ranks", node.ranks, "--collective", name, "--sizes", sizes,
-                            "--registration", registration, *timing), json.loads)
-                    else:
-                        stage.run(f"{case}-{who}", [
-                            node.mpiexec, "-n", str(node.ranks), f"{node.nccl_tests}/{program}_perf",
-                            "-b", SIZES[0], "-e", SIZES[-1], "-f", "4", "-g", "1", "-w", "5", "-n", "50",
-                            "-d", "bfloat16", "-R", flag, "-c", "0", *graph], theirs, env=node.mpi_env)
+            cases = [(f"{name}-{turn}-ours", None, None)]
+            if node.nccl_tests and program and node.gpus:
+                cases += [
+                    (f"{name}-{turn}-theirs-{registration}-{launch}", flag, graph)
+                    for registration, flag in REGISTRATIONS.items()
+                    for launch, graph in (("stream", []), ("graph", ["-G", "5"]))
+                ]
+            # Whoever comes first meets the cooler GPUs: take turns.
+            for case, flag, graph in cases if turn % 2 == 0 else cases[::-1]:
+                if flag is None:
+                    stage.run(case, node.run(
+                        "collectives", "--ranks", node.ranks, "--collective", name, "--sizes", sizes,
+                        *registrations, *timing), json.loads)
+                else:
+                    stage.run(case, [
+                        node.mpiexec, "-n", str(node.ranks), f"{node.nccl_tests}/{program}_perf",
+                        "-b", SIZES[0], "-e", SIZES[-1], "-f", "4", "-g", "1", "-w", "5", "-n", "50",
+                        "-d", "bfloat16", "-R", flag, "-c", "0", *graph], theirs, env=node.mpi_env)
     return stage.state()
