@@ -457,8 +457,8 @@ fn lines_bring_every_word_of_every_rank() {
             u64::from_le_bytes(fill_word((rank * 97 + call) as u64, i as u64, KvType::Bf16))
         };
         std::thread::scope(|scope| {
-            for rank in 0..ranks {
-                let (gather, counter) = (&gather, counters[rank]);
+            for (rank, &counter) in counters.iter().enumerate() {
+                let gather = &gather;
                 scope.spawn(move || {
                     let args = PeerArgs {
                         staging: addresses,

@@ -91,6 +91,9 @@ pub struct AttentionJob {
     pub seed: u64,
 }
 
+/// A way that can be run here, and the peers that it needs.
+type Settled = (Way, Option<Rc<dyn Peers>>);
+
 /// The memory of one way: what is timed.
 struct Prepared {
     dcp: DcpAttention,
@@ -214,7 +217,7 @@ impl AttentionJob {
         hands: &mut Hands<'_>,
         inputs: &Inputs,
         result: &mut AttentionResult,
-    ) -> Result<Option<(Way, Option<Rc<dyn Peers>>)>> {
+    ) -> Result<Option<Settled>> {
         if inputs.shard.size == 1 {
             return Ok(Some((way, None)));
         }
