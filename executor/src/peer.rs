@@ -21,10 +21,16 @@ pub enum Shots {
     Two,
 }
 
+/// What a rank tells the others: its host's boot, a handle of its memory or why it has
+/// none, and its GPU's PCI address.
+type Hello = (Vec<u8>, std::result::Result<Vec<u8>, String>, String);
+
 /// Memory of this rank that the GPUs of all ranks map, and theirs as this rank maps it.
 pub(crate) struct PeerMemory {
     /// Device address of each rank's memory here.
     pub addresses: [u64; MAX_RANKS],
+    /// Whether all pairs of ranks are joined by NVLink, or are on one GPU.
+    pub joined: bool,
     _mapped: Vec<Option<Mapped>>,
     // Never freed: that is undefined while another process maps it, and nobody here knows
     // when the last one has let go.
@@ -63,14 +69,15 @@ impl PeerMemory {
                 .as_ref()
                 .map(|h| h.bytes().to_vec())
                 .map_err(ToString::to_string),
+            gpu.pci_address()?,
         );
         let mine = serde_json::to_vec(&hello).map_err(|e| Error::Mismatch(e.to_string()))?;
         let mut mapped = Vec::new();
-        let mut trouble = String::new();
+        let (mut trouble, mut joined) = (String::new(), true);
         for (peer, bytes) in control.all_gather_bytes(&mine)?.iter().enumerate() {
-            let (host, handle): (Vec<u8>, std::result::Result<Vec<u8>, String>) =
-                serde_json::from_slice(bytes)
-                    .map_err(|e| Error::Mismatch(format!("rank {peer}'s handle: {e}")))?;
+            let (host, handle, address): Hello = serde_json::from_slice(bytes)
+                .map_err(|e| Error::Mismatch(format!("rank {peer}'s handle: {e}")))?;
+            joined &= gpu.is_joined(&address);
             let opened = match handle {
                 _ if peer == rank => Ok(None),
                 Err(why) => Err(format!("rank {peer} cannot share memory: {why}")),
@@ -93,6 +100,8 @@ impl PeerMemory {
         if let Some(why) = troubles.iter().find(|t| !t.is_empty()) {
             return Ok(Err(String::from_utf8_lossy(why).into_owned()));
         }
+        let all = control.all_gather_bytes(&[u8::from(joined)])?;
+        let joined = all.iter().all(|j| *j == [1]);
         let mut addresses = [0; MAX_RANKS];
         for (slot, peer) in addresses.iter_mut().zip(&mapped) {
             *slot = match peer {
@@ -104,6 +113,7 @@ impl PeerMemory {
         control.barrier()?;
         Ok(Ok(PeerMemory {
             addresses,
+            joined,
             _mapped: mapped,
             _own: ManuallyDrop::new(own),
         }))

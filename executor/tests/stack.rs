@@ -137,12 +137,16 @@ struct Letters {
 }
 
 impl Peers for Letters {
-    fn holds(&self, bytes: usize) -> bool {
+    fn gathers(&self, bytes: usize) -> bool {
+        bytes <= self.most
+    }
+
+    fn merges(&self, bytes: usize) -> bool {
         bytes <= self.most
     }
 
     fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
-        assert!(self.holds(send.len()));
+        assert!(self.gathers(send.len()));
         *self.sent.borrow_mut() += 1;
         self.comm.borrow_mut().all_gather(send, recv)
     }

@@ -325,7 +325,7 @@ pub fn print(r: &AttentionResult) {
 fn exchanges(samples: &[ExchangeSample]) {
     println!(
         "{:>7} {:>7} {:>13} {:>9} {:>9} {:>7} {:>9} {:>13}  relative error",
-        "tokens", "part", "way", "register", "us", "MAD", "p95", "of its best"
+        "tokens", "part", "way", "register", "us", "MAD", "p95", "of fastest"
     );
     for s in samples {
         println!(
@@ -343,5 +343,5 @@ fn exchanges(samples: &[ExchangeSample]) {
                 .map_or("not compared".to_owned(), |e| format!("{e:.1e}")),
         );
     }
-    println!("of its best: of the fastest way of the communicator at those tokens");
+    println!("of fastest: over the fastest way of the communicator at those tokens");
 }

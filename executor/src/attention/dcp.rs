@@ -124,7 +124,9 @@ impl DcpAttention {
         let all = self
             .q
             .view(0, self.rows(batch) * self.all.query_dim() * 2)?;
-        self.group(comm).gather(self.gather, q, &all)
+        let mut group = self.group(comm);
+        let way = group.gather_way(self.gather, q.len());
+        group.gather(way, q, &all)
     }
 
     /// Attends with the gathered queries to the KV on this rank. `q` is what

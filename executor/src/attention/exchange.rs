@@ -7,9 +7,9 @@ use std::sync::Arc;
 use parplan_kernels::attention::{
     ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, MERGE_BULK,
     MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid, line_slots,
-    line_staging_bytes, packet_blocks,
+    line_staging_bytes, packet_blocks, packet_threads,
 };
-use parplan_kernels::peer::{MAX_RANKS, PeerArgs, WORD, staging_bytes};
+use parplan_kernels::peer::{MAX_RANKS, Operation, PeerArgs, WORD, staging_bytes};
 
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Argument, Gpu, Grid};
@@ -23,8 +23,11 @@ pub const MERGE_PACKET_BYTES: usize = 128 * 1024;
 /// What ranks that share a cache exchange over memory that they map from each other. All
 /// of them make the same calls in the same order.
 pub trait Peers {
-    /// Whether there is room for so many bytes from each rank to each other.
-    fn holds(&self, bytes: usize) -> bool;
+    /// Whether queries of so many bytes of each rank can be gathered.
+    fn gathers(&self, bytes: usize) -> bool;
+
+    /// Whether outputs of so many bytes from each rank to each other can be merged.
+    fn merges(&self, bytes: usize) -> bool;
 
     /// Every rank's `send` in every rank's `recv`, in rank order.
     ///
@@ -44,7 +47,8 @@ pub trait Peers {
 pub struct PeerExchange {
     gpu: Arc<Gpu>,
     packets: PeerArgs,
-    lines: PeerArgs,
+    /// Only where a line of 128 bytes crosses the link whole.
+    lines: Option<PeerArgs>,
     bulk: BulkArgs,
     _memory: PeerMemory,
     _epochs: Buffer,
@@ -64,7 +68,8 @@ impl PeerExchange {
     ) -> Result<std::result::Result<Self, String>> {
         let (rank, size) = (control.rank(), control.size());
         let kernels = gpu.kernels()?;
-        for name in [MERGE_PACKETS, MERGE_BULK, ALL_GATHER_LINES] {
+        let all_gather = Operation::AllGather.kernel();
+        for name in [MERGE_PACKETS, MERGE_BULK, ALL_GATHER_LINES, all_gather] {
             kernels.prepare(gpu, name, 0)?;
         }
         let stride = most.next_multiple_of(16);
@@ -99,13 +104,13 @@ impl PeerExchange {
             max_blocks: PACKET_BLOCKS,
             slots_per_block: PACKET_SLOTS,
         };
-        let lines = PeerArgs {
+        let lines = memory.joined.then_some(PeerArgs {
             staging: behind(packet_bytes),
             epoch: epoch + u64::from(PACKET_BLOCKS) * 4,
             max_blocks: LINE_BLOCKS,
             slots_per_block: slots,
             ..packets
-        };
+        });
         let bulk = BulkArgs {
             staging: behind(bulk_at),
             flags: behind(flags_at),
@@ -124,28 +129,32 @@ impl PeerExchange {
         }))
     }
 
-    fn fits(&self, bytes: usize) -> Result<()> {
-        if bytes as u64 <= self.bulk.stride {
-            return Ok(());
-        }
-        Err(Error::Arguments {
+    fn too_much(&self, bytes: usize) -> Error {
+        Error::Arguments {
             op: "peer exchange",
             why: format!(
                 "{bytes} bytes from each rank, the memory was made for {}",
                 self.bulk.stride
             ),
-        })
+        }
     }
 }
 
 impl Peers for PeerExchange {
-    fn holds(&self, bytes: usize) -> bool {
+    fn gathers(&self, bytes: usize) -> bool {
+        let packets = (PACKET_BLOCKS * PACKET_SLOTS) as usize * WORD;
+        bytes as u64 <= self.bulk.stride && (self.lines.is_some() || bytes <= packets)
+    }
+
+    fn merges(&self, bytes: usize) -> bool {
         bytes as u64 <= self.bulk.stride
     }
 
     fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
         crate::comm::check::all_gather(self.bulk.size as usize, send.len(), recv.len())?;
-        self.fits(send.len())?;
+        if !self.gathers(send.len()) {
+            return Err(self.too_much(send.len()));
+        }
         if !send.len().is_multiple_of(WORD) {
             return Err(Error::Arguments {
                 op: "peer exchange",
@@ -155,16 +164,22 @@ impl Peers for PeerExchange {
         if send.is_empty() {
             return Ok(());
         }
-        let words = send.len() / WORD;
-        let slots = self.lines.slots_per_block;
-        // What fits the staging fits its lines: both were made for the same message.
-        let size = self.lines.size as usize;
-        let (blocks, threads) = line_grid(words, size, slots).ok_or_else(|| Error::Arguments {
-            op: "peer exchange",
-            why: format!("{words} words do not fit {slots} slots of a block"),
-        })?;
+        let (words, size) = (send.len() / WORD, self.bulk.size as usize);
+        let (name, fixed, (blocks, threads)) = match self.lines {
+            Some(lines) => {
+                let grid = line_grid(words, size, lines.slots_per_block);
+                let grid = grid.ok_or_else(|| self.too_much(send.len()))?;
+                (ALL_GATHER_LINES, lines, grid)
+            }
+            None => {
+                let threads = packet_threads(words);
+                let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
+                let kernel = Operation::AllGather.kernel();
+                (kernel, self.packets, (blocks, threads))
+            }
+        };
         let arguments = [
-            Argument::Peer(self.lines),
+            Argument::Peer(fixed),
             Argument::Address(send.address()?),
             Argument::Address(recv.address()?),
             Argument::U64(words as u64),
@@ -173,12 +188,9 @@ impl Peers for PeerExchange {
         // SAFETY: the views hold what was checked, and the staging memory of all ranks
         // has room for it.
         unsafe {
-            self.gpu.kernels()?.launch(
-                &self.gpu,
-                ALL_GATHER_LINES,
-                Grid::linear(blocks, threads),
-                &arguments,
-            )
+            self.gpu
+                .kernels()?
+                .launch(&self.gpu, name, Grid::linear(blocks, threads), &arguments)
         }
     }
 
@@ -186,7 +198,10 @@ impl Peers for PeerExchange {
         let size = self.bulk.size as usize;
         let rows = lse.len() / 4;
         super::types::check_merge(parts, lses, out, lse, dim, size)?;
-        self.fits(bulk_bytes(rows, dim))?;
+        let bytes = bulk_bytes(rows, dim);
+        if !self.merges(bytes) {
+            return Err(self.too_much(bytes));
+        }
         if rows == 0 {
             return Ok(());
         }

@@ -109,7 +109,7 @@ impl Group<'_> {
     #[must_use]
     pub fn gather_way(&self, wanted: Gather, bytes: usize) -> Gather {
         match self.peers {
-            Some(peers) if peers.holds(bytes) => wanted,
+            Some(peers) if peers.gathers(bytes) => wanted,
             _ => wanted.without_peers(),
         }
     }
@@ -118,7 +118,7 @@ impl Group<'_> {
     #[must_use]
     pub fn merge_way(&self, wanted: Merge, rows: usize, dim: usize) -> Merge {
         match self.peers {
-            Some(peers) if peers.holds(merge_message(rows, dim)) => wanted,
+            Some(peers) if peers.merges(merge_message(rows, dim)) => wanted,
             _ => wanted.without_peers(),
         }
     }

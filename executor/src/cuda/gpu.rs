@@ -205,6 +205,26 @@ impl Gpu {
         Ok(text.to_string_lossy().into_owned())
     }
 
+    /// Whether the GPU at that PCI address is this one or joined to it by NVLink. Atomics
+    /// of the hardware between two GPUs tell: PCIe has none.
+    #[must_use]
+    pub fn is_joined(&self, pci_address: &str) -> bool {
+        let Ok(address) = std::ffi::CString::new(pci_address) else {
+            return false;
+        };
+        let own = self.context.cu_device();
+        let (mut other, mut atomics) = (0, 0);
+        // SAFETY: the text ends with a zero byte; the driver checks what it says.
+        let code = unsafe { sys::cuDeviceGetByPCIBusId(&raw mut other, address.as_ptr()) };
+        if code.result().is_err() {
+            return false;
+        }
+        let attribute = sys::CUdevice_P2PAttribute::CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED;
+        // SAFETY: writes one number; both devices came from the driver.
+        let code = unsafe { sys::cuDeviceGetP2PAttribute(&raw mut atomics, attribute, own, other) };
+        other == own || (code.result().is_ok() && atomics == 1)
+    }
+
     /// The CUDA version that the driver brings: `13.0`.
     ///
     /// # Errors
