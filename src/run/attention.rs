@@ -275,7 +275,7 @@ pub fn print(r: &AttentionResult) {
             s.way.map_or("-".to_owned(), AttentionWay::name),
             s.part.name(),
             tables::launch(s.launch),
-            tables::registration(s.registration),
+            s.registration.name(),
             s.time.median_us,
             s.time.mad_us,
             s.time.p95_us,
