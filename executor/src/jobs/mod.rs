@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use attention::{
-    AttentionJob, AttentionPart, AttentionResult, AttentionSample, Way as AttentionWay,
+    AttentionJob, AttentionPart, AttentionResult, AttentionSample, ExchangeSample,
+    Way as AttentionWay,
 };
 pub(crate) use collectives::{Buffers, Point};
 pub use collectives::{
