@@ -333,7 +333,7 @@ fn exchanges(samples: &[ExchangeSample]) {
             s.tokens,
             s.part.name(),
             s.way.name(),
-            tables::registration(s.registration),
+            s.registration.name(),
             s.time.median_us,
             s.time.mad_us,
             s.time.p95_us,
