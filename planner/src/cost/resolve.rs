@@ -185,6 +185,8 @@ impl<'g> Peaks<'g> {
             us_per_byte_peak: self.byte,
             us_per_flop_peak: flop,
             pad_rows: fit.pad_rows.max(1.0),
+            tile_rows: fit.tile_rows.max(0.0),
+            sms: self.sms,
         }
     }
 

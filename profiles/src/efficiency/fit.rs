@@ -80,6 +80,11 @@ pub struct DecodeFit {
     pub rate: TensorRate,
     /// Rows that the query heads sharing a cache are padded to.
     pub pad_rows: f64,
+    /// Query rows of a tile that one block walks with, where the kernel deals equal chunks of all tiles'
+    /// keys to the SMs: beginning and ending a tile is then seen once however few there are, and what is
+    /// cut less the more tiles there are. 0 for kernels that are not known so well.
+    #[serde(default)]
+    pub tile_rows: f64,
     /// Provenance.
     pub note: Note,
 }
