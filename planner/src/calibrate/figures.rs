@@ -134,6 +134,12 @@ impl Figures {
                 eager_us: custom.eager_us,
                 passes: Passes::Gather,
             },
+            Class::PeerGather => {
+                Figures::Ring(peer_before(&c.peer_gather, custom), Collective::AllGather)
+            }
+            Class::PeerMerge => {
+                Figures::Ring(peer_before(&c.peer_merge, custom), Collective::AllToAll)
+            }
             Class::Sync(SyncWay::HostTcp) => Figures::Constant {
                 us: overheads.sync.host_us,
             },
@@ -188,6 +194,16 @@ impl Figures {
             Class::Collective(CollectiveKind::AllToAll, _) => &c.all_to_all.note,
             Class::PeerOneShot | Class::PeerTwoShot | Class::PeerAllGather => {
                 &c.custom_all_reduce.note
+            }
+            Class::PeerGather | Class::PeerMerge => {
+                let own = match class {
+                    Class::PeerGather => &c.peer_gather,
+                    _ => &c.peer_merge,
+                };
+                match own {
+                    Some(fit) => &fit.note,
+                    None => return String::new(),
+                }
             }
             Class::Sync(_) => return overheads.sync.source.clone(),
             Class::Gemm(d) => match efficiency.gemm.get(&d) {
@@ -408,6 +424,13 @@ impl Figures {
                 f64::from(e.ranks),
                 launch(e.launch),
             ),
+            (Figures::Ring(fit, kind), Probe::PeerExchange { merge, rows, dim }) => {
+                // Of a merge an fp32 LSE goes with every row.
+                let row = f64::from(dim) * 2.0 + if merge { 4.0 } else { 0.0 };
+                let ranks = f64::from(e.ranks);
+                let bytes = ranks * f64::from(rows) * row;
+                single.ring(fit, *kind, bytes, ranks, launch(e.launch))
+            }
             (
                 Figures::Peer {
                     base_us,
@@ -548,6 +571,25 @@ fn decode(fit: &DecodeFit, [base_us, item_us, split_us, memory, compute]: [f64; 
         compute: compute.min(1.0),
         ..fit.clone()
     }
+}
+
+/// An exchange over peer memory before it is measured: what it was, or the latency of the one-shot
+/// all-reduce at half of the link.
+fn peer_before(own: &Option<RingFit>, custom: &AllReduceFit) -> RingFit {
+    own.clone().unwrap_or_else(|| RingFit {
+        base_us: custom.one_shot_us,
+        rank_us: custom.rank_us,
+        ramp_us: 1.0,
+        link: [0.5; 3],
+        eager_us: custom.eager_us,
+        note: Note {
+            sigma: 0.7,
+            samples: 0,
+            source: "guessed from the one-shot all-reduce".to_owned(),
+            carried: None,
+            here: false,
+        },
+    })
 }
 
 /// How far the figures of a class may be off before it is measured.

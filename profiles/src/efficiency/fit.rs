@@ -223,6 +223,13 @@ pub struct CollectiveFit {
     /// The all-reduce among them, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symmetric_all_reduce: Option<RingFit>,
+    /// Queries of ranks that share a KV cache gathered by the engine's own kernel over peer memory
+    /// (total bytes of the gathered buffer), where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_gather: Option<RingFit>,
+    /// Their partial outputs merged likewise (bytes that a rank holds, as of an all-to-all).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_merge: Option<RingFit>,
     /// The engine's own one-shot and two-shot all-reduce.
     pub custom_all_reduce: AllReduceFit,
     /// The same collectives between nodes and over PCIe.
