@@ -67,6 +67,9 @@ const TABLED: f64 = 0.35;
 const CARRIED: f64 = 0.8;
 const GUESSED: f64 = 2.5;
 
+/// A time below this was left out of an earlier fit, microseconds.
+const LEFT_OUT: f64 = 1e-4;
+
 /// The collective that the planner prices.
 pub(super) fn collective(kind: CollectiveKind) -> Collective {
     match kind {
@@ -234,8 +237,15 @@ impl Figures {
     /// The figures by name, where they start, and how far they may be off.
     pub fn list(&self) -> Vec<Figure> {
         let at = |name, start: f64, width| Figure { name, start, width };
-        // A figure that is 0 was left out by an earlier fit; it may come in again, small.
-        let time = |name, us: f64, width: f64| at(name, us.max(0.01), width);
+        // A figure that is 0 was left out by an earlier fit, of other kernels: it begins small, and
+        // may be anything.
+        let time = |name, us: f64, width: f64| {
+            if us < LEFT_OUT {
+                at(name, 0.1, width.max(GUESSED))
+            } else {
+                at(name, us.max(0.01), width)
+            }
+        };
         match self {
             Figures::Constant { us } => vec![time("us", *us, GUESSED)],
             Figures::Stream { base_us, memory } => vec![
