@@ -5,7 +5,6 @@ use parplan_executor::gather::Mode;
 use parplan_executor::jobs::{CollectivesResult, GatherResult, Job, SyncResult, Work};
 
 use super::{attention, stack};
-use parplan_executor::symmetric::Registration;
 use parplan_executor::sync::Way;
 use parplan_executor::{Error, Result};
 use serde_json::Value;
@@ -35,14 +34,6 @@ pub fn launch(l: Launch) -> &'static str {
     match l {
         Launch::Stream => "stream",
         Launch::Graph => "graph",
-    }
-}
-
-pub fn registration(r: Registration) -> &'static str {
-    match r {
-        Registration::None => "none",
-        Registration::Local => "local",
-        Registration::Symmetric => "symmetric",
     }
 }
 
@@ -82,7 +73,7 @@ fn collectives(r: &CollectivesResult) {
             "{:>14} {:>22} {:>9} {:>6} {:>6} {:>11} {:>10.2} {:>9.2} {:>9.2}{}",
             s.collective.name(),
             s.implementation,
-            registration(s.registration),
+            s.registration.name(),
             launch(s.launch),
             if s.in_place { "in" } else { "out" },
             if s.collective == Collective::Barrier {
@@ -133,7 +124,7 @@ fn gather(r: &GatherResult) {
             "{:>24} {:>13} {:>9} {:>6} {:>7} {:>11.2} {:>18.2} {:>6}",
             list(&s.tokens),
             mode(s.mode),
-            registration(s.registration),
+            s.registration.name(),
             launch(s.launch),
             s.global_rows,
             s.gather.median_us,
@@ -198,7 +189,7 @@ fn sync(r: &SyncResult) {
         };
         println!(
             "{way:>18} {:>9} {:>6} {:>5} {:>9} {:>10.1} {:>10.1} {:>10.1}",
-            registration(s.registration),
+            s.registration.name(),
             launch(s.launch),
             s.ranks,
             s.row_bytes,

@@ -403,9 +403,11 @@ impl Gpu {
 impl Device for Arc<Gpu> {
     fn alloc(&self, name: &str, bytes: usize) -> Result<Buffer> {
         self.bind()?;
-        // The driver refuses 0 bytes; an empty buffer still needs an address.
+        // The driver refuses 0 bytes, and an empty buffer still needs an address. Whole
+        // words of 16 bytes: NCCL reads the last of them even where data ends inside it.
+        let padded = bytes.max(1).next_multiple_of(16);
         // SAFETY: a plain allocation, owned by the DeviceMemory made of it.
-        match unsafe { result::malloc_sync(bytes.max(16)) } {
+        match unsafe { result::malloc_sync(padded) } {
             Ok(address) => {
                 let memory =
                     DeviceMemory::driver(address, Arc::clone(&self.context), self.health.clone());

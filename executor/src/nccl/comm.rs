@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::library::{Library, data_type, red_op};
 use super::sys::{self, Comm, Config, UniqueId};
+use super::windows::Windows;
 use crate::comm::{CpuCommunicator, check};
 use crate::cuda::{Gpu, Inside, Watch};
 use crate::{Buffer, Communicator, DType, Deadline, Device, Error, ReduceOp, Result, View};
@@ -30,6 +31,7 @@ pub struct NcclCommunicator {
     control: CpuCommunicator,
     scratch: Buffer,
     granted: Duration,
+    windows: Windows,
 }
 
 impl NcclCommunicator {
@@ -100,6 +102,7 @@ impl NcclCommunicator {
             control,
             scratch,
             granted,
+            windows: Windows::default(),
         })
     }
 
@@ -118,6 +121,23 @@ impl NcclCommunicator {
     #[must_use]
     pub fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
+    }
+
+    pub(super) fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
+    /// The parts that a collective reads, of every rank alike: in memory that NCCL reads right.
+    fn check_parts(
+        &self,
+        op: &'static str,
+        dtype: DType,
+        first: &View,
+        stride: usize,
+    ) -> Result<()> {
+        let version = self.library.version();
+        self.windows
+            .check_parts(version, op, dtype.size(), first.address()?, stride)
     }
 
     pub(super) fn raw(&self) -> Result<Comm> {
@@ -297,6 +317,12 @@ impl Communicator for NcclCommunicator {
 
     fn all_gather(&mut self, send: &View, recv: &View) -> Result<()> {
         check::all_gather(self.size(), send.len(), recv.len())?;
+        // In place, every rank's own part is one of these; elsewhere, ranks give alike.
+        let in_place = send.address()? == recv.address()? + (self.rank() * send.len()) as u64;
+        match in_place {
+            true => self.check_parts("all-gather", DType::U8, recv, send.len())?,
+            false => self.check_parts("all-gather", DType::U8, send, 0)?,
+        }
         let (from, to, count) = (source(send)?, target(recv)?, send.len());
         self.call("ncclAllGather", |s, comm, stream| {
             // SAFETY: as said above this block.
@@ -331,6 +357,7 @@ impl Communicator for NcclCommunicator {
         op: ReduceOp,
     ) -> Result<()> {
         check::reduce_scatter(self.size(), send.len(), recv.len(), dtype)?;
+        self.check_parts("reduce-scatter", dtype, send, recv.len())?;
         let (from, to, count) = (source(send)?, target(recv)?, recv.len() / dtype.size());
         self.call("ncclReduceScatter", |s, comm, stream| {
             // SAFETY: as said above this block.
@@ -342,6 +369,7 @@ impl Communicator for NcclCommunicator {
 
     fn all_reduce(&mut self, send: &View, recv: &View, dtype: DType, op: ReduceOp) -> Result<()> {
         check::all_reduce(send.len(), recv.len(), dtype)?;
+        self.check_parts("all-reduce", dtype, send, 0)?;
         let (from, to, count) = (source(send)?, target(recv)?, recv.len() / dtype.size());
         self.call("ncclAllReduce", |s, comm, stream| {
             // SAFETY: as said above this block.

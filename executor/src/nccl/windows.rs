@@ -1,7 +1,8 @@
 //! Registration of buffers with an NCCL communicator.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::NcclCommunicator;
 use super::library::{Library, Version, WINDOWS};
@@ -10,11 +11,73 @@ use crate::cuda::{Freer, Gpu, Inside};
 use crate::symmetric::{Registrar, Registration};
 use crate::{Buffer, Error, Result, View};
 
+/// NCCL's symmetric kernels read elements of 1 and 2 bytes right from here on. Before, their
+/// low-latency kernels lose the last bytes of every 8 where a part does not begin at a
+/// multiple of 4 bytes (`loadPack` in src/device/op128.h).
+const READS_ANY_PART: Version = Version(23_000);
+
+/// The symmetric windows of one communicator, by their first byte: known to the
+/// communicator and to its registrars.
+#[derive(Clone, Default)]
+pub(super) struct Windows(Arc<Mutex<BTreeMap<u64, Window>>>);
+
+struct Window {
+    end: u64,
+    token: u64,
+}
+
+impl Windows {
+    fn add(&self, start: u64, window: Window) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(start, window);
+    }
+
+    fn remove(&self, token: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, window| window.token != token);
+    }
+
+    fn holds(&self, address: u64) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = all.range(..=address).next_back();
+        before.is_some_and(|(_, window)| address < window.end)
+    }
+
+    /// Refuses what NCCL `version` would read wrong: parts of `element` bytes an element in
+    /// a window, the first at `first` and the others `stride` bytes apart, unless they all
+    /// begin at multiples of 4 bytes. The same answer on all ranks where they give alike.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] naming where the parts begin.
+    pub(super) fn check_parts(
+        &self,
+        version: Version,
+        op: &'static str,
+        element: usize,
+        first: u64,
+        stride: usize,
+    ) -> Result<()> {
+        let misread = element < 4 && version < READS_ANY_PART;
+        if misread && !(first | stride as u64).is_multiple_of(4) && self.holds(first) {
+            return Err(Error::Arguments {
+                op,
+                why: format!(
+                    "parts {stride} bytes apart in symmetric memory, the first {} bytes past a multiple of 4: NCCL {version} reads elements of {element} byte{} right only where every part begins at a multiple of 4 bytes",
+                    first % 4,
+                    if element == 1 { "" } else { "s" }
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Registers with one communicator, which must outlive it.
 pub struct NcclRegistrar {
     comm: Comm,
     library: Arc<Library>,
     gpu: Arc<Gpu>,
+    windows: Windows,
 }
 
 // SAFETY: used by one thread at a time, as NCCL asks for.
@@ -30,6 +93,7 @@ impl NcclRegistrar {
             comm: comm.raw()?,
             library: Arc::clone(comm.library()),
             gpu: Arc::clone(comm.gpu()),
+            windows: comm.windows().clone(),
         })
     }
 }
@@ -98,10 +162,16 @@ impl Registrar for NcclRegistrar {
                 why: "it gave no window: symmetric memory is not available here (is NCCL_WIN_ENABLE=0, or a peer out of reach?)".into(),
             });
         }
+        if how == Registration::Symmetric {
+            let end = address as u64 + bytes as u64;
+            let token = token as u64;
+            self.windows.add(address as u64, Window { end, token });
+        }
         Ok(token as u64)
     }
 
     fn deregister(&mut self, token: u64, how: Registration) {
+        self.windows.remove(token);
         let token = token as *mut c_void;
         if token.is_null() || self.gpu.health().is_given_up() || self.gpu.bind().is_err() {
             return;
@@ -118,5 +188,43 @@ impl Registrar for NcclRegistrar {
             // is alive. A failure leaves the registration to the communicator's end.
             let _ = unsafe { undo(self.comm, token) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_nccl_misreads_are_refused_in_windows_only() {
+        let windows = Windows::default();
+        windows.add(
+            4096,
+            Window {
+                end: 8192,
+                token: 1,
+            },
+        );
+        let check = |version, element, first, stride| {
+            windows.check_parts(Version(version), "all-gather", element, first, stride)
+        };
+        assert_eq!(
+            check(22_803, 1, 4096, 14).unwrap_err().to_string(),
+            "all-gather: parts 14 bytes apart in symmetric memory, the first 0 bytes past a multiple of 4: \
+             NCCL 2.28.3 reads elements of 1 byte right only where every part begins at a multiple of 4 bytes"
+        );
+        assert!(check(22_803, 2, 4098, 16).is_err());
+        for fine in [
+            check(22_803, 1, 4096, 16),
+            // Other memory, wider elements, and an NCCL that reads them right.
+            check(22_803, 1, 8192, 14),
+            check(22_803, 1, 4095, 14),
+            check(22_803, 4, 4098, 14),
+            check(23_000, 1, 4096, 14),
+        ] {
+            assert!(fine.is_ok());
+        }
+        windows.remove(1);
+        assert!(check(22_803, 1, 4096, 14).is_ok());
     }
 }

@@ -1,7 +1,9 @@
 //! From an experiment to work that can be repeated.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 use parplan_profiles::calibration::{
@@ -10,7 +12,7 @@ use parplan_profiles::calibration::{
 
 use super::kernels;
 use super::series::{Anchor, Enqueue, Round, Work};
-use crate::attention::KvType;
+use crate::attention::{KvType, PeerExchange, Peers, message_bytes};
 use crate::bench::Collective;
 use crate::jobs::{Buffers, Context, Point};
 use crate::nccl::NcclRegistrar;
@@ -34,6 +36,9 @@ pub(super) enum Outcome {
 /// An outcome with the name of who runs, or why there is none.
 pub(super) type Prepared = std::result::Result<(String, Outcome), String>;
 
+/// What this machine can do, or why it cannot.
+type OrReason<T> = std::result::Result<T, String>;
+
 /// What experiments share: buffers, windows, peers, the anchor.
 pub(super) struct Bench {
     anchor: Anchor,
@@ -43,7 +48,9 @@ pub(super) struct Bench {
     /// By registration: buffers of the largest size, and the pool that keeps them registered.
     windows: BTreeMap<BufferRegistration, (Option<WindowPool<NcclRegistrar>>, Buffers)>,
     /// Peer memory; none where the GPUs do not reach each other, with the reason.
-    peers: Option<std::result::Result<std::rc::Rc<std::cell::RefCell<PeerCollectives>>, String>>,
+    peers: Option<OrReason<Rc<RefCell<PeerCollectives>>>>,
+    /// Exchanges around an attention, and the largest message that they were made for.
+    exchange: Option<(usize, OrReason<Rc<dyn Peers>>)>,
 }
 
 pub(super) const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
@@ -72,6 +79,7 @@ impl Bench {
             largest,
             windows: BTreeMap::new(),
             peers: None,
+            exchange: None,
         })
     }
 
@@ -108,6 +116,9 @@ impl Bench {
             } => {
                 let shots = if two_shot { Shots::Two } else { Shots::One };
                 self.peer(context, point(kind, bytes, in_place), shots)
+            }
+            Probe::PeerExchange { merge, rows, dim } => {
+                self.exchange(context, merge, [rows as usize, dim as usize])
             }
             Probe::MetadataSync { way } => sync(context, way),
             Probe::Kernels { nodes } => {
@@ -230,9 +241,7 @@ impl Bench {
         };
         if self.peers.is_none() {
             let connected = match PeerCollectives::connect(&gpu, &mut context.control)? {
-                Availability::Available(peers) => {
-                    Ok(std::rc::Rc::new(std::cell::RefCell::new(*peers)))
-                }
+                Availability::Available(peers) => Ok(Rc::new(RefCell::new(*peers))),
                 Availability::Fallback(why) => Err(why.to_string()),
             };
             self.peers = Some(connected);
@@ -253,6 +262,48 @@ impl Bench {
         }
         let enqueue: Enqueue =
             Box::new(move |_, _| point.enter_peers(&mut peers.borrow_mut(), shots, &views));
+        Ok(Ok((format!("{OWN} peer"), repeated(enqueue))))
+    }
+
+    /// A gather of queries or a merge of outputs, as a DCP group makes them.
+    fn exchange(
+        &mut self,
+        context: &mut Context,
+        merge: bool,
+        [rows, dim]: [usize; 2],
+    ) -> Result<Prepared> {
+        let Some(gpu) = context.gpu.clone() else {
+            return Ok(Err("peer memory needs GPUs".into()));
+        };
+        let most = message_bytes(rows, dim, dim);
+        let connected = match &self.exchange {
+            Some((largest, known)) if *largest >= most => known.clone(),
+            _ => {
+                let made = PeerExchange::connect(&gpu, &mut context.control, most)?;
+                let made = made.map(|peers| Rc::new(peers) as Rc<dyn Peers>);
+                self.exchange = Some((most, made.clone()));
+                made
+            }
+        };
+        let peers = match connected {
+            Ok(peers) => peers,
+            Err(why) => return Ok(Err(why)),
+        };
+        let (n, device) = (context.identity.world, context.device.as_ref());
+        let view = |name: &str, bytes: usize| -> Result<View> {
+            let view = device.alloc(name, bytes)?.all();
+            device.fill(&view, 0)?;
+            Ok(view)
+        };
+        let own = view("own rows", rows * dim * 2)?;
+        let all = view("rows of all ranks", n * rows * dim * 2)?;
+        let enqueue: Enqueue = if merge {
+            let lse = view("own LSE", rows * 4)?;
+            let lses = view("LSE of all ranks", n * rows * 4)?;
+            Box::new(move |_, _| peers.merge(&all, &lses, dim, &own, &lse))
+        } else {
+            Box::new(move |_, _| peers.all_gather(&own, &all))
+        };
         Ok(Ok((format!("{OWN} peer"), repeated(enqueue))))
     }
 }

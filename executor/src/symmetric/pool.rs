@@ -19,6 +19,18 @@ pub enum Registration {
     Symmetric,
 }
 
+impl Registration {
+    /// Name in tables and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Registration::None => "none",
+            Registration::Local => "local",
+            Registration::Symmetric => "symmetric",
+        }
+    }
+}
+
 /// Allocates and registers; NCCL in earnest, a fake in tests.
 pub trait Registrar {
     /// Allocates memory that can be registered.

@@ -46,7 +46,7 @@ def run(node, stage):
             "peers",
             node.run("collectives", "--ranks", node.ranks, "--collective", "all_gather,all_reduce", "--sizes",
                      ",".join(SMALL), "--implementation", "backend,peer-one-shot,peer-two-shot",
-                     "--iterations", 50, "--repeats", 7, "--graph-launches", 10),
+                     "--launch", "graph", "--iterations", 50, "--repeats", 7, "--graph-launches", 10),
             json.loads,
         )
     rounds = 1 if node.quick else node.rounds

@@ -38,7 +38,7 @@ def run(node, stage):
             words = []
             for step in steps(dp, longest):
                 words += ["--requests", ",".join(map(str, step))]
-            registration = ["--registration", "none,symmetric"] if node.gpus else []
+            registration = ["--registration", "none,symmetric", "--launch", "graph"] if node.gpus else []
             stage.run(
                 f"dp{dp}-{longest:05}",
                 node.run("gather", "--ranks", node.ranks, "--attn-dp", dp, "--hidden", hidden, *timing,

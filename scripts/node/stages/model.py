@@ -42,7 +42,7 @@ def verify(node, stage):
     )
     if there and calibration:
         stage.run("shipped", verdict + ["--measured", kept], json.loads, ok=(0, 1))
-    size = ["--scale", 16, "--layers", 2, "--context", 64, "--batch", "1,3", "--repeats", 2] if node.quick else [
+    size = ["--scale", min(16, 64 // node.ranks), "--layers", 2, "--context", 64, "--batch", "1,3", "--repeats", 2] if node.quick else [
         "--layers", 4, "--context", 8192, "--batch", "1,16,64", "--repeats", 12]
     graph = ["--graph"] if node.gpus else []
     for model, layouts in SHARDS.items() if node.ranks > 2 else ():

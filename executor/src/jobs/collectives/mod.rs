@@ -225,23 +225,48 @@ impl CollectivesJob {
                         ..out_of_place
                     };
                     let calls = point.views(context.identity.rank, n, buffers)?;
-                    let (comm, device, _) = context.parts();
-                    if self.check {
-                        point.check(comm, device, &calls, |comm| point.enter(comm, &calls))?;
-                    }
-                    for &launch in &launches {
-                        result.samples.push(self.measure(
-                            context,
-                            registration,
-                            launch,
-                            point,
-                            &calls,
-                        )?);
+                    match self.point(context, registration, point, &calls, &launches) {
+                        Ok(samples) => result.samples.extend(samples),
+                        // What this NCCL would read wrong is refused by all ranks alike,
+                        // before anything is sent.
+                        Err(Error::Arguments { op, why })
+                            if registration == Registration::Symmetric =>
+                        {
+                            result.notes.push(format!(
+                                "{} of {bytes} bytes{} with symmetric memory was left out: {op}: {why}",
+                                collective.name(),
+                                if in_place { " in place" } else { "" }
+                            ));
+                        }
+                        Err(Error::Wrong(why)) => {
+                            let how = registration.name();
+                            return Err(Error::Wrong(format!("{why} (registration: {how})")));
+                        }
+                        Err(other) => return Err(other),
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// One point: compared with the reference, where that is asked for, and timed.
+    fn point(
+        &self,
+        context: &mut Context,
+        registration: Registration,
+        point: Point,
+        calls: &Views,
+        launches: &[Launch],
+    ) -> Result<Vec<Sample>> {
+        if self.check {
+            let (comm, device, _) = context.parts();
+            point.check(comm, device, calls, |comm| point.enter(comm, calls))?;
+        }
+        launches
+            .iter()
+            .map(|&launch| self.measure(context, registration, launch, point, calls))
+            .collect()
     }
 
     fn measure(
