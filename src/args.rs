@@ -97,7 +97,7 @@ pub fn parse() -> Result<Cli, Failure> {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
-        _ => Failure::unusable(one_line(&error.render().to_string())),
+        _ => Failure::unusable(refusal(&error)),
     })
 }
 
@@ -114,16 +114,23 @@ pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
             command: Command::Recommend(args),
         }) => Ok(args),
         Ok(_) => Err(Failure::unusable("--for takes the options of recommend")),
-        Err(error) => Err(Failure::unusable(format!(
-            "--for: {}",
-            one_line(&error.render().to_string())
-        ))),
+        Err(error) => Err(Failure::unusable(format!("--for: {}", refusal(&error)))),
     }
 }
 
 /// The command for man pages and completions.
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+/// What clap refuses, in one line, and where the missing names are found.
+fn refusal(error: &clap::Error) -> String {
+    let mut text = one_line(&error.render().to_string());
+    let missing = error.kind() == ErrorKind::MissingRequiredArgument;
+    if missing && (text.contains("--model") || text.contains("--gpu")) {
+        text.push_str("; `parplan profiles list` names the models and GPUs");
+    }
+    text
 }
 
 /// Clap's message without its usage block, as one line.

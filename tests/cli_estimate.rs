@@ -46,6 +46,28 @@ fn kv_figures_are_the_published_ones() {
     }
 }
 
+/// The cache holds 516,544 tokens, DeepSeek-V3 takes 163,840 unless it is set up for more.
+#[test]
+fn the_longest_request_ends_at_the_context_length() {
+    let all = [
+        "estimate",
+        "--gpu",
+        "h200",
+        "--model",
+        "deepseek-v3",
+        "--tp",
+        "8",
+    ];
+    let asked = |more: &[&str]| {
+        let best = best(&[&all, more].concat());
+        assert!(number(&best["max_kv_tokens"]) > 300_000.0);
+        number(&best["max_request_tokens"])
+    };
+    assert_eq!(asked(&[]), 163_840.0);
+    assert_eq!(asked(&["--context-length", "300000"]), 300_000.0);
+    assert_eq!(asked(&["--context-length", "32768"]), 32_768.0);
+}
+
 /// DeepSeek-R1, TP8 DCP8: queries of 576 values gathered and outputs of 512 with their LSE exchanged,
 /// over 8 ranks of 16 heads, in bf16. At 64 tokens that is the published 9.44 and 8.42 MB.
 #[test]

@@ -46,6 +46,8 @@ pub struct Deployment<'a> {
     pub chunk_flag: u32,
     /// The same for one rank.
     pub chunk_tokens: f64,
+    /// Tokens of the longest request that the engine takes: the length it is told, or the model's.
+    context_limit: f64,
     /// Requests of one attention-DP rank that run at once under the planned traffic: its limit, and
     /// what the KV cache holds of requests half way through their output.
     pub running_per_rank: f64,
@@ -250,6 +252,7 @@ impl<'a> Deployment<'a> {
             sizes_were_listed: choice.cuda_graphs && settings.graph_batch_sizes.is_some(),
             chunk_flag,
             chunk_tokens,
+            context_limit: f64::from(settings.context_length.unwrap_or(setup.model.max_position)),
             running_per_rank: f64::from(limit),
             limit_per_rank: limit,
             receive_interval: settings.receive_interval.unwrap_or_else(|| {
@@ -269,7 +272,7 @@ impl<'a> Deployment<'a> {
         // Clients beyond those that are let in decode nothing.
         let decoding = mean.min(f64::from(limit) * mean_over_max);
         out.set_exchanges(backend, decoding, width, spec.is_some());
-        out.set_memory(traffic, settings, limit, width);
+        out.set_memory(traffic, limit, width);
         out
     }
 
@@ -329,7 +332,7 @@ impl<'a> Deployment<'a> {
         self.prefill_padding = Some(prefill);
     }
 
-    fn set_memory(&mut self, traffic: &Traffic, settings: &Settings, limit: u32, width: f64) {
+    fn set_memory(&mut self, traffic: &Traffic, limit: u32, width: f64) {
         let setup = self.setup;
         let layout = self.choice.layout;
         let dp = f64::from(layout.attention_dp);
@@ -340,8 +343,6 @@ impl<'a> Deployment<'a> {
             (Some(rule), true) => rule.prealloc_mib as f64 * 1024.0 * 1024.0,
             _ => 0.0,
         };
-        let longest = f64::from(settings.context_length.unwrap_or(setup.model.max_position))
-            .min(f64::from(setup.model.max_position));
         let chunk = self
             .chunk_tokens
             .min(traffic.concurrency * traffic.isl)
@@ -379,7 +380,7 @@ impl<'a> Deployment<'a> {
             transients,
             prefill_ffn_rows: if gathers { chunk * dp } else { chunk },
             symmetric_bytes: symmetric,
-            request_table_bytes: limit * longest * 4.0,
+            request_table_bytes: limit * self.context_limit * 4.0,
             ranks: f64::from(layout.tp),
         });
         self.running_per_rank = limit.min(self.requests_held(traffic).max(0.0));
@@ -393,6 +394,13 @@ impl<'a> Deployment<'a> {
     /// What the graph rules were asked with.
     pub fn graph_context(&self) -> GraphContext<'a> {
         self.context
+    }
+
+    /// Tokens of the longest single request: what a rank's KV cache holds, and no more than the
+    /// engine takes.
+    pub fn longest_request(&self) -> f64 {
+        let held = self.footprint.longest_request(self.memory.map.kv_cache);
+        held.floor().min(self.context_limit)
     }
 
     /// KV tokens of one attention-DP rank, the shares of a DCP group together; windows and recurrent

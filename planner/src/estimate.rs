@@ -49,7 +49,7 @@ pub fn from_parts(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> P
         kv_bytes_per_token_per_rank: d.footprint.bytes_per_token,
         kv_redundancy: kv::redundancy(model, &layout),
         max_kv_tokens: kv_tokens,
-        max_request_tokens: d.footprint.longest_request(d.memory.map.kv_cache).floor(),
+        max_request_tokens: d.longest_request(),
         padding_mode,
         exchange: d.decode_exchange(),
         graph_batch_sizes: graphs.batch_sizes.clone(),

@@ -249,7 +249,7 @@ pub struct Plan {
     pub kv_redundancy: f64,
     /// KV tokens of one attention-DP rank (all DCP shares together).
     pub max_kv_tokens: f64,
-    /// Longest single request, tokens.
+    /// Longest single request, tokens: what the KV cache holds, and no more than the engine takes.
     pub max_request_tokens: f64,
     /// `max_len`, `sum_len`, `exact`, or `none` without DP attention, in the planned decode step.
     pub padding_mode: &'static str,
