@@ -11,7 +11,7 @@ use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
 pub use crate::setup::{Setup, sm};
 use crate::shard::Shard;
-use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
+use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath, busiest};
 use crate::step::{Steps, launches};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
@@ -487,6 +487,8 @@ impl<'a> Deployment<'a> {
                 symmetric_gathers: gathers_symmetric,
                 low_latency_experts: setup.rules.experts.deepep_auto,
                 expert_spread: setup.overheads.expert_spread,
+                busiest_rank: busiest(layout.ep),
+                shared_beside_rows: f64::from(setup.rules.experts.shared_beside_tokens),
                 explain,
                 record: None,
             },
@@ -496,6 +498,10 @@ impl<'a> Deployment<'a> {
             buckets: &self.buckets,
             stages: f64::from(layout.pp),
             launches: launches::of(&self.shard),
+            graph_kernels: launches::in_graph(
+                &self.shard,
+                setup.rules.experts.shared_beside_tokens > 0,
+            ),
             prefill_graph_tokens: graphs::prefill_buckets(
                 setup.rules,
                 &self.context,

@@ -333,7 +333,15 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                 )
             });
             Block::Moe {
-                router: Linear::new(f64::from(m.experts), hidden, Dtype::Bf16),
+                router: Linear::new(
+                    f64::from(m.experts),
+                    hidden,
+                    if m.router_fp32 {
+                        Dtype::Fp32
+                    } else {
+                        Dtype::Bf16
+                    },
+                ),
                 dims: *m,
                 experts_local: f64::from(m.experts) / f64::from(layout.ep.max(1)),
                 intermediate: f64::from(m.intermediate) / f64::from(layout.moe_tp().max(1)),

@@ -31,6 +31,8 @@ pub struct Steps<'a> {
     pub stages: f64,
     /// Kernels of a stage that the host launches one by one where no graph replays them.
     pub launches: f64,
+    /// Kernels of a stage in a decode step, one after the other.
+    pub graph_kernels: f64,
     /// Prefill tokens of a pass that graphs between attention cover; 0 without prefill graphs.
     pub prefill_graph_tokens: f64,
     /// Mean over maximum of the DP ranks' batches.
@@ -178,13 +180,14 @@ impl Steps<'_> {
     fn around(&self, tally: &mut Tally, pass: &Pass, requests: f64, extra_us: f64) {
         let o = self.overheads;
         let layers = self.fixed.shard.layers * self.stages;
+        let gaps = self.graph_kernels * self.stages / launches::DENSE_LAYER * o.graph_layer_us;
         if pass.graph {
-            tally.add(Op::LayerGaps, layers, o.graph_layer_us);
+            tally.add(Op::LayerGaps, layers, gaps / layers.max(1.0));
         } else {
             // Decode has the same small kernels and gaps as in a graph. What the fit knows of
             // prefill's is in its kernel scale.
             if pass.prefill_tokens <= 0.0 {
-                tally.add(Op::LayerGaps, layers, o.graph_layer_us);
+                tally.add(Op::LayerGaps, layers, gaps / layers.max(1.0));
             }
             // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
             let kernels = if pass.prefill_tokens > 0.0 && pass.rows_max <= self.prefill_graph_tokens

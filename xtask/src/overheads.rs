@@ -95,8 +95,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
     }
     report(&entries, &outcomes, &model);
-    println!("Which of two is faster, in sample:\n\n{}", choices::table(&outcomes));
-    println!("Which of two is faster, the model left out:\n\n{}", choices::table(&model));
+    println!(
+        "Which of two is faster, in sample:\n\n{}",
+        choices::table(&outcomes)
+    );
+    println!(
+        "Which of two is faster, the model left out:\n\n{}",
+        choices::table(&model)
+    );
     if arguments.held_out {
         for fold in Fold::ALL {
             println!("{} left out:\n", fold.title());

@@ -3,9 +3,10 @@
 use super::meter::Meter;
 use super::pass::{ACTIVATION_BYTES, Pass};
 use super::tally::Op;
-use crate::cost::{ExpertExchange, ExpertMode, Moe, Operation};
-use crate::shard::{Block, ShardGroup};
+use crate::cost::{ExpertExchange, ExpertMode, Gemm, Moe, Operation};
+use crate::shard::{Block, Linear, ShardGroup};
 use crate::volume::{Exchange, Rows, dispatch_element_bytes};
+use parplan_profiles::Dtype;
 
 impl Meter<'_, '_> {
     pub(super) fn block(
@@ -36,6 +37,10 @@ impl Meter<'_, '_> {
                 latent,
             } => {
                 // With an all-to-all, routing happens before tokens leave their rank.
+                if router.dtype == Dtype::Fp32 {
+                    // Rows are turned into fp32 first.
+                    self.elementwise(n, ffn_rows * router.k * (ACTIVATION_BYTES + 4.0), 1.0);
+                }
                 self.linear(Op::Router, n, ffn_rows, router);
                 let ep = f64::from(self.fixed.ep.max(1));
                 let tokens = if exchange == Exchange::AllToAll {
@@ -55,27 +60,60 @@ impl Meter<'_, '_> {
                     weights: *dtype,
                     gathered: exchange != Exchange::AllToAll,
                     spread: self.fixed.expert_spread,
-                    imbalance: random_imbalance(ep, per_rank),
+                    imbalance: imbalance(self.fixed.busiest_rank, per_rank, *experts_local),
+                    deviations: self.fixed.busiest_rank,
                 };
-                self.add(Op::Experts, n, &Operation::Moe(moe));
+                let routed = Operation::Moe(moe);
+                self.add(Op::Experts, n, &routed);
                 if exchange == Exchange::AllToAll && ep > 1.0 {
                     self.exchange(n, pass, rows, &moe, ep);
                 }
-                for (op, pair) in [(Op::SharedExperts, shared), (Op::Experts, latent)] {
-                    if let Some((up, down)) = pair {
-                        let own = if exchange == Exchange::AllToAll {
-                            rows.max
-                        } else {
-                            ffn_rows
-                        };
-                        self.linear(op, n, own, up);
-                        self.linear(op, n, own, down);
-                        self.elementwise(n, own * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
+                let own = if exchange == Exchange::AllToAll {
+                    rows.max
+                } else {
+                    ffn_rows
+                };
+                if let Some((up, down)) = latent {
+                    self.pair(Op::Experts, n, own, up, down);
+                }
+                if let Some((up, down)) = shared {
+                    let before = self.tally.us(Op::SharedExperts);
+                    self.pair(Op::SharedExperts, n, own, up, down);
+                    if pass.graph && own <= self.fixed.shared_beside_rows {
+                        let alone = self.tally.us(Op::SharedExperts) - before;
+                        let bytes = n * self.roofline(own, up, down);
+                        let beside = n * routed.us(self.fixed.costs);
+                        // What the two share is the memory: the bytes of one are read beside the other's
+                        // launches and tails, not beside its bytes.
+                        let hidden = (alone - bytes).clamp(0.0, beside);
+                        self.tally.hide(Op::SharedExperts, hidden);
                     }
                 }
             }
         }
         self.elementwise(n, rows.max * hidden * ACTIVATION_BYTES * 4.0, 1.0);
+    }
+
+    /// Two products with an activation between them.
+    fn pair(&mut self, op: Op, n: f64, rows: f64, up: &Linear, down: &Linear) {
+        self.linear(op, n, rows, up);
+        self.linear(op, n, rows, down);
+        self.elementwise(n, rows * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
+    }
+
+    /// The roofline of two products, µs.
+    fn roofline(&self, rows: f64, up: &Linear, down: &Linear) -> f64 {
+        [up, down]
+            .iter()
+            .map(|product| {
+                self.fixed.costs.gemm_roofline(&Gemm {
+                    m: rows,
+                    n: product.n,
+                    k: product.k,
+                    weights: product.dtype,
+                })
+            })
+            .sum()
     }
 
     fn exchange(&mut self, n: f64, pass: &Pass, rows: &Rows, moe: &Moe, ep: f64) {
@@ -108,12 +146,23 @@ impl Meter<'_, '_> {
     }
 }
 
-/// Rows of the busiest of `ranks` over the mean when `rows_per_rank` rows are dealt at random: the
-/// expected maximum of `ranks` normal variables, `√(2 ln ranks)` deviations above the mean, with the
-/// deviation of a Poisson count.
-fn random_imbalance(ranks: f64, rows_per_rank: f64) -> f64 {
-    if ranks <= 1.0 || rows_per_rank <= 0.0 {
+/// How much more often an expert is chosen than another: standard deviation over mean. Routers are
+/// trained towards equal shares, but the tokens of one benchmark or tenant have favourites.
+const FAVOURITES: f64 = 0.5;
+
+/// Rows of the busiest rank over the mean, `deviations` standard deviations above it: rows are dealt at
+/// random (a Poisson count), and experts have shares of their own, which a rank of many experts
+/// evens out.
+fn imbalance(deviations: f64, rows_per_rank: f64, experts_local: f64) -> f64 {
+    if rows_per_rank <= 0.0 {
         return 1.0;
     }
-    (1.0 + (2.0 * ranks.ln() / rows_per_rank).sqrt()).min(ranks)
+    static F: std::sync::LazyLock<f64> = std::sync::LazyLock::new(|| {
+        std::env::var("FAV")
+            .ok()
+            .and_then(|x| x.parse().ok())
+            .unwrap_or(FAVOURITES)
+    });
+    let favourites = *F * *F / experts_local.max(1.0);
+    1.0 + deviations * (1.0 / rows_per_rank + favourites).sqrt()
 }

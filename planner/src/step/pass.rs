@@ -11,6 +11,7 @@ use crate::cost::{Collective, Implementation, Launch, OpCosts, Registration, Spa
 use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
 use crate::volume::{self, Call, DcpMerge, Exchange, Group, Kind, Purpose, Rows};
 use parplan_profiles::Dtype;
+use statrs::distribution::{ContinuousCDF, Normal};
 
 /// Bytes of an activation element: hidden states are bf16 in every engine modelled.
 pub const ACTIVATION_BYTES: f64 = 2.0;
@@ -92,6 +93,11 @@ pub struct Fixed<'a> {
     pub low_latency_experts: bool,
     /// Share of the tokens that choose experts independently ([`Moe::spread`]).
     pub expert_spread: f64,
+    /// By how many standard deviations the busiest expert-parallel rank is above the mean: see
+    /// [`busiest`].
+    pub busiest_rank: f64,
+    /// Most rows of a captured pass whose shared experts run beside the routed ones.
+    pub shared_beside_rows: f64,
     /// Collects rooflines too.
     pub explain: bool,
     /// Collects every operation with its shapes.
@@ -114,6 +120,15 @@ impl Fixed<'_> {
             registration: Registration::None,
         })
     }
+}
+
+/// Expected maximum of `ranks` standard normal variables (Blom's approximation, within 2 % from 2
+/// ranks on).
+pub fn busiest(ranks: u32) -> f64 {
+    let n = f64::from(ranks.max(1));
+    Normal::standard()
+        .inverse_cdf((n - 0.375) / (n + 0.25))
+        .max(0.0)
 }
 
 /// Adds one pass over all layers of a stage to `tally`.

@@ -131,6 +131,11 @@ impl Tally {
         }
     }
 
+    /// Takes off `us` of one kind of work that run beside another.
+    pub fn hide(&mut self, op: Op, us: f64) {
+        self.us[op as usize] -= us;
+    }
+
     /// Adds `count` operations of `us` each.
     #[inline]
     pub fn add(&mut self, op: Op, count: f64, us: f64) {

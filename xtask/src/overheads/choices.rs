@@ -65,7 +65,10 @@ impl Differs {
         };
         let others = [
             (a.model.name != b.model.name, Differs::Format),
-            (a.engine == b.engine && a.version != b.version, Differs::Version),
+            (
+                a.engine == b.engine && a.version != b.version,
+                Differs::Version,
+            ),
             (a.engine != b.engine, Differs::Engine),
         ];
         let mut differing = others
