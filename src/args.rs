@@ -2,7 +2,8 @@
 
 use crate::failure::Failure;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
 
 mod bench;
 mod calibrate;
@@ -93,7 +94,7 @@ pub enum Command {
 /// # Errors
 /// Anything else that clap refuses, in one line.
 pub fn parse() -> Result<Cli, Failure> {
-    Cli::try_parse().map_err(|error| match error.kind() {
+    typed(std::env::args_os()).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
@@ -109,7 +110,7 @@ pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
     let all = ["parplan", "recommend"]
         .into_iter()
         .chain(words.iter().map(String::as_str));
-    match Cli::try_parse_from(all) {
+    match typed(all) {
         Ok(Cli {
             command: Command::Recommend(args),
         }) => Ok(args),
@@ -118,9 +119,27 @@ pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
     }
 }
 
-/// The command for man pages and completions.
+/// The command for parsing, man pages and completions. A value may look like a negative number, so
+/// that the option's own message says what is wrong with it.
 pub fn command() -> clap::Command {
-    Cli::command()
+    fn with_negatives(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|arg| match arg.get_action().takes_values() {
+                true => arg.allow_negative_numbers(true),
+                false => arg,
+            })
+            .mut_subcommands(with_negatives)
+    }
+    with_negatives(Cli::command())
+}
+
+/// Arguments from words, the program's name first.
+fn typed<W: Into<OsString> + Clone>(
+    words: impl IntoIterator<Item = W>,
+) -> clap::error::Result<Cli> {
+    let mut command = command();
+    let mut matches = command.try_get_matches_from_mut(words)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
 /// What clap refuses, in one line, and where the missing names are found.
@@ -170,7 +189,7 @@ mod tests {
     #[test]
     fn a_very_long_value_is_quoted_in_part() {
         let long = "x".repeat(100_000);
-        let error = Cli::try_parse_from(["parplan", "estimate", "--tp", &long]).unwrap_err();
+        let error = typed(["parplan", "estimate", "--tp", &long]).unwrap_err();
         let line = one_line(&error.render().to_string());
         assert!(line.chars().count() < 700, "{}", line.len());
         assert!(line.contains("1 to 16384"), "{line}");
@@ -178,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_message_of_clap_becomes_one_line() {
-        let error = Cli::try_parse_from(["parplan", "estimate", "--modell", "x"]).unwrap_err();
+        let error = typed(["parplan", "estimate", "--modell", "x"]).unwrap_err();
         let line = one_line(&error.render().to_string());
         assert!(!line.contains('\n') && !line.starts_with("error"), "{line}");
         assert!(

@@ -36,7 +36,7 @@ fn a_killed_rank_ends_the_others_within_five_seconds_and_is_named() {
     assert!(end.took < Duration::from_secs(5), "{:?}", end.took);
     assert_eq!(end.code(), Some(1), "{}", end.stderr);
     let first = format!(
-        "error: rank 2 (process {}) was killed by signal 9 (SIGKILL)",
+        "parplan: rank 2 (process {}) was killed by signal 9 (SIGKILL)",
         ranks[2]
     );
     assert!(end.stderr.contains(&first), "{}", end.stderr);

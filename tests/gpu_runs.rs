@@ -255,7 +255,7 @@ fn a_killed_rank_ends_the_other_within_five_seconds() {
     assert_eq!(end.code(), Some(1));
     assert!(
         end.stderr.contains(&format!(
-            "error: rank 1 (process {}) was killed by signal 9 (SIGKILL)",
+            "parplan: rank 1 (process {}) was killed by signal 9 (SIGKILL)",
             ranks[1]
         )),
         "{}",

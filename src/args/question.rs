@@ -50,10 +50,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME")]
     pub gpu: String,
     /// GPUs of the whole deployment [default: what the layout takes]
-    #[arg(long, value_name = "N", value_parser = values::gpus, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::gpus)]
     pub gpus: Option<u32>,
     /// Nodes that hold them [default: as few as the GPU's node size allows]
-    #[arg(long, value_name = "N", value_parser = values::gpus, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::gpus)]
     pub nodes: Option<u32>,
     /// A calibration to price with, or none [default: those of this GPU in `calibrations` of your
     /// profiles, and the shipped ones]
@@ -89,32 +89,32 @@ pub struct TrafficArgs {
     pub workload: Option<String>,
     /// Input (prompt) tokens of a request: the longest (see --range-ratio), or fixed:TOKENS,
     /// uniform:MAX,RATIO, log-normal:MEDIAN,SIGMA,MAX [default: 1024]
-    #[arg(long, value_name = "TOKENS|HOW", allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKENS|HOW")]
     pub isl: Option<Lengths>,
     /// Output (generated) tokens of a request, likewise [default: 1024]
-    #[arg(long, value_name = "TOKENS|HOW", allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKENS|HOW")]
     pub osl: Option<Lengths>,
     /// Draw both lengths uniformly from this share of them up to the whole, as InferenceX does
     /// [default: 0.8; 1 makes all requests alike]
-    #[arg(long, value_name = "SHARE", value_parser = values::positive_share, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", value_parser = values::positive_share)]
     pub range_ratio: Option<f64>,
     /// Clients of the whole deployment; each sends its next request when the last one is done
     /// [default: 64]
-    #[arg(long, value_name = "CLIENTS", value_parser = values::clients, allow_negative_numbers = true)]
+    #[arg(long, value_name = "CLIENTS", value_parser = values::clients)]
     pub concurrency: Option<f64>,
     /// Requests that each client sends; the first ones arrive together [default: 10]
-    #[arg(long, value_name = "N", value_parser = values::clients, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::clients)]
     pub waves: Option<f64>,
     /// Share of prompt tokens found in the prefix cache [default: 0]
-    #[arg(long, value_name = "SHARE", value_parser = values::share, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", value_parser = values::share)]
     pub prefix_hit: Option<f64>,
     /// Load of the attention DP ranks: mean/max such as 0.75, one batch a rank such as 8,8,2,0, or
     /// seed:42 to deal requests at random [default: all alike]
-    #[arg(long, value_name = "HOW", allow_negative_numbers = true)]
+    #[arg(long, value_name = "HOW")]
     pub imbalance: Option<Imbalance>,
     /// Speculative decoding: drafted tokens a step, and the probability that one is accepted, such
     /// as 3,0.7 [default: none]
-    #[arg(long, value_name = "STEPS,ACCEPT", allow_negative_numbers = true)]
+    #[arg(long, value_name = "STEPS,ACCEPT")]
     pub speculative: Option<Speculative>,
 }
 
@@ -123,10 +123,10 @@ pub struct TrafficArgs {
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Mean time to first token to stay under
-    #[arg(long, value_name = "MS", value_parser = values::milliseconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "MS", value_parser = values::milliseconds)]
     pub ttft: Option<f64>,
     /// Mean time of an output token after the first to stay under
-    #[arg(long, value_name = "MS", value_parser = values::milliseconds, allow_negative_numbers = true)]
+    #[arg(long, value_name = "MS", value_parser = values::milliseconds)]
     pub tpot: Option<f64>,
 }
 
@@ -173,23 +173,23 @@ pub struct SwitchArgs {
 #[command(next_help_heading = "Engine settings (default: the engine's own rule)")]
 pub struct SettingArgs {
     /// Share of GPU memory for the engine (mem-fraction-static, gpu-memory-utilization)
-    #[arg(long, value_name = "SHARE", value_parser = values::positive_share, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", value_parser = values::positive_share)]
     pub memory_fraction: Option<f64>,
     /// Running requests, as the engine's own flag counts them
-    #[arg(long, value_name = "N", value_parser = values::requests, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::requests)]
     pub max_running_requests: Option<u32>,
     /// Tokens of a prefill chunk or step, as the engine's own flag counts them
-    #[arg(long, value_name = "TOKENS", value_parser = values::tokens, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKENS", value_parser = values::tokens)]
     pub chunk_tokens: Option<u32>,
     /// Decode steps between two looks for new requests, where the engine has a flag for it
     /// [default: that of the engine's public recipes]
-    #[arg(long, value_name = "STEPS", value_parser = values::requests, allow_negative_numbers = true)]
+    #[arg(long, value_name = "STEPS", value_parser = values::requests)]
     pub receive_interval: Option<u32>,
     /// CUDA graph sizes to capture, such as 1,2,4,8
-    #[arg(long, value_name = "SIZES", value_parser = values::sizes, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZES", value_parser = values::sizes)]
     pub graph_sizes: Option<Sizes>,
     /// Longest sequence to serve [default: the model's]
-    #[arg(long, value_name = "TOKENS", value_parser = values::tokens, allow_negative_numbers = true)]
+    #[arg(long, value_name = "TOKENS", value_parser = values::tokens)]
     pub context_length: Option<u32>,
 }
 

@@ -30,7 +30,7 @@ pub struct RankingArgs {
     )]
     pub objective: Ranking,
     /// Configurations to show
-    #[arg(long, value_name = "N", value_parser = values::top, default_value = "5", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = values::top, default_value = "5")]
     pub top: usize,
     /// Write the best configuration to this file, whole or not at all
     #[arg(long, value_name = "PLAN.TOML")]

@@ -29,8 +29,7 @@ pub fn target(args: &CalibrateArgs, library: &Library) -> Result<Target, Failure
     let backend = match args.backend {
         Some(BackendChoice::Cpu) => Backend::Cpu,
         Some(BackendChoice::Nccl) => Backend::Nccl,
-        None if device_count().is_ok() => Backend::Nccl,
-        None => Backend::Cpu,
+        None => Backend::found_here(),
     };
     let on_gpus = backend == Backend::Nccl;
     let there = match backend {

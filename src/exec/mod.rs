@@ -71,7 +71,7 @@ pub fn main(args: &ExecArgs) -> ExitCode {
     match run(args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("parplan: {error}");
             ExitCode::from(error.exit_code())
         }
     }
@@ -79,7 +79,7 @@ pub fn main(args: &ExecArgs) -> ExitCode {
 
 fn run(args: &ExecArgs) -> Result<u8> {
     let launch = plan::read(&args.plan)?;
-    let backend = args.common.backend_or(Backend::Nccl);
+    let backend = args.common.named_backend().unwrap_or(Backend::Nccl);
     let real = plan::layout(&launch)?;
     let gpus = match backend {
         Backend::Nccl => Some(parplan_executor::cuda::device_count()?),

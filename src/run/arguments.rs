@@ -43,7 +43,7 @@ pub enum What {
 /// What all runs take.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// What computes and communicates [default: cpu; nccl for exec].
+    /// What computes and communicates [default: nccl where there is a GPU, or else cpu; nccl for exec].
     #[arg(long, value_enum)]
     backend: Option<BackendName>,
     /// Ranks on this machine [default: 2 on the CPU, all GPUs with nccl].
@@ -185,14 +185,18 @@ fn bytes(text: &str) -> std::result::Result<usize, String> {
 }
 
 impl Common {
-    /// The backend that was named, or else `default`.
-    pub fn backend_or(&self, default: Backend) -> Backend {
-        match self.backend {
-            Some(BackendName::Cpu) => Backend::Cpu,
-            Some(BackendName::Nccl) => Backend::Nccl,
-            Some(BackendName::Peer) => Backend::Peer,
-            None => default,
-        }
+    /// The backend that was named.
+    pub fn named_backend(&self) -> Option<Backend> {
+        self.backend.map(|name| match name {
+            BackendName::Cpu => Backend::Cpu,
+            BackendName::Nccl => Backend::Nccl,
+            BackendName::Peer => Backend::Peer,
+        })
+    }
+
+    /// The backend that was named, or else what this machine has.
+    pub fn backend_or_found(&self) -> Backend {
+        self.named_backend().unwrap_or_else(Backend::found_here)
     }
 
     /// Names the backend.
@@ -212,7 +216,7 @@ impl Common {
     /// The job that does `work` this way.
     pub fn job(&self, work: Work) -> Job {
         Job {
-            backend: self.backend_or(Backend::Cpu),
+            backend: self.backend_or_found(),
             nccl_path: self.nccl_path.clone(),
             limits: Limits {
                 meet: Duration::from_secs_f64(self.meet),
@@ -434,7 +438,7 @@ impl Gather {
         {
             return Ok(identity.world);
         }
-        match (self.common.ranks, self.common.backend_or(Backend::Cpu)) {
+        match (self.common.ranks, self.common.backend_or_found()) {
             (Some(0), _) => Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
             (Some(n), _) => Ok(n),
             (None, Backend::Cpu) => Ok(2),

@@ -35,7 +35,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
     match code {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("parplan: {error}");
             ExitCode::from(error.exit_code())
         }
     }

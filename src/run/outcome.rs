@@ -18,16 +18,16 @@ pub fn report(run: &Supervised, logs: &Path, keep: bool) {
         return;
     }
     if let Some(signal) = run.interrupted {
-        eprintln!("error: ended by signal {signal}; all ranks were stopped");
+        eprintln!("parplan: ended by signal {signal}; all ranks were stopped");
     } else if run.timed_out {
-        eprintln!("error: the run's time is over (--limit); all ranks were stopped");
+        eprintln!("parplan: the run's time is over (--limit); all ranks were stopped");
     }
     if let Some(why) = &run.rendezvous {
-        eprintln!("error: {why}");
+        eprintln!("parplan: {why}");
     }
     for (i, ended) in run.ended.iter().enumerate() {
         let label = if i == 0 && run.interrupted.is_none() {
-            "error"
+            "parplan"
         } else {
             "  then"
         };

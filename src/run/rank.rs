@@ -39,7 +39,7 @@ pub fn supervised() -> Result<u8> {
 /// Reports a failure and ends the process at once. Not by `exit`: the handlers that it
 /// runs belong to libraries that may wait for ever for work that a dead peer holds up.
 fn fail(channel: &Mutex<Channel>, error: &str, code: u8) -> ! {
-    eprintln!("error: {error}");
+    eprintln!("parplan: {error}");
     let report = Report::Failed {
         error: error.to_owned(),
         code,
@@ -136,7 +136,7 @@ pub fn launched(common: &Common, job: &Job, launcher: Launcher, identity: Identi
         _ => None,
     };
     watch_calls(job.limits.wait, |why| {
-        eprintln!("error: {why}");
+        eprintln!("parplan: {why}");
         end_process(1)
     });
     let result = run(identity, &address, &secret, job, |_| {});

@@ -25,6 +25,16 @@ pub enum Backend {
     Peer,
 }
 
+impl Backend {
+    /// What runs where nobody says: GPUs where the driver finds any, or else the CPU.
+    pub fn found_here() -> Backend {
+        match crate::cuda::device_count() {
+            Ok(gpus) if gpus > 0 => Backend::Nccl,
+            _ => Backend::Cpu,
+        }
+    }
+}
+
 /// Times that bound every wait.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Limits {
