@@ -1,5 +1,6 @@
 //! `parplan verify`: predictions against decoder stacks that the fit never saw.
 
+mod case;
 mod judge;
 mod plots;
 mod report;
@@ -7,20 +8,27 @@ mod select;
 
 use crate::args::{BackendChoice, VerifyArgs};
 use crate::ask;
-use crate::ask::calibrated::kept;
+use crate::ask::calibrated::builtin;
 use crate::failure::Failure;
 use crate::files::write_whole;
 use crate::output::Style;
 use crate::run;
-use judge::{Verdict, judge};
+use case::Case;
+use judge::{Kept, Verdict};
 use parplan_executor::cuda::device_count;
 use parplan_executor::jobs::{Backend, Job, Limits, StackJob, StackResult, StackTiming, Work};
+use parplan_executor::stack::{DcpMerge, StepSpec};
 use parplan_executor::symmetric::Registration;
-use parplan_planner::calibrate::{Layer, apply};
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
-use select::{Case, cases};
+use parplan_profiles::engine::rules::DcpMerge as PlannedMerge;
+use parplan_profiles::{GpuProfile, Library};
+use select::{Room, groups};
+use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// The largest kept verification that is read.
+const MOST_BYTES: u64 = 256 << 20;
 
 /// Runs held-out stacks and holds the predictions against them.
 ///
@@ -28,85 +36,23 @@ use std::time::{Duration, Instant};
 /// A machine that cannot run them; exit code 1 where the median error exceeds `--max-error`.
 pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
     let library = ask::library(args.profiles.as_deref());
-    let backend = match args.backend {
-        Some(BackendChoice::Cpu) => Backend::Cpu,
-        Some(BackendChoice::Nccl) => Backend::Nccl,
-        None if device_count().is_ok() => Backend::Nccl,
-        None => Backend::Cpu,
+    let mut verdict = if args.measured.is_empty() {
+        measured_now(args, &library)?
+    } else {
+        measured_before(args, &library)?
     };
-    let ranks = match (args.ranks, backend) {
-        (Some(n), _) => n,
-        (None, Backend::Nccl) => u32::try_from(device_count()?).unwrap_or(1).min(2),
-        (None, Backend::Cpu | Backend::Peer) => 1,
-    };
-    let provenance = parplan_executor::probes::survey(backend == Backend::Nccl, ranks)?;
-    let gpu = match (&args.gpu, backend) {
-        (Some(name), _) => library.gpu(name)?,
-        (None, Backend::Cpu | Backend::Peer) => library.gpu("cpu")?,
-        (None, Backend::Nccl) => library.gpu(&provenance.device)?,
-    };
-    let engine = library.engine("builtin")?;
-    let rules = engine
-        .resolve(None, false)
-        .map_err(|e| Failure::failed(e.to_string()))?;
-    let efficiency = library.efficiency(&rules.name, &gpu)?;
-    let overheads = library.overheads(&rules.name, &gpu)?;
-    let plain = efficiency.file.is_none();
-    let found = kept(
-        args.calibration.as_deref(),
-        args.profiles.as_deref(),
-        &gpu,
-        plain,
-    )?;
-    let layers: Vec<Layer<'_>> = found
-        .iter()
-        .map(|(origin, calibration)| Layer {
-            calibration,
-            origin: *origin,
-        })
-        .collect();
-    let prices = apply(
-        rules.own_kernels,
-        &gpu,
-        &efficiency.figures,
-        &overheads.figures,
-        &layers,
-    );
-    let all = cases(&library, args, backend, ranks)?;
-    let begin = Instant::now();
-    let mut verdict = Verdict::new(&gpu.name, &provenance.device, &prices.used);
-    for case in &all {
-        if verdict.steps.len() >= args.steps as usize {
-            break;
-        }
-        if begin.elapsed().as_secs_f64() > args.budget {
-            verdict.notes.push(format!(
-                "the budget of {} s ended after {} steps",
-                args.budget,
-                verdict.steps.len()
-            ));
-            break;
-        }
-        let result = measure(args, backend, ranks, case)?;
-        let setup = Setup {
-            model: &case.model,
-            gpu: &prices.gpu,
-            rules: &rules,
-            costs: OpCosts::new(&prices.efficiency, &prices.gpu)?,
-            overheads: &prices.overheads,
-        };
-        judge(&mut verdict, &setup, case, &result);
-    }
     if verdict.steps.is_empty() {
         return Err(Failure::failed("no step was run; nothing is verified"));
     }
-    verdict.steps.truncate(args.steps as usize);
     verdict.sum_up();
     if let Some(path) = &args.svg {
         write_whole(path, &plots::svg(&verdict)?, true)?;
     }
     if let Some(path) = &args.html {
         write_whole(path, &report::html(&verdict)?, true)?;
+    }
+    if let Some(path) = &args.keep {
+        write_whole(path, &report::json(&verdict)?, true)?;
     }
     let printed = if args.json {
         report::json(&verdict)?
@@ -126,15 +72,181 @@ pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
     Ok(printed)
 }
 
+/// Prices that apply to a GPU, and what judges by them.
+fn judged_by<T>(
+    args: &VerifyArgs,
+    library: &Library,
+    gpu: &GpuProfile,
+    work: impl FnOnce(&mut dyn FnMut(&mut Verdict, &Case, StackSteps), &[String]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let prices = builtin(
+        library,
+        gpu,
+        args.calibration.as_deref(),
+        args.profiles.as_deref(),
+    )?;
+    let costs = OpCosts::new(&prices.calibrated.efficiency, &prices.calibrated.gpu)?;
+    let mut take = |verdict: &mut Verdict, case: &Case, steps: StackSteps| {
+        let setup = Setup {
+            model: &case.model,
+            gpu: &prices.calibrated.gpu,
+            rules: &prices.rules,
+            costs: costs.clone(),
+            overheads: &prices.calibrated.overheads,
+        };
+        verdict.take(&setup, case, steps);
+    };
+    let mut used = prices.calibrated.used.clone();
+    if used.is_empty() {
+        used.push(format!(
+            "no calibration of {}: tables of other machines (`parplan calibrate` measures this one)",
+            gpu.name
+        ));
+    }
+    work(&mut take, &used)
+}
+
+type StackSteps = Vec<parplan_executor::jobs::StackStep>;
+
+/// Measures on this machine.
+fn measured_now(args: &VerifyArgs, library: &Library) -> Result<Verdict, Failure> {
+    let backend = match args.backend {
+        Some(BackendChoice::Cpu) => Backend::Cpu,
+        Some(BackendChoice::Nccl) => Backend::Nccl,
+        None if device_count().is_ok() => Backend::Nccl,
+        None => Backend::Cpu,
+    };
+    let ranks = ranks(args, backend)?;
+    let provenance = parplan_executor::probes::survey(backend == Backend::Nccl, ranks)?;
+    let gpu = match (&args.gpu, backend) {
+        (Some(name), _) => library.gpu(name)?,
+        (None, Backend::Cpu | Backend::Peer) => library.gpu("cpu")?,
+        (None, Backend::Nccl) => library.gpu(&provenance.device)?,
+    };
+    let room = Room {
+        backend,
+        ranks: ranks as usize,
+        memory: provenance.memory_bytes as f64,
+        merge: planned_merge(library)?,
+    };
+    let all = groups(library, args, room)?;
+    let begin = Instant::now();
+    judged_by(args, library, &gpu, |take, prices| {
+        let mut verdict = Verdict::new(&gpu.name, &provenance.device, prices);
+        for group in &all {
+            // A workload is only a choice where all of its configurations ran.
+            if verdict.steps.len() >= args.steps as usize {
+                break;
+            }
+            if begin.elapsed().as_secs_f64() > args.budget {
+                verdict.notes.push(format!(
+                    "the budget of {} s ended after {} steps",
+                    args.budget,
+                    verdict.steps.len()
+                ));
+                break;
+            }
+            for (case, steps) in &group.stacks {
+                let result = measure(args, backend, ranks, case, steps)?;
+                for note in &result.notes {
+                    if !verdict.notes.contains(note) {
+                        verdict.notes.push(note.clone());
+                    }
+                }
+                take(&mut verdict, case, result.steps);
+            }
+        }
+        Ok(verdict)
+    })
+}
+
+/// Judges again what earlier runs kept, by the prices that hold now.
+fn measured_before(args: &VerifyArgs, library: &Library) -> Result<Verdict, Failure> {
+    let mut all: Vec<Kept> = Vec::new();
+    for path in &args.measured {
+        all.push(kept(path)?);
+    }
+    let (gpu, device) = match (&args.gpu, all.as_slice()) {
+        (_, []) => return Err(Failure::unusable("--measured: no file was given")),
+        (Some(name), [first, ..]) => (library.gpu(name)?, first.device.clone()),
+        (None, [first, rest @ ..]) => match rest.iter().find(|k| k.gpu != first.gpu) {
+            Some(other) => {
+                return Err(Failure::unusable(format!(
+                    "--measured: runs on {} and on {} cannot be judged together",
+                    first.gpu, other.gpu
+                )));
+            }
+            None => (library.gpu(&first.gpu)?, first.device.clone()),
+        },
+    };
+    judged_by(args, library, &gpu, |take, prices| {
+        let mut verdict = Verdict::new(&gpu.name, &device, prices);
+        for ran in all.into_iter().flat_map(|k| k.measured) {
+            let case = ran.case.resolve(library)?;
+            take(&mut verdict, &case, ran.steps);
+        }
+        Ok(verdict)
+    })
+}
+
+/// Reads what `--keep` or `--json` wrote.
+fn kept(path: &Path) -> Result<Kept, Failure> {
+    let about = |why: String| Failure::unusable(format!("--measured {}: {why}", path.display()));
+    let size = std::fs::metadata(path)
+        .map_err(|e| about(format!("cannot be read: {e}")))?
+        .len();
+    if size > MOST_BYTES {
+        return Err(about(format!(
+            "it has {size} bytes, at most {MOST_BYTES} are read"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|e| about(format!("cannot be read: {e}")))?;
+    serde_json::from_str(&text)
+        .map_err(|e| about(format!("it is not what `verify --keep` writes: {e}")))
+}
+
+/// Ranks of this run.
+fn ranks(args: &VerifyArgs, backend: Backend) -> Result<u32, Failure> {
+    let there = match backend {
+        Backend::Nccl => u32::try_from(device_count()?).unwrap_or(1),
+        Backend::Cpu | Backend::Peer => MOST_RANKS,
+    };
+    let ranks = args.ranks.unwrap_or(match backend {
+        Backend::Nccl => there.min(2),
+        Backend::Cpu | Backend::Peer => 1,
+    });
+    if !ranks.is_power_of_two() || ranks > there.min(MOST_RANKS) {
+        return Err(Failure::unusable(format!(
+            "--ranks {ranks}: this machine has {there}; give 1, 2, 4 or 8 of them"
+        )));
+    }
+    Ok(ranks)
+}
+
+/// Ranks of one stage, at most: layouts of a node.
+const MOST_RANKS: u32 = 8;
+
+/// How a plan merges DCP where nobody says otherwise.
+fn planned_merge(library: &Library) -> Result<DcpMerge, Failure> {
+    let rules = library
+        .engine("builtin")?
+        .resolve(None, false)
+        .map_err(|e| Failure::failed(e.to_string()))?;
+    Ok(match rules.dcp.map(|rule| rule.default_merge) {
+        Some(PlannedMerge::AgRs) => DcpMerge::ReduceScatter,
+        _ => DcpMerge::AllToAll,
+    })
+}
+
 /// One stack on this machine's ranks.
 fn measure(
     args: &VerifyArgs,
     backend: Backend,
     ranks: u32,
     case: &Case,
+    steps: &[StepSpec],
 ) -> Result<StackResult, Failure> {
-    let mut buckets: Vec<usize> = case
-        .steps
+    let mut buckets: Vec<usize> = steps
         .iter()
         .flat_map(|s| s.requests.iter().copied())
         .collect();
@@ -149,10 +261,10 @@ fn measure(
         },
         work: Work::Stack(StackJob {
             spec: case.spec.clone(),
-            steps: case.steps.clone(),
+            steps: steps.to_vec(),
             buckets,
             eager: true,
-            registration: if case.symmetric {
+            registration: if case.named.symmetric {
                 Registration::Symmetric
             } else {
                 Registration::None
@@ -167,7 +279,7 @@ fn measure(
     };
     let limit = Duration::from_secs_f64(args.budget) + Duration::from_secs(120);
     let ended = run::ranks(&job, ranks as usize, limit, |_| {})?;
-    let failed = || Failure::failed(format!("{} did not run", case.name()));
+    let failed = || Failure::failed(format!("{} did not run", case.named.name()));
     if !ended.ok() {
         return Err(failed());
     }

@@ -11,7 +11,8 @@ use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
 pub use crate::setup::{Setup, sm};
 use crate::shard::Shard;
-use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath, busiest};
+use crate::step::block::busiest;
+use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
 use crate::step::{Steps, launches};
 use crate::volume::{DcpMerge, Exchange};
 use parplan_profiles::engine::EngineRules;
@@ -376,6 +377,10 @@ impl<'a> Deployment<'a> {
             weights: self.shard.weight_bytes + mtp,
             fraction: self.fraction,
             graphs: self.buckets.len(),
+            graph_layer_bytes: match setup.overheads.graph_node_bytes {
+                Some(bytes) => bytes * launches::of(&self.shard) / self.shard.layers.max(1.0),
+                None => memory::GRAPH_LAYER_BYTES,
+            },
             graph_rows: largest * if gathers { dp } else { 1.0 },
             transients,
             prefill_ffn_rows: if gathers { chunk * dp } else { chunk },
@@ -473,6 +478,9 @@ impl<'a> Deployment<'a> {
                 dcp_mla: mla,
                 dcp_gqa: gqa,
                 dcp_replicated_q: false,
+                dcp_lse_apart: setup.rules.dcp.as_ref().is_some_and(|r| r.lse_apart),
+                kernels: setup.rules.kernels,
+                exchanges: true,
                 dense_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
                 head_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
                 ranks_per_domain: domain,

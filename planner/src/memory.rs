@@ -19,7 +19,16 @@ const NCCL_BYTES_AT_8: f64 = 2.0 * 1024.0 * MIB;
 
 /// A captured graph, for each layer: Llama-3.2-1B (16 layers) took 0.21 GiB for 35 graphs
 /// (vllm-project/vllm#11349).
-const GRAPH_LAYER_BYTES: f64 = 0.21 * 1024.0 * MIB / (35.0 * 16.0);
+pub(crate) const GRAPH_LAYER_BYTES: f64 = 0.21 * 1024.0 * MIB / (35.0 * 16.0);
+
+/// What the communicators of a stage of so many ranks hold on each, bytes.
+pub(crate) fn communicators(ranks: f64) -> f64 {
+    if ranks > 1.0 {
+        NCCL_BYTES_AT_8 * (ranks / 8.0).min(1.0)
+    } else {
+        0.0
+    }
+}
 
 /// Rows that decide the transient buffers of a rank.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -142,6 +151,8 @@ pub struct MemoryInput<'a> {
     pub fraction: MemoryFraction,
     /// Captured sizes.
     pub graphs: usize,
+    /// What each of them keeps for a layer, bytes.
+    pub graph_layer_bytes: f64,
     /// Rows of the largest captured graph, all DP ranks.
     pub graph_rows: f64,
     /// Rows that decide transient buffers.
@@ -189,13 +200,9 @@ pub fn map(input: &MemoryInput<'_>) -> MemoryResult {
     let cuda_graphs = if input.graphs == 0 {
         0.0
     } else {
-        input.graphs as f64 * input.shard.layers * GRAPH_LAYER_BYTES + graph_pool
+        input.graphs as f64 * input.shard.layers * input.graph_layer_bytes + graph_pool
     };
-    let nccl = if input.ranks > 1.0 {
-        NCCL_BYTES_AT_8 * (input.ranks / 8.0).min(1.0)
-    } else {
-        0.0
-    };
+    let nccl = communicators(input.ranks);
     let around = gathered
         + logits
         + activations

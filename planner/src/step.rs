@@ -1,10 +1,11 @@
 //! The time of one pass: its operations, and what the engine adds around them.
 
-mod block;
+pub mod block;
 pub mod launches;
 mod meter;
 mod mixer;
 pub mod pass;
+pub mod priced;
 pub mod record;
 pub mod tally;
 
@@ -95,6 +96,7 @@ impl Steps<'_> {
             merge: merge.0,
             merge_bytes: merge.1,
             replicated_q: self.fixed.dcp_replicated_q,
+            lse_apart: self.fixed.dcp_lse_apart,
         })
     }
 
@@ -176,30 +178,60 @@ impl Steps<'_> {
         tally
     }
 
+    /// What the kernels and collectives of one kind of work wait for those before them, where they are known one by one.
+    fn gaps_us(&self, tally: &Tally, op: Op, graph: bool) -> f64 {
+        let gaps = &self.overheads.gaps;
+        let (kernels, collectives) = tally.launched(op);
+        let of_kernel = if graph {
+            gaps.graph_kernel_us
+        } else {
+            gaps.eager_kernel_us
+        };
+        let later = of_kernel - gaps.graph_kernel_us;
+        kernels * of_kernel + collectives * (gaps.collective_us + later)
+    }
+
+    /// What is between the kernels of a pass: gaps, and launches that nothing covers.
+    fn between(&self, tally: &mut Tally, pass: &Pass) {
+        let o = self.overheads;
+        let layers = self.fixed.shard.layers * self.stages;
+        let prefill = pass.prefill_tokens > 0.0;
+        // Decode has the same small kernels and gaps launched eagerly as in a graph. What the fit knows
+        // of prefill's is in its kernel scale.
+        if pass.graph || !prefill {
+            let gaps = self.graph_kernels * self.stages / launches::DENSE_LAYER * o.graph_layer_us;
+            tally.add(Op::LayerGaps, layers, gaps / layers.max(1.0));
+        }
+        // Where kernels are known one by one, so is what each of them waits for.
+        let mut counted = 0.0;
+        if self.fixed.kernels.is_some() {
+            for op in Op::ALL {
+                let (kernels, collectives) = tally.launched(op);
+                counted += kernels + collectives;
+                let us = self.gaps_us(tally, op, pass.graph);
+                tally.add(Op::LayerGaps, 1.0, us);
+            }
+        }
+        if pass.graph {
+            return;
+        }
+        // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
+        let kernels = if self.fixed.kernels.is_some() {
+            counted
+        } else if prefill && pass.rows_max <= self.prefill_graph_tokens {
+            launches::piecewise(self.fixed.shard) * self.stages
+        } else {
+            self.launches * self.stages
+        };
+        let launched = kernels * o.eager_layer_us / launches::DENSE_LAYER;
+        let waited = (launched - tally.total_us()).max(0.0);
+        tally.add(Op::EagerLaunch, layers, waited / layers.max(1.0));
+    }
+
     /// Gaps, launches, stages and the host.
     fn around(&self, tally: &mut Tally, pass: &Pass, requests: f64, extra_us: f64) {
         let o = self.overheads;
-        let layers = self.fixed.shard.layers * self.stages;
-        let gaps = self.graph_kernels * self.stages / launches::DENSE_LAYER * o.graph_layer_us;
-        if pass.graph {
-            tally.add(Op::LayerGaps, layers, gaps / layers.max(1.0));
-        } else {
-            // Decode has the same small kernels and gaps as in a graph. What the fit knows of
-            // prefill's is in its kernel scale.
-            if pass.prefill_tokens <= 0.0 {
-                tally.add(Op::LayerGaps, layers, gaps / layers.max(1.0));
-            }
-            // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
-            let kernels = if pass.prefill_tokens > 0.0 && pass.rows_max <= self.prefill_graph_tokens
-            {
-                launches::piecewise(self.fixed.shard)
-            } else {
-                self.launches
-            };
-            let launched = kernels * self.stages * o.eager_layer_us / launches::DENSE_LAYER;
-            let gap = (launched - tally.total_us()).max(0.0);
-            tally.add(Op::EagerLaunch, layers, gap / layers.max(1.0));
-        }
+        self.between(tally, pass);
         if self.stages > 1.0 {
             let bytes = pass.rows_max * self.fixed.shard.hidden * pass::ACTIVATION_BYTES;
             tally.add(Op::Pipeline, self.stages - 1.0, self.fixed.hand_over(bytes));

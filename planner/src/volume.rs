@@ -364,6 +364,8 @@ pub struct DcpShape {
     pub merge_bytes: f64,
     /// Queries are computed for the whole group on every rank, so none are gathered.
     pub replicated_q: bool,
+    /// An all-to-all merge sends the LSE by a collective of its own.
+    pub lse_apart: bool,
 }
 
 /// Collectives that DCP adds to one layer, for `layers` of which the caller multiplies.
@@ -386,6 +388,11 @@ pub fn dcp(shape: &DcpShape) -> Calls {
         ));
     }
     match shape.merge {
+        DcpMerge::AllToAll if shape.lse_apart => {
+            let own = |purpose, bytes| call(purpose, Kind::AllToAll, bytes);
+            calls.push(own(Purpose::DcpMerge, group_heads * shape.v_dim * 2.0));
+            calls.push(own(Purpose::DcpLse, group_heads * 4.0));
+        }
         DcpMerge::AllToAll => {
             // Two bf16 columns carry the fp32 LSE.
             calls.push(call(
@@ -428,6 +435,7 @@ mod tests {
             merge,
             merge_bytes: 4.0,
             replicated_q: false,
+            lse_apart: false,
         })
     }
 

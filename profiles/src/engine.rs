@@ -12,8 +12,8 @@ pub mod version;
 use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
-    AllReduceRule, DcpRule, ExpertExchange, GeometryRule, GraphRule, MemoryRule, PaddingRule,
-    SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
+    AllReduceRule, DcpRule, ExpertExchange, GeometryRule, GraphRule, KernelRule, MemoryRule,
+    PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct EngineProfile {
     pub symmetric: Vec<Since<SymmetricRule>>,
     /// Expert all-to-all.
     pub experts: Vec<Since<ExpertExchange>>,
+    /// Kernels of a layer, where they are known one by one.
+    #[serde(default)]
+    pub kernels: Vec<Since<KernelRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
@@ -137,6 +140,8 @@ pub struct EngineRules {
     pub symmetric: Option<SymmetricRule>,
     /// Expert all-to-all.
     pub experts: ExpertExchange,
+    /// Kernels of a layer, where they are known one by one.
+    pub kernels: Option<KernelRule>,
     /// Spellings of KV cache formats; a format that is not here cannot be asked for.
     pub kv_names: BTreeMap<Dtype, String>,
     /// Spellings of ways to draft; a way that is not here cannot be asked for.
@@ -225,7 +230,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 13] = [
+        let kinds: [(&str, bool, Vec<Version>); 14] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -237,6 +242,7 @@ impl EngineProfile {
             ("all_reduce", true, starts(&self.all_reduce)),
             ("symmetric", false, starts(&self.symmetric)),
             ("experts", true, starts(&self.experts)),
+            ("kernels", false, starts(&self.kernels)),
             ("kv_names", true, starts(&self.kv_names)),
             ("draft_names", true, starts(&self.draft_names)),
         ];
@@ -360,6 +366,7 @@ impl EngineProfile {
             all_reduce: required(&self.all_reduce, version, "all_reduce", name, &mut sources)?,
             symmetric: latest(&self.symmetric, version, "symmetric", &mut sources),
             experts: required(&self.experts, version, "experts", name, &mut sources)?,
+            kernels: latest(&self.kernels, version, "kernels", &mut sources),
             draft_names: required(
                 &self.draft_names,
                 version,
@@ -392,6 +399,7 @@ impl EngineProfile {
         versions.extend(starts(&self.all_reduce));
         versions.extend(starts(&self.symmetric));
         versions.extend(starts(&self.experts));
+        versions.extend(starts(&self.kernels));
         versions.extend(starts(&self.kv_names));
         versions.extend(starts(&self.draft_names));
         for flag in self.flags.values().flatten() {

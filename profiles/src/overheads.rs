@@ -51,6 +51,29 @@ pub struct Overheads {
     /// Exchange of batch shapes between ranks.
     #[serde(default)]
     pub sync: SyncCosts,
+    /// What kernels wait for each other, of engines whose kernels are known one by one
+    /// ([`crate::engine::rules::KernelRule`]).
+    #[serde(default)]
+    pub gaps: Gaps,
+    /// Device memory that one kernel of a captured graph keeps, bytes; none where only whole engines
+    /// were looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_node_bytes: Option<f64>,
+}
+
+/// What a kernel takes in a layer beyond its time back to back with its own kind: its neighbour is
+/// another kernel, whose end it waits for, whose code and caches are not its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gaps {
+    /// A kernel of a replayed graph, microseconds.
+    pub graph_kernel_us: f64,
+    /// A kernel launched by itself, where the host is ahead of the GPU, microseconds.
+    pub eager_kernel_us: f64,
+    /// A collective, which begins when the last of its ranks is there, microseconds.
+    pub collective_us: f64,
+    /// Standard deviation of ln(measured / predicted) of all of them together.
+    pub sigma: f64,
 }
 
 /// What an exchange of batch shapes between two ranks of a node takes.
@@ -144,12 +167,25 @@ impl Overheads {
             ("prefill_pass_us", self.prefill_pass_us),
             ("request_us", self.request_us),
             ("prompt_token_us", self.prompt_token_us),
+            ("gaps.graph_kernel_us", self.gaps.graph_kernel_us),
+            ("gaps.eager_kernel_us", self.gaps.eager_kernel_us),
+            ("gaps.collective_us", self.gaps.collective_us),
         ] {
             check.quantity(field, value, 0.0, 1e8, "us");
         }
         check.quantity("decode_scale", self.decode_scale, 0.1, 10.0, "(a ratio)");
         check.quantity("prefill_scale", self.prefill_scale, 0.1, 10.0, "(a ratio)");
         check.quantity("expert_spread", self.expert_spread, 0.01, 1.0, "(a share)");
+        if let Some(bytes) = self.graph_node_bytes {
+            check.quantity("graph_node_bytes", bytes, 0.0, 1e9, "bytes");
+        }
+        check.quantity(
+            "gaps.sigma",
+            self.gaps.sigma,
+            0.0,
+            3.0,
+            "(of the logarithm)",
+        );
         check.quantity(
             "tpot_sigma",
             self.tpot_sigma,

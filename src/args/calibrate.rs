@@ -70,10 +70,10 @@ pub struct VerifyArgs {
     /// Where stacks run [default: nccl where there is a GPU, else cpu]
     #[arg(long, value_enum)]
     pub backend: Option<BackendChoice>,
-    /// Ranks [default: 2 where there are two GPUs, else 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
+    /// Ranks: 1, 2, 4 or 8 [default: 2 where there are two GPUs, else 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
     pub ranks: Option<u32>,
-    /// Steps to compare
+    /// Steps to compare, at least: workloads run in all of their configurations
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// Draws models, layouts, batches and contexts
@@ -97,6 +97,13 @@ pub struct VerifyArgs {
     /// A calibration to predict with, or none [default: those that plans would use]
     #[arg(long, value_name = "FILE|none")]
     pub calibration: Option<String>,
+    /// Judge what earlier runs kept (by --keep or --json) instead of measuring: by another calibration,
+    /// or several runs together
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub measured: Vec<PathBuf>,
+    /// Keep the measurements in this file, beside what is printed
+    #[arg(long, value_name = "FILE")]
+    pub keep: Option<PathBuf>,
     /// Write plots and every step to this page
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

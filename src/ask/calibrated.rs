@@ -4,9 +4,9 @@ use super::Assumptions;
 use crate::args::ModelArgs;
 use crate::calibration::store;
 use crate::failure::Failure;
-use parplan_planner::calibrate::{Layer, Origin, apply};
+use parplan_planner::calibrate::{Calibrated, Layer, Origin, apply};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{Calibration, EfficiencyProfile, GpuProfile, Overheads, Sourced};
+use parplan_profiles::{Calibration, EfficiencyProfile, GpuProfile, Library, Overheads, Sourced};
 use std::borrow::Cow;
 use std::path::Path;
 
@@ -95,4 +95,47 @@ pub fn kept(
         found.extend(shipped.into_iter().map(|c| (Origin::Shipped, c)));
     }
     Ok(found)
+}
+
+/// Prices of parplan's own executor on a GPU.
+pub struct BuiltinPrices {
+    /// Its rules.
+    pub rules: EngineRules,
+    /// Figures under the calibrations that apply.
+    pub calibrated: Calibrated,
+}
+
+/// What the builtin engine is priced by: its figures for `gpu`, under the calibration that is named, or
+/// those of the user's folder and the shipped ones.
+///
+/// # Errors
+/// A calibration that does not read or is of another GPU; a GPU without figures.
+pub fn builtin(
+    library: &Library,
+    gpu: &GpuProfile,
+    named: Option<&str>,
+    profiles: Option<&Path>,
+) -> Result<BuiltinPrices, Failure> {
+    let rules = library
+        .engine("builtin")?
+        .resolve(None, false)
+        .map_err(|e| Failure::failed(e.to_string()))?;
+    let efficiency = library.efficiency(&rules.name, gpu)?;
+    let overheads = library.overheads(&rules.name, gpu)?;
+    let found = kept(named, profiles, gpu, efficiency.file.is_none())?;
+    let layers: Vec<Layer<'_>> = found
+        .iter()
+        .map(|(origin, calibration)| Layer {
+            calibration,
+            origin: *origin,
+        })
+        .collect();
+    let calibrated = apply(
+        rules.own_kernels,
+        gpu,
+        &efficiency.figures,
+        &overheads.figures,
+        &layers,
+    );
+    Ok(BuiltinPrices { rules, calibrated })
 }

@@ -20,7 +20,7 @@ use parplan_profiles::engine::rules::DcpMerge as PlannedMerge;
 
 use crate::run::stack::{Choices, share_of, spec_of};
 use crate::run::{Common, collect};
-pub use predict::{PredictedOp, predict};
+pub use predict::predict;
 
 /// `parplan exec`
 #[derive(Clone, Debug, Args)]
@@ -46,6 +46,9 @@ pub struct ExecArgs {
     /// Predict for this GPU [default: the one it runs on, where it has a profile].
     #[arg(long)]
     gpu: Option<String>,
+    /// A calibration to predict with, or none [default: those that plans would use].
+    #[arg(long, value_name = "FILE|none")]
+    calibration: Option<String>,
     /// Folder of your own profiles.
     #[arg(long, env = "PARPLAN_PROFILES")]
     profiles: Option<PathBuf>,

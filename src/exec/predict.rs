@@ -3,15 +3,14 @@
 use parplan_executor::bench::Launch;
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::StackStep;
-use parplan_executor::stack::{ExpertPath, Op as Measured, Phase, StackSpec};
+use parplan_executor::stack::{DcpMerge as RanMerge, ExpertPath, Op as Measured, Phase, StackSpec};
 use parplan_planner::deployment::{Deployment, Setup};
 use parplan_planner::layout::Layout;
 use parplan_planner::plan::Choice;
 use parplan_planner::question::{Balance, Settings, Spread, Traffic};
-use parplan_planner::step::pass::{Pass, layers};
-use parplan_planner::step::record::Record;
-use parplan_planner::step::tally::{Op, Tally};
-use parplan_planner::volume::Exchange;
+use parplan_planner::step::pass::Pass;
+use parplan_planner::step::tally::Op;
+use parplan_planner::volume::{DcpMerge, Exchange};
 use parplan_profiles::Dtype;
 use serde::Serialize;
 
@@ -20,20 +19,34 @@ use serde::Serialize;
 pub struct PredictedOp {
     /// The kind of work.
     pub op: Measured,
-    /// Microseconds in the step.
+    /// Microseconds in the step, with the gaps before its kernels.
     pub us: f64,
-    /// Spread of the figures behind it: standard deviation of the log ratio.
-    pub sigma: f64,
 }
 
-/// The operations of `step` by the prices of `setup`, whose model has the layers that were
-/// run. Shares of a larger layout are priced as that layout: as its ranks would run them.
+/// A predicted step: the planner's own price of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Predicted {
+    /// The whole step, microseconds.
+    pub us: f64,
+    /// Its 90 % interval.
+    pub low_us: f64,
+    /// The other end.
+    pub high_us: f64,
+    /// Launches that no kernel covers, in the step.
+    pub launches_us: f64,
+    /// By kind of work.
+    pub operations: Vec<PredictedOp>,
+}
+
+/// `step` by the prices of `setup`, whose model has the layers that were run. Shares of a larger
+/// layout are priced as that layout: as its ranks would run them, without what they exchange where one
+/// rank runs alone.
 pub fn predict(
     setup: &Setup<'_>,
     spec: &StackSpec,
     step: &StackStep,
     symmetric: bool,
-) -> Vec<PredictedOp> {
+) -> Predicted {
     let real = &spec.shard_of;
     let layout = Layout {
         replicas: 1,
@@ -71,9 +84,14 @@ pub fn predict(
         speculation: None,
     };
     let deployment = Deployment::new(setup, &traffic, &Settings::default(), choice);
-    let record = Record::default();
     let mut steps = deployment.steps(&traffic, false);
-    steps.fixed.record = Some(&record);
+    steps.fixed.exchanges = spec.here.tp > 1 || real.tp == 1;
+    let merge = match spec.dcp_merge {
+        RanMerge::ReduceScatter => DcpMerge::ReduceScatter,
+        RanMerge::AllToAll => DcpMerge::AllToAll,
+    };
+    steps.fixed.dcp_gqa.0 = merge;
+    steps.fixed.dcp_mla.0 = merge;
     let decode = step.step.phase == Phase::Decode;
     let pass = Pass {
         decode_requests: if decode { requests } else { 0.0 },
@@ -93,34 +111,23 @@ pub fn predict(
             (ExpertPath::Gathered, Some(Mode::AllGatherV)) => Exchange::Exact,
         },
     };
-    let mut tally = Tally::new();
-    layers(&steps.fixed, &pass, &mut tally);
-    tally.scale_kernels(if decode {
-        setup.overheads.decode_scale
-    } else {
-        setup.overheads.prefill_scale
-    });
-    let ran = record.take();
-    // Operations of one kind mostly share one class, and with it its error.
-    let sigma = |op: Op| {
-        let (mut weighted, mut whole) = (0.0, 0.0);
-        for r in ran.iter().filter(|r| r.op == op) {
-            let us = r.count * r.us;
-            let of_class = setup.costs.spread(r.operation.class(), r.operation.ranks());
-            weighted += us * of_class.unwrap_or(0.5);
-            whole += us;
-        }
-        if whole > 0.0 { weighted / whole } else { 0.5 }
-    };
-    Measured::ALL
+    let priced = steps.layers(&pass);
+    let (low_us, high_us) = priced.interval();
+    let operations = Measured::ALL
         .into_iter()
         .filter_map(|op| {
             let planned = Op::ALL.into_iter().find(|p| p.name() == op.name())?;
-            let us = tally.us(planned);
-            let sigma = sigma(planned);
-            (us > 0.0).then_some(PredictedOp { op, us, sigma })
+            let us = priced.op_us(planned);
+            (us > 0.0).then_some(PredictedOp { op, us })
         })
-        .collect()
+        .collect();
+    Predicted {
+        us: priced.us,
+        low_us,
+        high_us,
+        launches_us: priced.tally.us(Op::EagerLaunch),
+        operations,
+    }
 }
 
 #[cfg(test)]

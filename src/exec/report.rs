@@ -11,7 +11,8 @@ use parplan_profiles::{Library, ModelProfile};
 use serde::Serialize;
 
 use super::ExecArgs;
-use super::predict::{PredictedOp, predict};
+use super::predict::{Predicted, predict};
+use crate::ask::calibrated::builtin;
 
 /// One operation of a step.
 #[derive(Debug, Serialize)]
@@ -27,6 +28,10 @@ struct Line {
 #[derive(Debug, Serialize)]
 struct Compared {
     predicted_us: Option<f64>,
+    /// 90 % interval of the prediction.
+    interval_us: Option<(f64, f64)>,
+    /// Launches that no kernel covers, in the prediction.
+    launches_us: Option<f64>,
     measured_us: f64,
     operations: Vec<Line>,
 }
@@ -57,17 +62,17 @@ impl Report {
         let predicted = if args.gpu.is_none() && result.device == "cpu" {
             Err("nothing is predicted for the CPU backend; name a GPU with --gpu".into())
         } else {
-            Self::price(library, &name, model, launch, &result)
+            Self::price(args, library, &name, model, launch, &result)
         };
         let (predictions, note) = match predicted {
-            Ok(all) => (all, None),
-            Err(why) => (vec![Vec::new(); result.steps.len()], Some(why)),
+            Ok(all) => (all.into_iter().map(Some).collect(), None),
+            Err(why) => (vec![None; result.steps.len()], Some(why)),
         };
         let compared = result
             .steps
             .iter()
             .zip(&predictions)
-            .map(|(step, ops)| compare(step, ops))
+            .map(|(step, predicted)| compare(step, predicted.as_ref()))
             .collect();
         Report {
             predicted_for: note.is_none().then_some(name),
@@ -78,28 +83,31 @@ impl Report {
     }
 
     fn price(
+        args: &ExecArgs,
         library: &Library,
         gpu: &str,
         model: &ModelProfile,
         launch: &LaunchSpec,
         result: &StackResult,
-    ) -> std::result::Result<Vec<Vec<PredictedOp>>, String> {
+    ) -> std::result::Result<Vec<Predicted>, String> {
         let text = |e: &dyn std::fmt::Display| format!("nothing is predicted: {e}");
         let gpu = library
             .gpu(gpu)
             .map_err(|e| format!("{} (--gpu)", text(&e)))?;
-        let engine = library.engine("builtin").map_err(|e| text(&e))?;
-        let rules = engine.resolve(None, false).map_err(|e| text(&e))?;
-        let efficiency = library
-            .efficiency(&rules.name, &gpu)
-            .map_err(|e| text(&e))?;
-        let overheads = library.overheads(&rules.name, &gpu).map_err(|e| text(&e))?;
+        let prices = builtin(
+            library,
+            &gpu,
+            args.calibration.as_deref(),
+            args.profiles.as_deref(),
+        )
+        .map_err(|e| text(&e))?;
+        let calibrated = &prices.calibrated;
         let setup = Setup {
             model,
-            gpu: &gpu,
-            rules: &rules,
-            costs: OpCosts::new(&efficiency.figures, &gpu).map_err(|e| text(&e))?,
-            overheads: &overheads.figures,
+            gpu: &calibrated.gpu,
+            rules: &prices.rules,
+            costs: OpCosts::new(&calibrated.efficiency, &calibrated.gpu).map_err(|e| text(&e))?,
+            overheads: &calibrated.overheads,
         };
         let one = |step| predict(&setup, &result.spec, step, launch.symmetric_memory);
         Ok(result.steps.iter().map(one).collect())
@@ -144,11 +152,12 @@ impl Report {
     }
 }
 
-fn compare(step: &StackStep, predicted: &[PredictedOp]) -> Compared {
+fn compare(step: &StackStep, predicted: Option<&Predicted>) -> Compared {
+    let operations_of = predicted.map_or(&[][..], |p| &p.operations);
     let operations = Op::ALL
         .into_iter()
         .filter_map(|op| {
-            let predicted_us = predicted.iter().find(|p| p.op == op).map(|p| p.us);
+            let predicted_us = operations_of.iter().find(|p| p.op == op).map(|p| p.us);
             let part = step.parts.iter().find(|p| p.op == op);
             let measured_us = part.map(|p| p.time.median_us);
             (predicted_us.is_some() || measured_us.is_some()).then_some(Line {
@@ -159,7 +168,9 @@ fn compare(step: &StackStep, predicted: &[PredictedOp]) -> Compared {
         })
         .collect();
     Compared {
-        predicted_us: (!predicted.is_empty()).then(|| predicted.iter().map(|p| p.us).sum()),
+        predicted_us: predicted.map(|p| p.us),
+        interval_us: predicted.map(|p| (p.low_us, p.high_us)),
+        launches_us: predicted.map(|p| p.launches_us).filter(|us| *us > 0.0),
         measured_us: step.time.median_us,
         operations,
     }
@@ -192,6 +203,15 @@ fn table(step: &StackStep, compared: &Compared) {
             off(line.predicted_us, line.measured_us)
         );
     }
+    if compared.launches_us.is_some() {
+        println!(
+            "  {:<22} {:>12} {:>12} {:>9}",
+            "eager launches",
+            us(compared.launches_us),
+            "-",
+            "-"
+        );
+    }
     println!(
         "  {:<22} {:>12} {:>12} {:>9}",
         "the step",
@@ -199,4 +219,7 @@ fn table(step: &StackStep, compared: &Compared) {
         us(Some(compared.measured_us)),
         off(compared.predicted_us, Some(compared.measured_us))
     );
+    if let Some((low, high)) = compared.interval_us {
+        println!("  90 % interval of the prediction: {low:.1} to {high:.1} us");
+    }
 }

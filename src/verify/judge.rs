@@ -1,13 +1,13 @@
 //! Predicted against measured: errors, coverage, order.
 
-use super::select::Case;
+use super::case::{Case, CaseSpec};
 use crate::exec::predict;
 use parplan_executor::bench::Launch;
-use parplan_executor::jobs::{StackResult, StackStep};
+use parplan_executor::jobs::StackStep;
 use parplan_executor::stack::Op;
 use parplan_planner::calibrate::median;
 use parplan_planner::deployment::Setup;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// An operation of a step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,15 +23,21 @@ pub struct Line {
 /// A step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Judged {
-    /// Model and layout.
-    pub stack: String,
+    /// The model.
+    pub model: String,
+    /// Its layout, and how buffers lie.
+    pub layout: String,
+    /// One rank alone stood for one of the layout's.
+    pub shard: bool,
+    /// Requests of all ranks.
+    pub requests: usize,
     /// Requests of the fullest rank.
     pub batch: usize,
     /// Tokens in the cache of each.
     pub context: usize,
     /// `graph` or `stream`.
     pub launch: &'static str,
-    /// Of the operations that are compared: without what ranks exchange, where one rank stands for many.
+    /// The planner's price of the step; of one rank alone without what ranks exchange.
     pub predicted_us: f64,
     /// 90 % interval.
     pub low_us: f64,
@@ -41,8 +47,27 @@ pub struct Judged {
     pub measured_us: f64,
     /// predicted / measured − 1.
     pub error: f64,
-    /// Operation by operation.
+    /// Operation by operation, each with the gaps before its kernels.
     pub operations: Vec<Line>,
+}
+
+/// Of the configurations that ran a workload, the one that would have been chosen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Choice {
+    /// The model.
+    pub model: String,
+    /// Requests of all ranks.
+    pub requests: usize,
+    /// Tokens in the cache of each.
+    pub context: usize,
+    /// How many configurations ran it: layouts, each in a graph and eagerly.
+    pub configurations: usize,
+    /// The best by prediction.
+    pub chosen: String,
+    /// The best by measurement.
+    pub best: String,
+    /// Measured time of the chosen over that of the best, minus 1.
+    pub loss: f64,
 }
 
 /// Sums over steps.
@@ -58,14 +83,34 @@ pub struct Summary {
     pub rank_correlation: f64,
     /// By kind of work: steps that have it, median of |error|, measured share of all time.
     pub operations: Vec<(Op, usize, f64, f64)>,
-    /// Workloads (model, batch, context, launch) with several layouts, and how many of them have the
-    /// predicted best within 3 % of the measured best.
-    pub workloads: (usize, usize),
+    /// Workloads that ran in several layouts.
+    pub choices: Vec<Choice>,
+}
+
+/// A measured choice within this of the best counts as right.
+pub const RIGHT: f64 = 0.03;
+
+impl Summary {
+    /// Workloads whose predicted best is within 3 % of the measured best.
+    pub fn right(&self) -> usize {
+        self.choices.iter().filter(|c| c.loss <= RIGHT).count()
+    }
+}
+
+/// A stack that ran, as it was measured: kept, so that other prices can be held against it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ran {
+    /// What ran.
+    pub case: CaseSpec,
+    /// Its steps.
+    pub steps: Vec<StackStep>,
 }
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
+    /// Version of this shape.
+    pub format: u32,
     /// GPU profile.
     pub gpu: String,
     /// The device.
@@ -78,32 +123,48 @@ pub struct Verdict {
     pub steps: Vec<Judged>,
     /// Sums.
     pub summary: Summary,
+    /// The measurements themselves.
+    pub measured: Vec<Ran>,
 }
 
-/// Spread of what a layer takes beyond its kernels, as a share of it: half the distance between the 16th
-/// and the 84th percentile of the 20 graph steps (15.3 us a layer) from which the 30.6 us of `builtin`
-/// were taken. It differs by the number of small kernels, which the one figure does not count.
-const GAP_SPREAD: f64 = 0.5;
-
-/// Work that ranks do together.
-fn is_exchange(op: Op) -> bool {
-    matches!(
-        op,
-        Op::AttentionReduce | Op::Dcp | Op::Gather | Op::Combine | Op::ExpertExchange
-    )
+/// What is read of a [`Verdict`] again.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Kept {
+    /// GPU profile.
+    pub gpu: String,
+    /// The device.
+    pub device: String,
+    /// The measurements.
+    pub measured: Vec<Ran>,
 }
+
+/// Version of the JSON.
+pub const FORMAT: u32 = 2;
 
 impl Verdict {
     /// Nothing yet.
     pub fn new(gpu: &str, device: &str, prices: &[String]) -> Verdict {
         Verdict {
+            format: FORMAT,
             gpu: gpu.to_owned(),
             device: device.to_owned(),
             prices: prices.to_vec(),
             notes: Vec::new(),
             steps: Vec::new(),
             summary: Summary::default(),
+            measured: Vec::new(),
         }
+    }
+
+    /// Prices every step of a stack and keeps both.
+    pub fn take(&mut self, setup: &Setup<'_>, case: &Case, steps: Vec<StackStep>) {
+        for step in &steps {
+            self.steps.push(one(setup, case, step));
+        }
+        self.measured.push(Ran {
+            case: case.named.clone(),
+            steps,
+        });
     }
 
     /// Fills the summary.
@@ -123,7 +184,7 @@ impl Verdict {
                     .steps
                     .iter()
                     .flat_map(|s| &s.operations)
-                    .filter(|l| l.op == op && l.measured_us > 0.0)
+                    .filter(|l| l.op == op && l.predicted_us > 0.0 && l.measured_us > 0.0)
                     .collect();
                 let errors: Vec<f64> = lines
                     .iter()
@@ -139,40 +200,49 @@ impl Verdict {
             coverage: inside as f64 / self.steps.len().max(1) as f64,
             rank_correlation: spearman(&of(|s| s.predicted_us), &of(|s| s.measured_us)),
             operations,
-            workloads: self.best_of_workloads(),
+            choices: self.choices(),
         };
     }
 
-    fn best_of_workloads(&self) -> (usize, usize) {
-        let key = |s: &Judged| {
-            let model = s.stack.split(' ').next().unwrap_or("").to_owned();
-            (model, s.batch, s.context, s.launch)
-        };
-        let mut seen = Vec::new();
-        let (mut several, mut right) = (0, 0);
-        for step in &self.steps {
-            let own = key(step);
-            if seen.contains(&own) {
+    /// Workloads that ran in several layouts. One rank alone stands for a part of a layout, which is no
+    /// choice.
+    fn choices(&self) -> Vec<Choice> {
+        let mut out: Vec<Choice> = Vec::new();
+        for first in &self.steps {
+            let same = |m: &str, r: usize, c: usize| {
+                m == first.model && r == first.requests && c == first.context
+            };
+            if out.iter().any(|c| same(&c.model, c.requests, c.context)) {
                 continue;
             }
-            let group: Vec<&Judged> = self.steps.iter().filter(|s| key(s) == own).collect();
-            seen.push(own);
-            if group.len() < 2 {
+            let ran: Vec<&Judged> = self
+                .steps
+                .iter()
+                .filter(|s| same(&s.model, s.requests, s.context) && !s.shard)
+                .collect();
+            if first.shard || ran.iter().all(|s| s.layout == ran[0].layout) {
                 continue;
             }
-            several += 1;
-            let best = group
-                .iter()
-                .map(|s| s.measured_us)
-                .fold(f64::INFINITY, f64::min);
-            let chosen = group
-                .iter()
-                .min_by(|a, b| a.predicted_us.total_cmp(&b.predicted_us));
-            if chosen.is_some_and(|s| s.measured_us <= best * 1.03) {
-                right += 1;
-            }
+            let least = |of: fn(&Judged) -> f64| {
+                ran.iter()
+                    .copied()
+                    .min_by(|a, b| of(a).total_cmp(&of(b)))
+                    .unwrap_or(first)
+            };
+            let chosen = least(|s| s.predicted_us);
+            let best = least(|s| s.measured_us);
+            let name = |s: &Judged| format!("{}, {}", s.layout, s.launch);
+            out.push(Choice {
+                model: first.model.clone(),
+                requests: first.requests,
+                context: first.context,
+                configurations: ran.len(),
+                chosen: name(chosen),
+                best: name(best),
+                loss: chosen.measured_us / best.measured_us - 1.0,
+            });
         }
-        (several, right)
+        out
     }
 }
 
@@ -206,30 +276,12 @@ fn spearman(a: &[f64], b: &[f64]) -> f64 {
     product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
 }
 
-/// Prices every step of a result and adds it to the verdict.
-pub fn judge(verdict: &mut Verdict, setup: &Setup<'_>, case: &Case, result: &StackResult) {
-    let whole = case.spec.here == case.spec.shard_of;
-    for step in &result.steps {
-        verdict.steps.push(one(setup, case, step, whole));
-    }
-    for note in &result.notes {
-        if !verdict.notes.contains(note) {
-            verdict.notes.push(note.clone());
-        }
-    }
-}
-
-fn one(setup: &Setup<'_>, case: &Case, step: &StackStep, whole: bool) -> Judged {
-    let predicted = predict(setup, &case.spec, step, case.symmetric);
-    let counts = |op: Op| whole || !is_exchange(op);
+fn one(setup: &Setup<'_>, case: &Case, step: &StackStep) -> Judged {
+    let predicted = predict(setup, &case.spec, step, case.named.symmetric);
     let mut operations = Vec::new();
-    let (mut sum, mut variance) = (0.0, 0.0);
-    for p in predicted.iter().filter(|p| counts(p.op)) {
-        sum += p.us;
-        variance += (p.us * p.sigma).powi(2);
-    }
-    for op in Op::ALL.into_iter().filter(|op| counts(*op)) {
-        let priced = predicted.iter().find(|p| p.op == op).map_or(0.0, |p| p.us);
+    for op in Op::ALL {
+        let priced = predicted.operations.iter().find(|p| p.op == op);
+        let priced = priced.map_or(0.0, |p| p.us);
         let part = step.parts.iter().find(|p| p.op == op);
         let ran = part.map_or(0.0, |p| p.time.median_us);
         if priced > 0.0 || ran > 0.0 {
@@ -240,34 +292,23 @@ fn one(setup: &Setup<'_>, case: &Case, step: &StackStep, whole: bool) -> Judged 
             });
         }
     }
-    let layers = case.spec.layers.len() as f64;
-    let launches = layers * setup.overheads.eager_layer_us;
-    // What a layer takes beyond its kernels timed alone.
-    let gaps = layers * setup.overheads.graph_layer_us;
-    let sum = sum + gaps;
-    variance += (gaps * GAP_SPREAD).powi(2);
-    let total = match step.launch {
-        Launch::Graph => sum,
-        // Eager launches run ahead of the GPU: only what kernels do not cover is waited for.
-        Launch::Stream => sum.max(launches),
-    };
-    // One rank that stands for many runs nothing of what they exchange.
-    let measured = step.time.median_us;
-    let sigma = variance.sqrt() / sum.max(1e-9);
-    let factor = (1.645 * sigma).exp();
+    let measured_us = step.time.median_us;
     Judged {
-        stack: case.name(),
+        model: case.named.model.clone(),
+        layout: case.named.layout(),
+        shard: case.named.is_shard(),
+        requests: step.step.requests.iter().sum(),
         batch: step.step.requests.iter().copied().max().unwrap_or(0),
         context: step.step.context,
         launch: match step.launch {
             Launch::Graph => "graph",
             Launch::Stream => "stream",
         },
-        predicted_us: total,
-        low_us: total / factor,
-        high_us: total * factor,
-        measured_us: measured,
-        error: total / measured - 1.0,
+        predicted_us: predicted.us,
+        low_us: predicted.low_us,
+        high_us: predicted.high_us,
+        measured_us,
+        error: predicted.us / measured_us - 1.0,
         operations,
     }
 }
@@ -284,9 +325,12 @@ mod tests {
         assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.9), 3.0);
     }
 
-    fn step(stack: &str, predicted: f64, measured: f64) -> Judged {
+    fn step(model: &str, layout: &str, predicted: f64, measured: f64) -> Judged {
         Judged {
-            stack: stack.into(),
+            model: model.into(),
+            layout: layout.into(),
+            shard: layout.ends_with("shard"),
+            requests: 1,
             batch: 1,
             context: 64,
             launch: "graph",
@@ -307,15 +351,21 @@ mod tests {
     fn coverage_errors_and_choices_are_counted() {
         let mut v = Verdict::new("g", "d", &[]);
         v.steps = vec![
-            step("m tp=1", 100.0, 105.0),
-            step("m tp=2", 90.0, 104.0),
-            step("n tp=1", 50.0, 100.0),
+            step("m", "tp=1", 100.0, 105.0),
+            step("m", "tp=2", 90.0, 104.0),
+            step("n", "tp=1", 50.0, 100.0),
+            step("o", "tp=2", 50.0, 100.0),
+            step("o", "tp=4", 60.0, 90.0),
+            step("p", "tp2 shard", 50.0, 100.0),
+            step("p", "tp4 shard", 60.0, 90.0),
         ];
         v.sum_up();
         let s = &v.summary;
-        assert!((s.coverage - 1.0 / 3.0).abs() < 1e-12, "{s:?}");
-        assert!((s.median - (1.0 - 90.0 / 104.0)).abs() < 1e-9, "{s:?}");
-        assert_eq!(s.workloads, (1, 1));
-        assert_eq!(s.operations[0].1, 3);
+        assert!((s.coverage - 1.0 / 7.0).abs() < 1e-12, "{s:?}");
+        // m is near enough; o's choice loses a ninth; n ran in one layout, p on one rank alone.
+        assert_eq!((s.choices.len(), s.right()), (2, 1));
+        assert!((s.choices[1].loss - 1.0 / 9.0).abs() < 1e-12, "{s:?}");
+        assert_eq!(s.choices[1].chosen, "tp=2, graph");
+        assert_eq!(s.operations[0].1, 7);
     }
 }

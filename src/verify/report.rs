@@ -22,31 +22,40 @@ pub fn page(v: &Verdict, style: Style) -> String {
         v.device,
         v.gpu
     ));
-    let mut table = Table::new(&[
-        ">batch",
-        ">context",
-        "launch",
-        ">predicted us",
-        ">from",
-        ">to",
-        ">measured us",
-        ">error %",
-        "stack",
-    ]);
-    for s in &v.steps {
-        table.row([
-            s.batch.to_string(),
-            s.context.to_string(),
-            s.launch.to_owned(),
-            number::short(s.predicted_us),
-            number::short(s.low_us),
-            number::short(s.high_us),
-            number::short(s.measured_us),
-            percent(s.error),
-            s.stack.clone(),
+    let mut models: Vec<&str> = v.steps.iter().map(|s| s.model.as_str()).collect();
+    models.dedup();
+    models.sort_unstable();
+    models.dedup();
+    for model in models {
+        page.text(model);
+        let mut table = Table::new(&[
+            "layout",
+            ">req",
+            ">context",
+            "launch",
+            ">predicted",
+            ">±%",
+            ">measured",
+            ">error %",
         ]);
+        for s in v.steps.iter().filter(|s| s.model == model) {
+            table.row([
+                s.layout.clone(),
+                s.requests.to_string(),
+                s.context.to_string(),
+                s.launch.to_owned(),
+                number::short(s.predicted_us),
+                number::fixed((s.high_us / s.predicted_us - 1.0) * 100.0, 0),
+                number::short(s.measured_us),
+                percent(s.error),
+            ]);
+        }
+        page.table(&table);
     }
-    page.table(&table);
+    page.text(
+        "times in us; req: requests of all ranks; ±%: the 90 % interval of the prediction; sym: what ranks \
+         exchange lies in symmetric windows; shard: one rank runs the shapes of one of that layout",
+    );
     page.heading("By operation");
     let mut table = Table::new(&["operation", ">steps", ">median error %", ">share of time %"]);
     for (op, steps, error, share) in &v.summary.operations {
@@ -58,6 +67,34 @@ pub fn page(v: &Verdict, style: Style) -> String {
         ]);
     }
     page.table(&table);
+    if !v.summary.choices.is_empty() {
+        page.heading("The best of each workload");
+        let mut table = Table::new(&[
+            "model",
+            ">requests",
+            ">context",
+            ">ran",
+            ">loss %",
+            "best by prediction",
+            "best by measurement",
+        ]);
+        for c in &v.summary.choices {
+            table.row([
+                c.model.clone(),
+                c.requests.to_string(),
+                c.context.to_string(),
+                c.configurations.to_string(),
+                percent(c.loss),
+                c.chosen.clone(),
+                if c.chosen == c.best {
+                    "the same".to_owned()
+                } else {
+                    c.best.clone()
+                },
+            ]);
+        }
+        page.table(&table);
+    }
     page.heading("In all");
     page.text(&summary(v));
     page.list("Prices", &v.prices);
@@ -67,11 +104,11 @@ pub fn page(v: &Verdict, style: Style) -> String {
 
 fn summary(v: &Verdict) -> String {
     let s = &v.summary;
-    let (several, right) = s.workloads;
-    let choices = match several {
+    let choices = match s.choices.len() {
         0 => String::new(),
         n => format!(
-            "; the predicted best of {right} of {n} workloads is within 3 % of the measured best"
+            "; the predicted best of {} of {n} workloads is within 3 % of the measured best",
+            s.right()
         ),
     };
     format!(
@@ -104,7 +141,7 @@ fn row(out: &mut String, s: &Judged) {
     let _ = writeln!(
         out,
         "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1} to {:.1}</td><td>{:.1}</td><td>{:+.1}</td></tr>",
-        escaped(&s.stack),
+        escaped(&format!("{} {}", s.model, s.layout)),
         s.batch,
         s.context,
         s.launch,

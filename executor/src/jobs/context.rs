@@ -159,6 +159,39 @@ impl Context {
         })
     }
 
+    /// This rank among the first `ranks` of all, with communicators of their own; none on the others.
+    /// Collective: all ranks call it.
+    ///
+    /// # Errors
+    /// Errors of the communicators.
+    pub fn first_ranks(&mut self, ranks: usize) -> Result<Option<Context>> {
+        let rank = self.identity.rank;
+        let inside = (rank < ranks).then_some(0);
+        let control = self.control.split_cpu(inside, rank as u32)?;
+        let nccl = match &mut self.nccl {
+            Some(nccl) => nccl.split_nccl(inside, rank as u32)?,
+            None => None,
+        };
+        let Some(control) = control else {
+            return Ok(None);
+        };
+        let device: Box<dyn Device> = match &self.gpu {
+            Some(gpu) => Box::new(Arc::clone(gpu)),
+            None => Box::new(CpuDevice::new()),
+        };
+        let mut identity = self.identity;
+        identity.world = ranks;
+        identity.local_world = identity.local_world.min(ranks);
+        Ok(Some(Context {
+            identity,
+            gpu: self.gpu.clone(),
+            device,
+            control,
+            nccl,
+            listener: None,
+        }))
+    }
+
     /// Tells whoever listens how far the work is. Only rank 0 is heard.
     pub fn report<T: Serialize>(&mut self, progress: &T) {
         if let (0, Some(listener)) = (self.identity.rank, &mut self.listener)

@@ -160,16 +160,19 @@ pub(super) fn any(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Re
 /// A row of norms over few rows, each on what the one before wrote: what a memory-bound kernel of a
 /// layer costs when it has next to nothing to move. A kernel that also does nothing takes a fifth.
 pub(super) fn norms(context: &Context, cublas: Option<&Path>, nodes: usize) -> Result<Prepared> {
-    const ROWS: usize = 8;
-    const WIDTH: usize = 4096;
-    let (device, _) = match compute(context, cublas, [ROWS, WIDTH])? {
+    // A CPU has no threads to spread a row over: it shows what a call costs by as good as no row.
+    let (rows, width) = match context.gpu {
+        Some(_) => (8, 4096),
+        None => (1, 64),
+    };
+    let (device, _) = match compute(context, cublas, [rows, width])? {
         Ok(found) => found,
         Err(why) => return Ok(Err(why)),
     };
     let dev = device.as_ref();
-    let rows = |name| Ok::<View, Error>(random(dev, name, ROWS * WIDTH * 2, Format::Bf16)?.all());
-    let (out, residual) = (rows("normed rows")?, rows("residual rows")?);
-    let weight = random(dev, "norm weight", WIDTH * 2, Format::Bf16)?.all();
+    let view = |name| Ok::<View, Error>(random(dev, name, rows * width * 2, Format::Bf16)?.all());
+    let (out, residual) = (view("normed rows")?, view("residual rows")?);
+    let weight = random(dev, "norm weight", width * 2, Format::Bf16)?.all();
     let enqueue = Box::new(move |_: &mut Context, _: usize| {
         device.add_rms_norm(&out, &residual, None, &weight, 1e-6)
     });

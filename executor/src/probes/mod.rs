@@ -10,6 +10,7 @@ mod machine;
 mod prepare;
 mod series;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use crate::{Communicator, Error, Result};
 /// Experiments to run on one world of ranks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ProbesJob {
-    /// What to measure, in this order; each needs one rank or all of them.
+    /// What to measure, in this order; each needs one rank, all of them, or the first few.
     pub experiments: Vec<Experiment>,
     /// How much.
     pub effort: Effort,
@@ -88,6 +89,7 @@ impl ProbesJob {
         let begin = Instant::now();
         let budget = Duration::from_secs_f64(self.budget_seconds.clamp(0.0, 1e6));
         let mut bench = Bench::new(context, self.largest(), self.cublas_path.clone())?;
+        let mut groups = self.groups(context)?;
         for (done, experiment) in self.experiments.iter().enumerate() {
             context.report(&Progress {
                 done,
@@ -101,15 +103,19 @@ impl ProbesJob {
                 result.over_budget = self.experiments.len() - done;
                 break;
             }
-            if experiment.ranks != 1 && experiment.ranks != world {
+            if experiment.ranks == 0 || experiment.ranks > world {
                 result.left_out.push((
                     experiment.clone(),
                     format!("it needs {} ranks, this run has {world}", experiment.ranks),
                 ));
                 continue;
             }
-            if experiment.ranks == world || rank == 0 {
-                match self.one(context, &mut bench, experiment, &monitor)? {
+            if (rank as u32) < experiment.ranks {
+                let found = match groups.get_mut(&experiment.ranks) {
+                    Some((own, bench)) => self.one(own, bench, experiment, &monitor)?,
+                    None => self.one(context, &mut bench, experiment, &monitor)?,
+                };
+                match found {
                     Ok(measured) => {
                         if let Some(journal) = &mut journal {
                             journal.append(&measured)?;
@@ -122,9 +128,31 @@ impl ProbesJob {
             // Nobody begins the next while another still measures, or writes, this one.
             context.control.barrier()?;
         }
+        for (_, (mut own, bench)) in groups {
+            bench.finish(&mut own)?;
+        }
         bench.finish(context)?;
         result.clocks.extend(monitor.state(own));
         Ok(result)
+    }
+
+    /// This rank in the first 2, 4 … of all ranks, for experiments of so many, each with memory of its
+    /// own. Collective: all ranks of the run call it.
+    fn groups(&self, context: &mut Context) -> Result<BTreeMap<u32, (Context, Bench)>> {
+        let world = context.identity.world as u32;
+        let mut counts: Vec<u32> = self.experiments.iter().map(|e| e.ranks).collect();
+        counts.retain(|ranks| (2..world).contains(ranks));
+        counts.sort_unstable();
+        counts.dedup();
+        let mut out = BTreeMap::new();
+        for ranks in counts {
+            let Some(mut own) = context.first_ranks(ranks as usize)? else {
+                continue;
+            };
+            let bench = Bench::new(&mut own, self.largest(), self.cublas_path.clone())?;
+            out.insert(ranks, (own, bench));
+        }
+        Ok(out)
     }
 
     fn largest(&self) -> usize {

@@ -10,6 +10,7 @@ use parplan_profiles::calibration::{
 
 use super::kernels;
 use super::series::{Anchor, Enqueue, Round, Work};
+use crate::attention::KvType;
 use crate::bench::Collective;
 use crate::jobs::{Buffers, Context, Point};
 use crate::nccl::NcclRegistrar;
@@ -126,7 +127,11 @@ impl Bench {
             }
             Probe::GraphMemory { nodes } => graph_memory(context, nodes),
             Probe::UsableMemory => Ok(match &context.gpu {
-                Some(gpu) => Ok((OWN.into(), Outcome::Bytes(vec![gpu.memory()?.0 as f64]))),
+                // What the measurement itself allocated is not in anyone's way.
+                Some(gpu) => {
+                    let free = gpu.memory()?.0 + context.device.meter().current();
+                    Ok((OWN.into(), Outcome::Bytes(vec![free as f64])))
+                }
                 None => Err("a CPU has no memory of its own".into()),
             }),
             Probe::Gemm { .. }
@@ -267,10 +272,15 @@ fn size(bytes: u64) -> Result<usize> {
         .map_err(|_| Error::Unusable(format!("{bytes} bytes do not fit this machine's addresses")))
 }
 
-/// Reads on a CPU; a GPU reads with a kernel of its own.
+/// Reads a buffer once: on a GPU by the kernel that reads as fast as memory goes.
 fn read(context: &Context, bytes: u64) -> Result<Prepared> {
-    if context.gpu.is_some() {
-        return Ok(Err("no kernel of this backend does that".into()));
+    if let Some(gpu) = context.gpu.clone() {
+        let view = context.device.alloc("read", size(bytes)?)?.all();
+        // A buffer of one value could be compressed on its way.
+        context.device.fill_values(&view, KvType::Bf16, 1)?;
+        let sink = context.device.alloc("read sink", 16)?.all();
+        let enqueue: Enqueue = Box::new(move |_, _| gpu.read_through(&view, &sink));
+        return Ok(Ok((OWN.into(), repeated(enqueue))));
     }
     let view = context.device.alloc("read", size(bytes)?)?.all();
     context.device.fill(&view, 1)?;

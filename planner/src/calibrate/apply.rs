@@ -7,6 +7,7 @@
 
 use super::figures::{Figures, store_peer};
 use super::terms::machine;
+use crate::memory;
 use crate::step::launches;
 use parplan_profiles::calibration::{
     BufferRegistration, Calibration, Class, CollectiveKind, Probe, SyncWay, Term,
@@ -67,13 +68,15 @@ const OTHER_VERSION: f64 = 0.08;
 const USUAL_HOST_SYNC_US: f64 = 7.5;
 const USUAL_DEVICE_SYNC_US: f64 = 25.0;
 
-/// Least spread of a class's price inside a step: timed alone, an operation finds caches, clocks and
-/// neighbours that a layer does not give it. A round figure near the median errors of dense blocks and
-/// experts in stacks on H200, beyond their leave-one-out error.
-const IN_COMPANY: f64 = 0.05;
+/// Least spread of a class's price inside a step: timed alone, an operation finds caches and clocks that
+/// a layer does not give it. The median error of whole decode steps on H200, whose gaps between kernels
+/// are priced apart (docs/calibration.md).
+pub(super) const IN_COMPANY: f64 = 0.03;
 
 /// Spread of small kernels around the one that stands for them.
 const OTHER_KERNELS: f64 = 0.3;
+
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// Whose code a term timed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -118,6 +121,9 @@ pub fn apply(
     for layer in layers {
         out.gpu = machine(&out.gpu, &layer.calibration.samples);
         let mut classes = Vec::new();
+        if own_kernels {
+            classes.extend(out.remember(layer.calibration));
+        }
         if !own_kernels && layer.origin == Origin::User {
             classes.extend(out.rescale(layer.calibration));
         }
@@ -266,7 +272,7 @@ impl Calibrated {
                 self.efficiency.elementwise.memory = memory;
                 self.efficiency.elementwise.note = note;
             }
-            (Class::Gemm(dtype), Figures::Gemm(mut fit)) => {
+            (Class::Gemm(dtype), Figures::Gemm(mut fit, _)) => {
                 fit.note = note;
                 self.efficiency.gemm.insert(dtype, fit);
             }
@@ -290,6 +296,30 @@ impl Calibrated {
             _ => return false,
         }
         true
+    }
+
+    /// Takes over what was recorded of memory: what a process of parplan holds before it loads anything,
+    /// so that as much stays usable as did here, and what a captured graph keeps. Other engines' processes
+    /// hold more, by their own logs.
+    fn remember(&mut self, calibration: &Calibration) -> Vec<String> {
+        let mut said = Vec::new();
+        for sample in &calibration.samples {
+            match sample.experiment.probe {
+                Probe::UsableMemory => {
+                    let card = self.gpu.memory_mib as f64 * MIB;
+                    let ranks = f64::from(calibration.provenance.count);
+                    let held = (card - sample.value - memory::communicators(ranks)) / MIB;
+                    self.gpu.context_mib = Some(held.clamp(0.0, f64::from(u32::MAX)).ceil() as u32);
+                    said.push("usable_memory".to_owned());
+                }
+                Probe::GraphMemory { nodes } if nodes > 0 => {
+                    self.overheads.graph_node_bytes = Some(sample.value / f64::from(nodes));
+                    said.push("graph_memory".to_owned());
+                }
+                _ => {}
+            }
+        }
+        said
     }
 
     /// Scales an engine's own kernels by how this machine compares with those of the tables, and says
@@ -403,36 +433,45 @@ fn reads(calibration: &Calibration, gpu: &GpuProfile) -> Option<f64> {
 }
 
 /// The topology model: through a switch every pair of GPUs has its full link whatever the others do, so
-/// latency at two ranks holds for all and grows with the ranks as the tables say; shares of the link at
-/// rank counts that were not measured stay those of the tables, unless the link itself is off.
+/// latency at two ranks holds for all and grows with the ranks as the tables say, or as was measured; the
+/// share of the link at a rank count that was not measured stays that of the tables, unless the link at
+/// the nearest measured count is off.
 fn other_ranks(old: &RingFit, mut fit: RingFit, measured: &[u32], note: &mut Note) -> RingFit {
     let places = [(2u32, 0usize), (4, 1), (8, 2)];
-    let off: Vec<f64> = places
+    let off: Vec<(u32, f64)> = places
         .iter()
         .filter(|(ranks, _)| measured.contains(ranks))
-        .map(|&(_, at)| fit.link[at] / old.link[at])
+        .map(|&(ranks, at)| (ranks, fit.link[at] / old.link[at]))
         .collect();
-    let ratio = match off.len() {
-        0 => 1.0,
-        n => (off.iter().map(|x| x.ln()).sum::<f64>() / n as f64).exp(),
+    // The larger of two counts that are equally far: it shares the link as more ranks do.
+    let nearest = |ranks: u32| {
+        let apart = |of: u32| (f64::from(of) / f64::from(ranks)).ln().abs();
+        off.iter()
+            .rev()
+            .min_by(|a, b| apart(a.0).total_cmp(&apart(b.0)))
+            .map_or(1.0, |found| found.1)
     };
-    let of_the_link = !(1.0 / OF_THE_LINK..=OF_THE_LINK).contains(&ratio);
+    let mut widest: f64 = 0.0;
     for (ranks, at) in places {
-        if !measured.contains(&ranks) {
-            fit.link[at] = if of_the_link {
-                (old.link[at] * ratio).clamp(1e-6, 2.0)
-            } else {
-                old.link[at]
-            };
+        if measured.contains(&ranks) {
+            continue;
         }
-    }
-    note.carried = Some(Carried {
-        ranks: measured.to_vec(),
-        sigma: if of_the_link {
+        let ratio = nearest(ranks);
+        let of_the_link = !(1.0 / OF_THE_LINK..=OF_THE_LINK).contains(&ratio);
+        fit.link[at] = if of_the_link {
+            (old.link[at] * ratio).clamp(1e-6, 2.0)
+        } else {
+            old.link[at]
+        };
+        widest = widest.max(if of_the_link {
             OTHER_RANKS.hypot(ratio.ln() / 2.0)
         } else {
             OTHER_RANKS.hypot(old.note.sigma)
-        },
+        });
+    }
+    note.carried = Some(Carried {
+        ranks: measured.to_vec(),
+        sigma: widest.max(OTHER_RANKS),
     });
     let counts: Vec<String> = measured.iter().map(u32::to_string).collect();
     note.source.push_str(&format!(

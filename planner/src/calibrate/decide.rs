@@ -9,12 +9,14 @@
 //! over classes, with `s` a class's share of a candidate's time, `σ` the spread of its figures, and
 //! `own` the part of a class's error that belongs to the shape rather than to the class.
 
+use super::apply::IN_COMPANY;
 use super::experiments::Machine;
 use crate::cost::{Collective, Implementation, Launch, OpClass, Operation, Registration, Transfer};
 use crate::deployment::{Deployment, Setup};
 use crate::layout::Layout;
 use crate::plan::Plan;
 use crate::question::{Objective, Settings, Traffic};
+use crate::step::priced::OWN;
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
 use parplan_profiles::Dtype;
@@ -24,14 +26,6 @@ use parplan_profiles::calibration::{
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 use std::collections::BTreeMap;
-
-/// Part of the variance of a class's error that belongs to the shape: what two layouts of one model do
-/// not share (measured over 616 pairs of serving runs, docs/serving.md: 0.57² of the variance).
-const OWN: f64 = 0.325;
-
-/// Spread of a class after it was measured where it is used: the usual leave-one-out error of a
-/// calibrated class (docs/calibration.md).
-const MEASURED: f64 = 0.04;
 
 /// What a class may be off by, beside the spread of its fit, on a machine where it was not measured: an
 /// assumption, wider than what separates the machines of two tables (0.08), because a user who calibrates
@@ -270,7 +264,7 @@ impl Question<'_> {
                     continue;
                 };
                 let elsewhere = if key.1 > machine.ranks { 0.08 } else { 0.0 };
-                let after = MEASURED.hypot(elsewhere).min(part.sigma);
+                let after = IN_COMPANY.hypot(elsewhere).min(part.sigma);
                 let gain = part.variance * (1.0 - (after / part.sigma).powi(2));
                 let worth = gain * (1.0 - doubt.confidence) * 2.0;
                 let worth = if exposed {

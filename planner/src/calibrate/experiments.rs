@@ -20,17 +20,9 @@ const MIB: u64 = 1 << 20;
 /// The default experiments, those that decide most first: classes take turns, and within a class sizes
 /// go from the ends of the range inwards, so that a set that the budget cuts still spans every class.
 pub fn default_set(machine: Machine) -> Vec<Experiment> {
-    let mut classes = vec![memory(machine), kernels(machine), gemm(machine)];
-    classes.extend(attention(machine));
-    classes.push(experts(machine));
-    if machine.ranks > 1 {
-        classes.extend(collectives(machine));
-        classes.push(syncs(machine));
-        if machine.gpus {
-            classes.extend(peers(machine));
-        }
-    }
+    let mut classes = Vec::new();
     if machine.gpus {
+        // First of all, while nothing else is allocated.
         classes.push(vec![
             Experiment::alone(
                 Probe::UsableMemory,
@@ -44,7 +36,34 @@ pub fn default_set(machine: Machine) -> Vec<Experiment> {
             ),
         ]);
     }
+    classes.extend([memory(machine), kernels(machine)]);
+    classes.extend(gemm(machine));
+    classes.extend(attention(machine));
+    classes.push(experts(machine));
+    for ranks in rank_counts(machine) {
+        let of_count = Machine { ranks, ..machine };
+        classes.extend(collectives(of_count));
+        if machine.gpus {
+            classes.extend(peers(of_count));
+        }
+    }
+    if machine.ranks > 1 {
+        classes.push(syncs(machine));
+    }
     in_turns(classes.into_iter().map(ends_first).collect())
+}
+
+/// Rank counts that are measured together: 2, 4 and 8 as far as the ranks go, and all of them. The first
+/// of 8 ranks stand for 2 and 4 of them: through a switch all pairs are alike.
+fn rank_counts(machine: Machine) -> Vec<u32> {
+    let mut counts: Vec<u32> = [2, 4, 8]
+        .into_iter()
+        .filter(|count| *count < machine.ranks && machine.gpus)
+        .collect();
+    if machine.ranks > 1 {
+        counts.push(machine.ranks);
+    }
+    counts
 }
 
 /// The launch mode in which decode runs.
@@ -127,7 +146,7 @@ fn kernels(machine: Machine) -> Vec<Experiment> {
 
 /// Products of the shapes that decoder layers have: projections of 4096 to 8192 wide models and their
 /// shards, at decode and prefill row counts.
-fn gemm(machine: Machine) -> Vec<Experiment> {
+fn gemm(machine: Machine) -> Vec<Vec<Experiment>> {
     let shapes: &[(u32, u32, u32)] = if machine.gpus {
         &[
             (1, 4096, 4096),
@@ -160,18 +179,31 @@ fn gemm(machine: Machine) -> Vec<Experiment> {
             (64, 256, 512),
         ]
     };
-    shapes
-        .iter()
-        .map(|&(m, n, k)| {
-            let probe = Probe::Gemm {
-                m,
-                n,
-                k,
-                weights: Dtype::Bf16,
-            };
-            Experiment::alone(probe, replay(machine), "projections and dense blocks")
-        })
-        .collect()
+    // Rows are put into fp8 by a kernel of their own, which is timed with the product.
+    let narrow: &[(u32, u32, u32)] = if machine.gpus {
+        &[
+            (1, 4096, 4096),
+            (16, 7168, 2048),
+            (16, 28672, 4096),
+            (64, 4096, 7168),
+            (128, 10240, 8192),
+            (512, 8192, 8192),
+            (2048, 4096, 7168),
+            (8192, 8192, 8192),
+        ]
+    } else {
+        &[]
+    };
+    let all = |shapes: &[(u32, u32, u32)], weights: Dtype| -> Vec<Experiment> {
+        shapes
+            .iter()
+            .map(|&(m, n, k)| {
+                let probe = Probe::Gemm { m, n, k, weights };
+                Experiment::alone(probe, replay(machine), "projections and dense blocks")
+            })
+            .collect()
+    };
+    vec![all(shapes, Dtype::Bf16), all(narrow, Dtype::Fp8)]
 }
 
 fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
@@ -226,16 +258,25 @@ fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
         (1, 1024, 32, 8),
         (1, 16384, 64, 8),
         (1, 65536, 32, 8),
+        (1, 2048, 16, 1),
+        (1, 65536, 16, 2),
+        (2, 32768, 16, 1),
         (4, 8192, 32, 4),
+        (4, 2048, 32, 8),
         (8, 4096, 64, 8),
         (16, 1024, 16, 2),
+        (16, 12000, 64, 8),
         (16, 32768, 32, 8),
         (32, 8192, 8, 1),
+        (48, 3000, 32, 4),
         (64, 1024, 32, 8),
         (64, 4096, 64, 8),
+        (96, 16384, 32, 4),
         (128, 1024, 32, 8),
         (128, 8192, 16, 2),
+        (192, 1024, 8, 1),
         (256, 2048, 32, 4),
+        (256, 4096, 64, 4),
     ]
     .map(gqa)
     .into();
@@ -251,14 +292,23 @@ fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
     vec![
         wide,
         [
+            (1, 1024, 16),
             (1, 4096, 128),
             (1, 65536, 16),
+            (2, 1024, 128),
+            (4, 16384, 64),
             (8, 8192, 128),
             (16, 2048, 16),
+            (32, 1024, 32),
             (32, 8192, 64),
             (64, 1024, 128),
+            (64, 3000, 64),
             (64, 8192, 16),
+            (128, 1024, 16),
             (128, 4096, 128),
+            (192, 4096, 32),
+            (256, 1024, 128),
+            (256, 2048, 64),
         ]
         .map(mla)
         .into(),
@@ -283,6 +333,13 @@ fn experts(machine: Machine) -> Vec<Experiment> {
             (128, 128, 8, 2048, 768),
             (1024, 128, 8, 2048, 768),
             (4096, 128, 8, 2048, 768),
+            (4, 64, 4, 2048, 768),
+            (64, 64, 4, 2048, 768),
+            (8, 128, 8, 4096, 384),
+            (32, 128, 8, 4096, 768),
+            (192, 128, 8, 4096, 768),
+            (2, 128, 8, 7168, 512),
+            (48, 128, 8, 7168, 512),
             (16, 32, 8, 7168, 2048),
             (256, 32, 8, 7168, 2048),
             (4, 8, 2, 4096, 3584),
@@ -461,6 +518,10 @@ mod tests {
                 gpus: true,
             },
             Machine {
+                ranks: 8,
+                gpus: true,
+            },
+            Machine {
                 ranks: 2,
                 gpus: false,
             },
@@ -468,7 +529,8 @@ mod tests {
             let set = default_set(machine);
             for (at, e) in set.iter().enumerate() {
                 assert!(!set[at + 1..].iter().any(|other| other.same(e)), "{e}");
-                assert!(e.ranks == 1 || e.ranks == machine.ranks);
+                let counts = [1, 2, 4, 8];
+                assert!(counts.contains(&e.ranks) && e.ranks <= machine.ranks);
                 assert!(!e.decides.is_empty());
                 assert!(machine.gpus || e.launch == LaunchMode::Stream, "{e}");
             }

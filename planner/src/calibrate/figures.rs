@@ -23,14 +23,17 @@ pub(super) enum Figures {
         memory: f64,
     },
     Ring(RingFit, Collective),
-    /// One half of [`AllReduceFit`]: latency and share of the link.
+    /// One half of [`AllReduceFit`]: latency, its growth with ranks, and share of the link.
     Peer {
         base_us: f64,
+        rank_us: f64,
         link: f64,
         eager_us: f64,
         passes: Passes,
     },
-    Gemm(GemmFit),
+    /// A product, and where its rows are put into its format by a kernel of their own, what that takes:
+    /// microseconds, and share of the memory bandwidth.
+    Gemm(GemmFit, Option<(f64, f64)>),
     Moe(MoeFit),
     DecodeGqa(DecodeFit),
     DecodeMla(DecodeFit),
@@ -112,18 +115,21 @@ impl Figures {
             }
             Class::PeerOneShot => Figures::Peer {
                 base_us: custom.one_shot_us,
+                rank_us: custom.rank_us,
                 link: custom.one_shot_link,
                 eager_us: custom.eager_us,
                 passes: Passes::OneShot,
             },
             Class::PeerTwoShot => Figures::Peer {
                 base_us: custom.two_shot_us,
+                rank_us: custom.rank_us,
                 link: custom.two_shot_link,
                 eager_us: custom.eager_us,
                 passes: Passes::TwoShot,
             },
             Class::PeerAllGather => Figures::Peer {
                 base_us: custom.one_shot_us,
+                rank_us: custom.rank_us,
                 link: custom.one_shot_link,
                 eager_us: custom.eager_us,
                 passes: Passes::Gather,
@@ -144,7 +150,12 @@ impl Figures {
                 base_us: efficiency.elementwise.kernel_us,
                 memory: efficiency.elementwise.memory,
             },
-            Class::Gemm(dtype) => Figures::Gemm(efficiency.gemm.get(&dtype)?.clone()),
+            Class::Gemm(dtype) => {
+                let fit = efficiency.gemm.get(&dtype)?.clone();
+                let small = &efficiency.elementwise;
+                let kernel = (small.kernel_us, small.memory);
+                Figures::Gemm(fit.clone(), fit.separate_quantise.then_some(kernel))
+            }
             Class::Experts(dtype) => Figures::Moe(efficiency.moe.get(&dtype)?.clone()),
             Class::DecodeGqa(dtype) => {
                 Figures::DecodeGqa(efficiency.decode_gqa.get(&dtype)?.clone())
@@ -229,15 +240,17 @@ impl Figures {
             }
             Figures::Peer {
                 base_us,
+                rank_us,
                 link,
                 eager_us,
                 ..
             } => vec![
                 time("base_us", *base_us, 1.0),
+                time("rank_us", *rank_us, 1.0),
                 at("link", *link, 1.0),
                 time("eager_us", *eager_us, 1.5),
             ],
-            Figures::Gemm(fit) => {
+            Figures::Gemm(fit, _) => {
                 let w = width(&fit.note);
                 vec![
                     time("base_us", fit.base_us, w.max(0.6)),
@@ -307,14 +320,15 @@ impl Figures {
                 },
                 *kind,
             ),
-            (Figures::Peer { passes, .. }, &[base_us, link, eager_us]) => Figures::Peer {
+            (Figures::Peer { passes, .. }, &[base_us, rank_us, link, eager_us]) => Figures::Peer {
                 base_us,
+                rank_us,
                 link: part(link),
                 eager_us,
                 passes: *passes,
             },
             (
-                Figures::Gemm(fit),
+                Figures::Gemm(fit, quantise),
                 &[
                     base_us,
                     depth_us,
@@ -323,15 +337,18 @@ impl Figures {
                     compute,
                     output_passes,
                 ],
-            ) => Figures::Gemm(GemmFit {
-                base_us,
-                depth_us,
-                depth_tile_us,
-                memory: part(memory),
-                compute: part(compute),
-                output_passes,
-                ..fit.clone()
-            }),
+            ) => Figures::Gemm(
+                GemmFit {
+                    base_us,
+                    depth_us,
+                    depth_tile_us,
+                    memory: part(memory),
+                    compute: part(compute),
+                    output_passes,
+                    ..fit.clone()
+                },
+                *quantise,
+            ),
             (
                 Figures::Moe(fit),
                 &[
@@ -394,6 +411,7 @@ impl Figures {
             (
                 Figures::Peer {
                     base_us,
+                    rank_us,
                     link,
                     eager_us,
                     passes,
@@ -401,21 +419,24 @@ impl Figures {
                 Probe::PeerCollective { bytes, .. },
             ) => {
                 let wire = passes.of(f64::from(e.ranks)) * bytes as f64;
+                let base_us = base_us + rank_us * (f64::from(e.ranks) - 2.0);
                 let us = base_us + wire * 1e6 / (gpu.link.bytes_per_s * link);
                 match e.launch {
                     LaunchMode::Graph => us,
                     LaunchMode::Stream => crate::cost::overlap(us, eager_us + base_us),
                 }
             }
-            (Figures::Gemm(fit), Probe::Gemm { m, n, k, weights }) => single.gemm(
-                fit,
-                &Gemm {
+            (Figures::Gemm(fit, quantise), Probe::Gemm { m, n, k, weights }) => {
+                let product = Gemm {
                     m: f64::from(m),
                     n: f64::from(n),
                     k: f64::from(k),
                     weights,
-                },
-            ),
+                };
+                let rows = product.m * product.k * (2.0 + fit.activation_bytes);
+                let before = quantise.map_or(0.0, |(us, memory)| us + single.stream(rows, memory));
+                before + single.gemm(fit, &product)
+            }
             (
                 Figures::Moe(fit),
                 Probe::Experts {
@@ -545,6 +566,7 @@ fn width(note: &Note) -> f64 {
 pub(super) fn store_peer(fit: &mut AllReduceFit, figures: &Figures, note: Note) {
     if let Figures::Peer {
         base_us,
+        rank_us,
         link,
         eager_us,
         passes,
@@ -555,6 +577,7 @@ pub(super) fn store_peer(fit: &mut AllReduceFit, figures: &Figures, note: Note) 
             Passes::TwoShot => (fit.two_shot_us, fit.two_shot_link) = (*base_us, *link),
             Passes::Gather => return,
         }
+        fit.rank_us = *rank_us;
         fit.eager_us = *eager_us;
         fit.note = note;
     }

@@ -74,6 +74,12 @@ impl OpCosts<'_> {
         us
     }
 
+    /// Activations of a product with such weights are put into its format by a kernel of its own.
+    #[inline]
+    pub fn quantises(&self, weights: Dtype) -> bool {
+        self.products[weights as usize].separate_quantise
+    }
+
     /// A matrix product on activations that are in the product's format already (an earlier
     /// kernel wrote them so), µs.
     #[inline]

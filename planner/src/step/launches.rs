@@ -6,8 +6,10 @@
 //! 900 of DeepSeek-R1 on H200, and under 30 ms for 1,000 of the dense Qwen3-32B. Counted are kernels and
 //! the library calls that launch one, as the engines' model code has them.
 
+use crate::cost::{OpCosts, Operation};
 use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
 use parplan_profiles::Dtype;
+use parplan_profiles::engine::rules::KernelRule;
 
 /// Kernels of a dense grouped-query layer in bf16: two norms with their residuals, the projection, rotary
 /// embedding, cache write, attention and its output projection, two sums over ranks, and a gated
@@ -59,6 +61,30 @@ pub fn in_graph(shard: &Shard, shared_beside: bool) -> f64 {
 /// Kernels of a stage whose passes are graphs between attention.
 pub fn piecewise(shard: &Shard) -> f64 {
     shard.layers * PIECEWISE_LAYER
+}
+
+/// Kernels and collectives that one operation launches, by an engine's own rule.
+pub(super) fn of_operation(
+    operation: &Operation,
+    rule: &KernelRule,
+    costs: &OpCosts<'_>,
+) -> (f64, f64) {
+    let kernels = match operation {
+        Operation::Collective(_) => return (0.0, 1.0),
+        // Packing, the rows out, unpacking; the results back and their sum.
+        Operation::ExpertExchange { .. } => return (3.0, 2.0),
+        Operation::Gemm(product) => 1.0 + f64::from(u8::from(costs.quantises(product.weights))),
+        Operation::MlaBmm(_) | Operation::GatedDelta(_) | Operation::Mamba2(_) => 1.0,
+        Operation::DecodeGqa(_)
+        | Operation::PrefillGqa(_)
+        | Operation::DecodeMla(_)
+        | Operation::PrefillMla(_)
+        | Operation::SparseDecode(_)
+        | Operation::SparsePrefill(_) => f64::from(rule.attention),
+        Operation::Moe(_) => f64::from(rule.experts),
+        Operation::Elementwise { kernels, .. } => *kernels,
+    };
+    (kernels, 0.0)
 }
 
 fn of_layer(group: &ShardGroup) -> f64 {

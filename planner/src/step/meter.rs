@@ -1,5 +1,6 @@
 //! Adds operations to a tally, each at its price.
 
+use super::launches;
 use super::pass::Fixed;
 use super::record::Recorded;
 use super::tally::{Op, Tally};
@@ -23,6 +24,11 @@ impl Meter<'_, '_> {
         let fixed = self.fixed;
         let us = operation.us(fixed.costs);
         self.tally.add(op, layers, us);
+        if let Some(rule) = fixed.kernels {
+            let (kernels, collectives) = launches::of_operation(operation, &rule, fixed.costs);
+            self.tally
+                .launch(op, layers * kernels, layers * collectives);
+        }
         if fixed.explain {
             self.tally
                 .add_roofline(op, layers, operation.roofline_us(fixed.costs));
@@ -61,6 +67,9 @@ impl Meter<'_, '_> {
 
     pub(super) fn call(&mut self, op: Op, layers: f64, call: &Call) {
         let f = self.fixed;
+        if !f.exchanges {
+            return;
+        }
         let kind = match call.kind {
             Kind::AllReduce => Collective::AllReduce,
             Kind::AllGather => Collective::AllGather,
@@ -101,7 +110,12 @@ impl Meter<'_, '_> {
             } else {
                 Implementation::Nccl
             },
-            launch: self.launch,
+            // Where kernels are known one by one, the host's pace is that of the whole pass.
+            launch: if f.kernels.is_some() {
+                Launch::Graph
+            } else {
+                self.launch
+            },
             registration: if symmetric {
                 Registration::Symmetric
             } else {

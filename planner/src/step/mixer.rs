@@ -32,7 +32,8 @@ impl Meter<'_, '_> {
                 if *shared_norm && self.fixed.attention_tp > 1 {
                     self.shared_norm(n, rows, qkv.n);
                 }
-                self.elementwise(n, rows * qkv.n * ACTIVATION_BYTES * 2.0, 2.0);
+                let kernels = self.fixed.kernels.map_or(2.0, |k| f64::from(k.gqa));
+                self.elementwise(n, rows * qkv.n * ACTIVATION_BYTES * 2.0, kernels);
                 let window = window.map_or(f64::INFINITY, f64::from);
                 let dcp = f64::from(self.fixed.dcp);
                 if pass.decode_requests > 0.0 {
@@ -78,7 +79,12 @@ impl Meter<'_, '_> {
             } => {
                 self.linear(Op::QkvProjection, n, rows, down);
                 self.linear(Op::QkvProjection, n, rows, q_up);
-                self.elementwise(n, rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0, 3.0);
+                let kernels = self.fixed.kernels.map_or(3.0, |k| f64::from(k.mla));
+                self.elementwise(
+                    n,
+                    rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0,
+                    kernels,
+                );
                 match &dims.indexer {
                     Some(_) => self.sparse(n, pass, *heads, dims),
                     None => self.latent(n, pass, *heads, dims, kv_up),
@@ -362,6 +368,7 @@ impl Meter<'_, '_> {
             merge: merge.0,
             merge_bytes: merge.1,
             replicated_q: self.fixed.dcp_replicated_q,
+            lse_apart: self.fixed.dcp_lse_apart,
         };
         for call in volume::dcp(&shape).as_slice() {
             self.call(Op::Dcp, n, call);

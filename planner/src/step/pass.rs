@@ -7,11 +7,13 @@
 use super::meter::Meter;
 use super::record::Record;
 use super::tally::{Op, Tally};
-use crate::cost::{Collective, Implementation, Launch, OpCosts, Registration, Span, Transfer};
+use crate::cost::{
+    Collective, Implementation, Launch, OpCosts, Operation, Registration, Span, Transfer,
+};
 use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
 use crate::volume::{self, Call, DcpMerge, Exchange, Group, Kind, Purpose, Rows};
 use parplan_profiles::Dtype;
-use statrs::distribution::{ContinuousCDF, Normal};
+use parplan_profiles::engine::rules::KernelRule;
 
 /// Bytes of an activation element: hidden states are bf16 in every engine modelled.
 pub const ACTIVATION_BYTES: f64 = 2.0;
@@ -73,6 +75,13 @@ pub struct Fixed<'a> {
     pub dcp_gqa: (DcpMerge, f64),
     /// Queries are replicated over a DCP group.
     pub dcp_replicated_q: bool,
+    /// DCP's all-to-all merge sends the LSE by a collective of its own.
+    pub dcp_lse_apart: bool,
+    /// The engine's kernels, where they are known one by one.
+    pub kernels: Option<KernelRule>,
+    /// Ranks exchange what a layer needs of each other. Off, where one rank runs alone what it would
+    /// run in a group.
+    pub exchanges: bool,
     /// Dense blocks are split over the attention-TP group only, each DP rank with its own copy.
     pub dense_on_attention_tp: bool,
     /// The output projection is split over the attention-TP group only.
@@ -94,7 +103,7 @@ pub struct Fixed<'a> {
     /// Share of the tokens that choose experts independently ([`Moe::spread`]).
     pub expert_spread: f64,
     /// By how many standard deviations the busiest expert-parallel rank is above the mean: see
-    /// [`busiest`].
+    /// [`super::block::busiest`].
     pub busiest_rank: f64,
     /// Most rows of a captured pass whose shared experts run beside the routed ones.
     pub shared_beside_rows: f64,
@@ -122,15 +131,6 @@ impl Fixed<'_> {
     }
 }
 
-/// Expected maximum of `ranks` standard normal variables (Blom's approximation, within 2 % from 2
-/// ranks on).
-pub fn busiest(ranks: u32) -> f64 {
-    let n = f64::from(ranks.max(1));
-    Normal::standard()
-        .inverse_cdf((n - 0.375) / (n + 0.25))
-        .max(0.0)
-}
-
 /// Adds one pass over all layers of a stage to `tally`.
 pub fn layers(fixed: &Fixed<'_>, pass: &Pass, tally: &mut Tally) {
     let launch = if pass.graph {
@@ -145,6 +145,11 @@ pub fn layers(fixed: &Fixed<'_>, pass: &Pass, tally: &mut Tally) {
     };
     for group in &fixed.shard.groups {
         layer_group(&mut meter, group, pass);
+    }
+    if let Some(rule) = fixed.kernels {
+        // The residual stream is copied in and the last block's result added to it.
+        let bytes = pass.rows_max * fixed.shard.hidden * ACTIVATION_BYTES * 5.0;
+        meter.elementwise(1.0, bytes, f64::from(rule.pass));
     }
 }
 
@@ -184,6 +189,12 @@ fn layer_group(meter: &mut Meter<'_, '_>, group: &ShardGroup, pass: &Pass) {
     let has_block = !matches!(group.block, Block::None);
     meter.mixer(group, pass, hidden);
     meter.block(group, pass, &rows, exchange, hidden);
+    if let Some(rule) = fixed.kernels.filter(|_| rows.gathered(exchange) > 0.0) {
+        let bytes = rows.max * rows.row_bytes * 4.0;
+        let kernels = f64::from(rule.gather);
+        let copies = Operation::Elementwise { bytes, kernels };
+        meter.add(Op::Gather, group.layers, &copies);
+    }
     for call in volume::layer(&rows, exchange, has_mixer, has_block).as_slice() {
         let op = match call.purpose {
             Purpose::SharedNorm | Purpose::AttentionOutput => Op::AttentionReduce,

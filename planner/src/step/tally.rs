@@ -119,6 +119,10 @@ pub struct Tally {
     us: [f64; OPS],
     roofline_us: [f64; OPS],
     count: [f64; OPS],
+    /// Kernels launched, collectives aside, where the engine's are known one by one.
+    kernels: [f64; OPS],
+    /// Collectives launched, likewise.
+    collectives: [f64; OPS],
 }
 
 impl Tally {
@@ -128,12 +132,26 @@ impl Tally {
             us: [0.0; OPS],
             roofline_us: [0.0; OPS],
             count: [0.0; OPS],
+            kernels: [0.0; OPS],
+            collectives: [0.0; OPS],
         }
     }
 
     /// Takes off `us` of one kind of work that run beside another.
     pub fn hide(&mut self, op: Op, us: f64) {
         self.us[op as usize] -= us;
+    }
+
+    /// Counts launches: `kernels` and `collectives`.
+    #[inline]
+    pub fn launch(&mut self, op: Op, kernels: f64, collectives: f64) {
+        self.kernels[op as usize] += kernels;
+        self.collectives[op as usize] += collectives;
+    }
+
+    /// Kernels and collectives of one kind that were counted.
+    pub fn launched(&self, op: Op) -> (f64, f64) {
+        (self.kernels[op as usize], self.collectives[op as usize])
     }
 
     /// Adds `count` operations of `us` each.
@@ -193,6 +211,8 @@ impl Tally {
             self.us[op] *= factor;
             self.roofline_us[op] *= factor;
             self.count[op] *= factor;
+            self.kernels[op] *= factor;
+            self.collectives[op] *= factor;
         }
     }
 }

@@ -6,6 +6,7 @@
 mod communication;
 mod geometry;
 mod graphs;
+mod kernels;
 mod memory;
 mod scheduling;
 
@@ -17,6 +18,7 @@ pub use geometry::{AttentionDpWidths, DenseFfnSplit, ExpertWidths, GeometryRule}
 pub use graphs::{
     GraphAlignment, GraphRule, GraphUnit, LargestGraph, PoolCap, PrefillGraphs, Span,
 };
+pub use kernels::KernelRule;
 pub use memory::{
     MemoryRule, PrefillReserve, ReserveRule, ReserveStep, ReserveSteps, SizeDefaults, SizeStep,
 };

@@ -1,7 +1,7 @@
 //! The fit: a dozen figures an engine, by a search that always takes the same path.
 
 use anyhow::Result;
-use parplan_profiles::{GpuArchitecture, Overheads, SyncCosts};
+use parplan_profiles::{Gaps, GpuArchitecture, Overheads, SyncCosts};
 
 use super::errors::{Errors, Outcome, quantile};
 use super::runs::{Run, Times};
@@ -93,6 +93,8 @@ impl Figures {
             runs: 0,
             source: super::write::SOURCE.to_owned(),
             sync: SyncCosts::default(),
+            gaps: Gaps::default(),
+            graph_node_bytes: None,
         }
     }
 

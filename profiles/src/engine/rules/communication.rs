@@ -73,6 +73,9 @@ pub struct DcpRule {
     pub four_bit_kv: bool,
     /// Speculative decoding works.
     pub speculation: bool,
+    /// An all-to-all merge sends the log-sum-exps by a collective of their own.
+    #[serde(default)]
+    pub lse_apart: bool,
 }
 
 /// Ways to merge the partial attention of a DCP group.
