@@ -125,6 +125,17 @@ fn gather_runs_uneven_idle_and_speculative_steps() {
         (&memory[0]["gathered_bytes"], &memory[0]["peak_bytes"]),
         (&Value::from(4096), &Value::from(6144))
     );
+    // Both steps through what was captured for the longest rank, 15 rows padded to 16.
+    let replays = result["replays"].as_array().unwrap();
+    assert_eq!(
+        replays.iter().map(|r| &r["tokens"]).collect::<Vec<_>>(),
+        [&serde_json::json!([15, 3]), &serde_json::json!([0, 9])]
+    );
+    assert!(
+        replays
+            .iter()
+            .all(|r| r["bucket"] == 16 && r["checked"] == true)
+    );
 }
 
 #[test]

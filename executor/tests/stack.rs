@@ -3,13 +3,17 @@
 
 #![allow(clippy::unwrap_used)] // tests, helper functions included
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use parplan_executor::attention::Peers;
 use parplan_executor::comm::LocalWorld;
 use parplan_executor::gather::Mode;
 use parplan_executor::stack::{
     BlockSpec, DcpMerge, Distance, ExpertPath, Format, LayerSpec, MixerSpec, Phase, Runner,
     StackLayout, StackSpec, StepSpec,
 };
-use parplan_executor::{Communicator, CpuDevice};
+use parplan_executor::{Communicator, CpuDevice, Device, Result, View};
 
 fn layer(mixer: MixerSpec, block: BlockSpec) -> LayerSpec {
     LayerSpec {
@@ -125,8 +129,49 @@ fn step(requests: &[usize], q_tokens: usize, context: usize, mode: Mode) -> Step
     }
 }
 
+/// What peer memory is on GPUs, by messages between threads.
+struct Letters {
+    comm: RefCell<Box<dyn Communicator>>,
+    most: usize,
+    sent: Rc<RefCell<usize>>,
+}
+
+impl Peers for Letters {
+    fn holds(&self, bytes: usize) -> bool {
+        bytes <= self.most
+    }
+
+    fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
+        assert!(self.holds(send.len()));
+        *self.sent.borrow_mut() += 1;
+        self.comm.borrow_mut().all_gather(send, recv)
+    }
+
+    fn merge(&self, parts: &View, lses: &View, dim: usize, out: &View, lse: &View) -> Result<()> {
+        *self.sent.borrow_mut() += 1;
+        let device = CpuDevice::new();
+        let theirs = device.alloc("outputs", parts.len())?.all();
+        let their_lses = device.alloc("LSE", lses.len())?.all();
+        let mut comm = self.comm.borrow_mut();
+        comm.all_to_all(parts, &theirs)?;
+        comm.all_to_all(lses, &their_lses)?;
+        device.merge_ranks(&theirs, &their_lses, comm.size(), dim, out, lse)
+    }
+}
+
 /// Runs the step on all ranks; the distance that rank 0 found.
 fn distance(spec: &StackSpec, step: &StepSpec, bucket: Option<usize>) -> Distance {
+    distance_over(spec, step, bucket, None).0
+}
+
+/// The same with peer memory for messages of at most so many bytes; also what rank 0
+/// exchanged over it.
+fn distance_over(
+    spec: &StackSpec,
+    step: &StepSpec,
+    bucket: Option<usize>,
+    memory: Option<usize>,
+) -> (Distance, usize) {
     let ranks: Vec<_> = LocalWorld::connect(spec.here.tp)
         .unwrap()
         .into_iter()
@@ -138,7 +183,16 @@ fn distance(spec: &StackSpec, step: &StepSpec, bucket: Option<usize>) -> Distanc
                 let device = Box::new(CpuDevice::new());
                 let steps = std::slice::from_ref(&step);
                 let mut runner =
-                    Runner::new(device, spec, world, steps, bucket.unwrap_or(0)).unwrap();
+                    Runner::new(device, spec.clone(), world, steps, bucket.unwrap_or(0)).unwrap();
+                let sent = Rc::new(RefCell::new(0));
+                if let Some(most) = memory {
+                    let group = control.split(Some(rank / spec.here.dcp as u32), rank);
+                    runner.groups.share_memory(Rc::new(Letters {
+                        comm: RefCell::new(group.unwrap().unwrap()),
+                        most,
+                        sent: Rc::clone(&sent),
+                    }));
+                }
                 let prepared = runner.prepare(&step, bucket).unwrap().unwrap();
                 runner.record(prepared.shape.global).unwrap();
                 let found = runner
@@ -150,7 +204,7 @@ fn distance(spec: &StackSpec, step: &StepSpec, bucket: Option<usize>) -> Distanc
                     })
                     .unwrap();
                 control.barrier().unwrap();
-                found
+                found.map(|d| (d, sent.take()))
             })
         })
         .collect();
@@ -225,6 +279,24 @@ fn decode_context_parallel_stacks_equal_the_reference() {
             check(&spec, &step(&requests, 1, 17, Mode::MaxLen), None);
             // Shorter than the interleave: ranks without any KV.
             check(&spec, &step(&requests, 2, 1, Mode::MaxLen), None);
+        }
+    }
+}
+
+#[test]
+fn stacks_that_share_a_cache_over_peer_memory_equal_the_reference() {
+    for (tp, dp, dcp) in [(2, 1, 2), (4, 1, 4), (8, 2, 4)] {
+        for (mixer, interleave) in [(GQA, 1), (MLA, 4)] {
+            let mut spec = spec(model(mixer, DENSE), layout(tp, dp, dcp, 1));
+            (spec.dcp_merge, spec.dcp_interleave) = (DcpMerge::Peer, interleave);
+            let requests: Vec<usize> = (0..dp).map(|r| 3 - r).collect();
+            let step = step(&requests, 2, 9, Mode::MaxLen);
+            // Two runs of two layers, a gather and a merge each.
+            for (memory, sent) in [(None, 0), (Some(usize::MAX), 8), (Some(0), 0)] {
+                let (d, over_peers) = distance_over(&spec, &step, None, memory);
+                assert!(d.relative_error < 1e-2, "{tp} {dp} {dcp} {memory:?}: {d:?}");
+                assert_eq!(over_peers, sent, "{memory:?}");
+            }
         }
     }
 }

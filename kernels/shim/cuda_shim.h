@@ -64,6 +64,15 @@ inline T shim_shuffle(T value, unsigned from) {
     __syncwarp();
     return result;
 }
+// Whether any lane of the warp says so.
+inline bool __any_sync(unsigned, bool mine) {
+    shim_warp->slots[threadIdx.x % 32] = mine;
+    __syncwarp();
+    bool any = false;
+    for (unsigned lane = 0; lane < 32; lane++) any |= shim_warp->slots[lane] != 0;
+    __syncwarp();
+    return any;
+}
 template <class T>
 inline T __shfl_xor_sync(unsigned, T value, unsigned mask) {
     return shim_shuffle(value, (threadIdx.x % 32) ^ mask);
@@ -84,9 +93,11 @@ inline void atomicMax(unsigned* to, unsigned value) {
 }
 
 // All threads of all blocks at once: kernels that wait for other blocks or ranks
-// rely on being resident together.
+// rely on being resident together. What uses a warp's functions needs whole warps. Kernels that use a warp's functions need whole warps.
 inline void shim_launch(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
     std::vector<std::unique_ptr<std::barrier<>>> barriers;
+    const unsigned warps_of_block = (threads + 31) / 32;
+    std::vector<ShimWarp> warps(blocks * warps_of_block);
     std::vector<std::thread> all;
     for (unsigned b = 0; b < blocks; b++) barriers.push_back(std::make_unique<std::barrier<>>(threads));
     for (unsigned b = 0; b < blocks; b++) {
@@ -97,6 +108,7 @@ inline void shim_launch(unsigned blocks, unsigned threads, const std::function<v
                 blockDim = {threads, 1, 1};
                 gridDim = {blocks, 1, 1};
                 shim_block_barrier = barriers[b].get();
+                shim_warp = &warps[b * warps_of_block + t / 32];
                 kernel();
             });
         }

@@ -8,7 +8,8 @@ mod shim_library;
 use half::bf16;
 use libloading::Symbol;
 use parplan_kernels::attention::{
-    AttentionArgs, BulkArgs, Kernel, Kind, KvType, MergeArgs, Shape, Shard, bulk_bytes, plan_bytes,
+    AttentionArgs, BulkArgs, Kernel, Kind, KvType, LINE_BLOCKS, MergeArgs, Shape, Shard,
+    bulk_bytes, line_slots, line_staging_bytes, plan_bytes,
 };
 use parplan_kernels::peer::{PeerArgs, staging_bytes};
 use parplan_kernels::reference::{
@@ -335,10 +336,8 @@ fn correction_and_merge_are_those_of_the_reference() {
 fn exchanges_over_peer_memory_merge_what_all_ranks_sent() {
     type Packets = unsafe extern "C" fn(*const PeerArgs, *const MergeArgs, u32, u32);
     type Bulk = unsafe extern "C" fn(*const BulkArgs, *const MergeArgs, u32, u32);
-    type Gather = unsafe extern "C" fn(*const BulkArgs, *const u8, *mut u8, u64, u32, u32);
     let packets: Symbol<'_, Packets> = symbol("shim_dcp_merge_packets");
     let bulk: Symbol<'_, Bulk> = symbol("shim_dcp_merge_bulk");
-    let gather: Symbol<'_, Gather> = symbol("shim_all_gather_bulk");
     const BLOCKS: u32 = 3;
     const SLOTS: u32 = 150;
     for ranks in [1usize, 2, 3, 8] {
@@ -361,13 +360,12 @@ fn exchanges_over_peer_memory_merge_what_all_ranks_sent() {
         }
         let epoch_addresses: Vec<u64> = epochs.iter_mut().map(|e| e.as_mut_ptr() as u64).collect();
         // Several calls after each other, of different sizes, without a barrier between.
-        for (call, rows) in [(0, 9usize), (1, 4), (2, 9), (3, 1), (4, 7)] {
+        for rows in [9usize, 4, 9, 1, 7] {
             let dim = 64;
             let results: Vec<_> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..ranks)
                     .map(|rank| {
-                        let (packets, bulk, gather, epoch) =
-                            (&packets, &bulk, &gather, epoch_addresses[rank]);
+                        let (packets, bulk, epoch) = (&packets, &bulk, epoch_addresses[rank]);
                         scope.spawn(move || {
                             let (parts, lses) = partial(rank, ranks, rows, dim);
                             let mut outs = vec![];
@@ -413,29 +411,6 @@ fn exchanges_over_peer_memory_merge_what_all_ranks_sent() {
                                     }
                                 }
                                 outs.push((out, lse));
-                                if way == 1 && call % 2 == 0 {
-                                    // A gather over the same staging, between merges.
-                                    let words = 5usize;
-                                    let send: Vec<u8> = (0..words * 16)
-                                        .map(|i| (rank * 31 + call * 7 + i) as u8)
-                                        .collect();
-                                    let mut recv = vec![0xffu8; ranks * words * 16];
-                                    // SAFETY: as above.
-                                    unsafe {
-                                        gather(
-                                            &raw const plain,
-                                            send.as_ptr(),
-                                            recv.as_mut_ptr(),
-                                            words as u64,
-                                            BLOCKS,
-                                            8,
-                                        )
-                                    };
-                                    for (i, b) in recv.iter().enumerate() {
-                                        let (from, at) = (i / (words * 16), i % (words * 16));
-                                        assert_eq!(*b, (from * 31 + call * 7 + at) as u8);
-                                    }
-                                }
                             }
                             outs
                         })
@@ -452,5 +427,73 @@ fn exchanges_over_peer_memory_merge_what_all_ranks_sent() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn lines_bring_every_word_of_every_rank() {
+    type Gather = unsafe extern "C" fn(*const PeerArgs, *const u64, *mut u64, u64, u32, u32);
+    let gather: Symbol<'_, Gather> = symbol("shim_all_gather_lines");
+    // Whole warps, so that every thread of the group votes; blocks with one line, with
+    // several rounds of lines, with a last line that is not full, and without any.
+    let grids = [
+        (1usize, 2, 32),
+        (14, 2, 32),
+        (15, 1, 32),
+        (16, 3, 64),
+        (400, 3, 32),
+        (76, 2, 64),
+    ];
+    for ranks in [1usize, 2, 3, 5] {
+        let slots = line_slots(LINE_BLOCKS as usize * 14 * 120);
+        let mut staging = vec![vec![0u128; line_staging_bytes(ranks, slots) / 16]; ranks];
+        let mut epochs = vec![vec![0u32; LINE_BLOCKS as usize]; ranks];
+        let mut addresses = [0u64; 8];
+        for (a, m) in addresses.iter_mut().zip(&mut staging) {
+            *a = m.as_mut_ptr() as u64;
+        }
+        let counters: Vec<u64> = epochs.iter_mut().map(|e| e.as_mut_ptr() as u64).collect();
+        let word = |rank: usize, call: usize, i: usize| {
+            u64::from_le_bytes(fill_word((rank * 97 + call) as u64, i as u64, KvType::Bf16))
+        };
+        std::thread::scope(|scope| {
+            for (rank, &counter) in counters.iter().enumerate() {
+                let gather = &gather;
+                scope.spawn(move || {
+                    let args = PeerArgs {
+                        staging: addresses,
+                        epoch: counter,
+                        rank: rank as u32,
+                        size: ranks as u32,
+                        max_blocks: LINE_BLOCKS,
+                        slots_per_block: slots,
+                    };
+                    // The calls follow each other without a barrier between ranks.
+                    for (call, (words, blocks, threads)) in grids.into_iter().enumerate() {
+                        let send: Vec<u64> = (0..words).map(|i| word(rank, call, i)).collect();
+                        let mut recv = vec![u64::MAX; ranks * words + 1];
+                        // SAFETY: the memory of all ranks outlives the threads and has room.
+                        unsafe {
+                            gather(
+                                &raw const args,
+                                send.as_ptr(),
+                                recv.as_mut_ptr(),
+                                words as u64,
+                                blocks,
+                                threads,
+                            );
+                        }
+                        assert_eq!(recv.pop(), Some(u64::MAX), "nothing is written behind it");
+                        for (i, got) in recv.into_iter().enumerate() {
+                            assert_eq!(
+                                got,
+                                word(i / words, call, i % words),
+                                "call {call}, word {i} of {words}, {ranks} ranks"
+                            );
+                        }
+                    }
+                });
+            }
+        });
     }
 }

@@ -88,7 +88,8 @@ pub fn predict(
     steps.fixed.exchanges = spec.here.tp > 1 || real.tp == 1;
     let merge = match spec.dcp_merge {
         RanMerge::ReduceScatter => DcpMerge::ReduceScatter,
-        RanMerge::AllToAll => DcpMerge::AllToAll,
+        // Exchanges over peer memory have no price of their own yet; the fallback's is an upper bound.
+        RanMerge::AllToAll | RanMerge::Peer => DcpMerge::AllToAll,
     };
     steps.fixed.dcp_gqa.0 = merge;
     steps.fixed.dcp_mla.0 = merge;

@@ -3,7 +3,9 @@
 use clap::{Args, ValueEnum};
 use parplan_executor::attention::{Gather, Kind, KvType, LATENT, Merge, ROPE, Shape};
 use parplan_executor::bench::Launch;
-use parplan_executor::jobs::{AttentionJob, AttentionResult, AttentionWay, Job, Work};
+use parplan_executor::jobs::{
+    AttentionJob, AttentionResult, AttentionWay, ExchangeSample, Job, Work,
+};
 use parplan_executor::symmetric::Registration;
 use parplan_executor::{Error, Result};
 
@@ -56,6 +58,10 @@ pub struct Attention {
     /// Ways to share the attention [default: all that the backend has].
     #[arg(long, value_enum, value_delimiter = ',')]
     merge: Vec<MergeName>,
+    /// Instead of attentions, only what ranks exchange around them, by every way in turns,
+    /// at each of these numbers of query tokens.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["batch", "query_tokens", "ragged"])]
+    exchanges: Vec<usize>,
     /// Only from a captured graph; short for --launch graph.
     #[arg(long)]
     graph: bool,
@@ -172,6 +178,17 @@ impl Attention {
                 )));
             }
         }
+        if let Some(tokens) = self.exchanges.iter().find(|t| !(1..=1 << 20).contains(*t)) {
+            return Err(unusable(format!(
+                "--exchanges {tokens}: it must be 1 to {} query tokens",
+                1 << 20
+            )));
+        }
+        if !self.exchanges.is_empty() && dcp == 1 {
+            return Err(unusable(
+                "--exchanges with one rank: there is nothing to exchange; --dcp 2 or more".into(),
+            ));
+        }
         if self.query_tokens > self.context {
             return Err(unusable(format!(
                 "--query-tokens {} of --context {}: the query tokens are part of the context",
@@ -204,6 +221,7 @@ impl Attention {
             shape,
             interleave: self.interleave,
             requests,
+            exchanges: self.exchanges.clone(),
             ways: ways.iter().map(|m| m.way()).collect(),
             launches: if self.graph {
                 vec![Launch::Graph]
@@ -240,6 +258,17 @@ pub fn print(r: &AttentionResult) {
         } => format!("GQA {heads}/{kv_heads} heads of {head_dim}"),
         Kind::Mla { heads } => format!("MLA {heads} heads, {LATENT} + {ROPE}"),
     };
+    if !r.exchanges.is_empty() {
+        println!(
+            "{}, {}; {shape}; {} ranks share the KV; exchanges by turns, times are medians",
+            r.device, r.library, r.ranks
+        );
+        exchanges(&r.exchanges);
+        for note in &r.notes {
+            println!("note: {note}");
+        }
+        return;
+    }
     println!(
         "{}, {}; {shape}, {} KV, pages of {}, {} requests; {}",
         r.device,
@@ -290,4 +319,29 @@ pub fn print(r: &AttentionResult) {
     for note in &r.notes {
         println!("note: {note}");
     }
+}
+
+/// What ranks exchange, and how long each way takes of the communicator's fastest.
+fn exchanges(samples: &[ExchangeSample]) {
+    println!(
+        "{:>7} {:>7} {:>13} {:>9} {:>9} {:>7} {:>9} {:>13}  relative error",
+        "tokens", "part", "way", "register", "us", "MAD", "p95", "of its best"
+    );
+    for s in samples {
+        println!(
+            "{:>7} {:>7} {:>13} {:>9} {:>9.2} {:>7.2} {:>9.2} {:>13}  {}",
+            s.tokens,
+            s.part.name(),
+            s.way.name(),
+            tables::registration(s.registration),
+            s.time.median_us,
+            s.time.mad_us,
+            s.time.p95_us,
+            s.of_communicator
+                .map_or("-".to_owned(), |c| format!("{:.1} %", 100.0 * c)),
+            s.relative_error
+                .map_or("not compared".to_owned(), |e| format!("{e:.1e}")),
+        );
+    }
+    println!("of its best: of the fastest way of the communicator at those tokens");
 }

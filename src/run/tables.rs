@@ -156,6 +156,17 @@ fn gather(r: &GatherResult) {
             m.kept_bytes
         );
     }
+    if let Some(first) = r.replays.first() {
+        println!(
+            "{} steps through one sum_len step of {} rows a DP rank, twice around ({}): every row right",
+            r.replays.len(),
+            first.bucket,
+            match first.launch {
+                Launch::Graph => "one captured graph",
+                Launch::Stream => "the same calls",
+            }
+        );
+    }
     if r.skipped > 0 {
         println!("{} steps without work: entered by no rank", r.skipped);
     }

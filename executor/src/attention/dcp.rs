@@ -7,36 +7,13 @@
 //! keeping its own heads. Outputs of the gathered heads lie in one part for each rank,
 //! `[ranks, tokens, heads, dim]`, so no exchange needs a transposition.
 
-use serde::{Deserialize, Serialize};
+use std::rc::Rc;
 
-use super::exchange::PeerExchange;
+use super::exchange::Peers;
+use super::share::{Gather, Group, Merge, Partial};
 use super::types::{Batch, Cache, Capacity, Parts, Queries, Workspace};
 use super::{Shape, Shard};
-use crate::{Buffer, Communicator, DType, Device, Error, ReduceOp, Result, View};
-
-/// How a rank comes to the queries of all ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Gather {
-    /// All-gather of the communicator.
-    Communicator,
-    /// One kernel over peer memory.
-    Peer,
-    /// Every rank computes the queries of all heads itself: `[tokens, all heads, dim]`.
-    Replicated,
-}
-
-/// How partial outputs become one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Merge {
-    /// All-gather of the LSEs, correction, reduce-scatter of the outputs in bf16.
-    AgRs,
-    /// All-to-all of outputs and LSEs, merge.
-    AllToAll,
-    /// One kernel over peer memory.
-    Peer,
-}
+use crate::{Buffer, Communicator, Device, Error, Result, View};
 
 /// The group's memory, for steps up to a capacity.
 pub struct DcpAttention {
@@ -46,22 +23,13 @@ pub struct DcpAttention {
     gather: Gather,
     merge: Merge,
     workspace: Workspace,
-    peers: Option<PeerExchange>,
+    peers: Option<Rc<dyn Peers>>,
     q: Buffer,
     parts: Buffer,
     lses: Buffer,
     // LSEs of all ranks, or what all ranks sent.
     all_lses: Buffer,
     received: Buffer,
-}
-
-/// The largest message that a peer exchange of this attention needs, for
-/// [`PeerExchange::connect`].
-#[must_use]
-pub fn largest_message(local: &Shape, capacity: Capacity) -> usize {
-    let rows = capacity.tokens * local.heads();
-    let merge = parplan_kernels::attention::bulk_bytes(rows, local.value_dim());
-    merge.max(rows * local.query_dim() * 2)
 }
 
 impl DcpAttention {
@@ -80,7 +48,7 @@ impl DcpAttention {
         capacity: Capacity,
         gather: Gather,
         merge: Merge,
-        peers: Option<PeerExchange>,
+        peers: Option<Rc<dyn Peers>>,
         alloc: &mut dyn FnMut(&str, usize) -> Result<Buffer>,
     ) -> Result<Self> {
         let wrong = |why: String| Error::Arguments {
@@ -102,11 +70,7 @@ impl DcpAttention {
             Gather::Replicated => 0,
             _ => shared(rows * all.query_dim() * 2),
         };
-        let (all_lses, received) = match merge {
-            Merge::AgRs => (rows * shard.size * 4, 0),
-            Merge::AllToAll => (rows * 4, rows * all.value_dim() * 2),
-            Merge::Peer => (0, 0),
-        };
+        let (all_lses, received) = merge.scratch(rows, all.value_dim(), shard.size);
         Ok(DcpAttention {
             q: alloc("gathered queries", q)?,
             parts: alloc("partial outputs", shared(rows * all.value_dim() * 2))?,
@@ -137,11 +101,11 @@ impl DcpAttention {
         device.plan_attention(&self.all, &self.shard, batch, &self.workspace)
     }
 
-    fn peers(&self) -> Result<&PeerExchange> {
-        self.peers.as_ref().ok_or_else(|| Error::Arguments {
-            op: "shared attention",
-            why: "no ranks are mapped".into(),
-        })
+    fn group<'a>(&'a self, comm: &'a mut dyn Communicator) -> Group<'a> {
+        Group {
+            comm,
+            peers: self.peers.as_deref(),
+        }
     }
 
     fn rows(&self, batch: &Batch) -> usize {
@@ -160,10 +124,7 @@ impl DcpAttention {
         let all = self
             .q
             .view(0, self.rows(batch) * self.all.query_dim() * 2)?;
-        match self.gather {
-            Gather::Peer => self.peers()?.all_gather(q, &all),
-            _ => comm.all_gather(q, &all),
-        }
+        self.group(comm).gather(self.gather, q, &all)
     }
 
     /// Attends with the gathered queries to the KV on this rank. `q` is what
@@ -234,24 +195,18 @@ impl DcpAttention {
             return Ok(());
         }
         let (rows, dim) = (self.rows(batch), self.all.value_dim());
-        let parts = self.parts.view(0, rows * dim * 2)?;
-        let lses = self.lses.view(0, rows * 4)?;
-        match self.merge {
-            Merge::AgRs => {
-                let all = self.all_lses.view(0, size * rows * 4)?;
-                comm.all_gather(&lses, &all)?;
-                device.correct_rank(&parts, &all, self.shard.rank, size, dim, lse)?;
-                comm.reduce_scatter(&parts, out, DType::Bf16, ReduceOp::Sum)
-            }
-            Merge::AllToAll => {
-                let all = self.all_lses.view(0, rows * 4)?;
-                let received = self.received.view(0, rows * dim * 2)?;
-                comm.all_to_all(&lses, &all)?;
-                comm.all_to_all(&parts, &received)?;
-                device.merge_ranks(&received, &all, size, dim, out, lse)
-            }
-            Merge::Peer => self.peers()?.merge(&parts, &lses, dim, out, lse),
-        }
+        let (all_lses, received) = self.merge.scratch(rows, dim, size);
+        let partial = Partial {
+            parts: self.parts.view(0, rows * dim * 2)?,
+            lses: self.lses.view(0, rows * 4)?,
+            scratch: (
+                self.all_lses.view(0, all_lses)?,
+                self.received.view(0, received)?,
+            ),
+        };
+        let shard = &self.shard;
+        self.group(comm)
+            .merge(device, self.merge, shard, &partial, dim, (out, lse))
     }
 
     /// Gather, attention and merge. `batch` must have been planned.

@@ -5,26 +5,46 @@
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    ALL_GATHER_BULK, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, MERGE_BULK, MERGE_PACKETS, MergeArgs,
-    PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, packet_blocks, packet_threads,
+    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, MERGE_BULK,
+    MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid, line_slots,
+    line_staging_bytes, packet_blocks,
 };
-use parplan_kernels::peer::{MAX_RANKS, Operation, PeerArgs, WORD, staging_bytes};
+use parplan_kernels::peer::{MAX_RANKS, PeerArgs, WORD, staging_bytes};
 
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Argument, Gpu, Grid};
 use crate::peer::PeerMemory;
 use crate::{Buffer, Communicator, Device, Error, Result, View};
 
-/// Bytes from each rank up to which packets are used: they carry a flag with every word,
-/// which saves a fence and costs half the bandwidth. Of queries, that are only stored:
-pub const GATHER_PACKET_BYTES: usize = 512 * 1024;
-/// And of outputs, that are merged as they come.
+/// Bytes of outputs from each rank up to which they are merged from packets, which carry a
+/// flag with every word: that saves a fence and costs half the bandwidth.
 pub const MERGE_PACKET_BYTES: usize = 128 * 1024;
+
+/// What ranks that share a cache exchange over memory that they map from each other. All
+/// of them make the same calls in the same order.
+pub trait Peers {
+    /// Whether there is room for so many bytes from each rank to each other.
+    fn holds(&self, bytes: usize) -> bool;
+
+    /// Every rank's `send` in every rank's `recv`, in rank order.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] for sizes that are no multiple of 8 or too large, [`Error::Cuda`].
+    fn all_gather(&self, send: &View, recv: &View) -> Result<()>;
+
+    /// Sends part r of `parts` and `lses` to rank r and merges what all ranks sent here:
+    /// `out` `[rows, dim]` in bf16 and `lse` `[rows]` in f32.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] for views that are no such shapes or too large, [`Error::Cuda`].
+    fn merge(&self, parts: &View, lses: &View, dim: usize, out: &View, lse: &View) -> Result<()>;
+}
 
 /// What ranks exchange around a shared attention, over peer memory.
 pub struct PeerExchange {
     gpu: Arc<Gpu>,
     packets: PeerArgs,
+    lines: PeerArgs,
     bulk: BulkArgs,
     _memory: PeerMemory,
     _epochs: Buffer,
@@ -44,21 +64,18 @@ impl PeerExchange {
     ) -> Result<std::result::Result<Self, String>> {
         let (rank, size) = (control.rank(), control.size());
         let kernels = gpu.kernels()?;
-        for name in [
-            Operation::AllGather.kernel(),
-            MERGE_PACKETS,
-            MERGE_BULK,
-            ALL_GATHER_BULK,
-        ] {
+        for name in [MERGE_PACKETS, MERGE_BULK, ALL_GATHER_LINES] {
             kernels.prepare(gpu, name, 0)?;
         }
         let stride = most.next_multiple_of(16);
         let packet_bytes = staging_bytes(size, PACKET_BLOCKS, PACKET_SLOTS);
-        let flags_at = packet_bytes + 2 * size * stride;
+        let slots = line_slots(most);
+        let bulk_at = packet_bytes + line_staging_bytes(size, slots);
+        let flags_at = bulk_at + 2 * size * stride;
         let flag_bytes = size * BULK_BLOCKS as usize * 4;
         let epochs = gpu.alloc(
             "exchange call counters",
-            (PACKET_BLOCKS + BULK_BLOCKS) as usize * 4,
+            (PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS) as usize * 4,
         )?;
         gpu.fill(&epochs.all(), 0)?;
         let memory = PeerMemory::connect(gpu, control, "exchange staging", flags_at + flag_bytes)?;
@@ -73,18 +90,26 @@ impl PeerExchange {
             }
             addresses
         };
+        let epoch = epochs.all().address()?;
         let packets = PeerArgs {
             staging: memory.addresses,
-            epoch: epochs.all().address()?,
+            epoch,
             rank: rank as u32,
             size: size as u32,
             max_blocks: PACKET_BLOCKS,
             slots_per_block: PACKET_SLOTS,
         };
-        let bulk = BulkArgs {
+        let lines = PeerArgs {
             staging: behind(packet_bytes),
+            epoch: epoch + u64::from(PACKET_BLOCKS) * 4,
+            max_blocks: LINE_BLOCKS,
+            slots_per_block: slots,
+            ..packets
+        };
+        let bulk = BulkArgs {
+            staging: behind(bulk_at),
             flags: behind(flags_at),
-            epoch: epochs.all().address()? + u64::from(PACKET_BLOCKS) * 4,
+            epoch: epoch + u64::from(PACKET_BLOCKS + LINE_BLOCKS) * 4,
             stride: stride as u64,
             rank: rank as u32,
             size: size as u32,
@@ -92,6 +117,7 @@ impl PeerExchange {
         Ok(Ok(PeerExchange {
             gpu: Arc::clone(gpu),
             packets,
+            lines,
             bulk,
             _memory: memory,
             _epochs: epochs,
@@ -110,60 +136,52 @@ impl PeerExchange {
             ),
         })
     }
+}
 
-    /// Every rank's `send` in every rank's `recv`, in rank order.
-    ///
-    /// # Errors
-    /// [`Error::Arguments`] for sizes that are no multiple of 16 or too large, [`Error::Cuda`].
-    pub fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
+impl Peers for PeerExchange {
+    fn holds(&self, bytes: usize) -> bool {
+        bytes as u64 <= self.bulk.stride
+    }
+
+    fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
         crate::comm::check::all_gather(self.bulk.size as usize, send.len(), recv.len())?;
         self.fits(send.len())?;
-        if !send.len().is_multiple_of(16) {
+        if !send.len().is_multiple_of(WORD) {
             return Err(Error::Arguments {
                 op: "peer exchange",
-                why: format!("{} bytes, they must be a multiple of 16", send.len()),
+                why: format!("{} bytes, they must be a multiple of {WORD}", send.len()),
             });
         }
+        if send.is_empty() {
+            return Ok(());
+        }
         let words = send.len() / WORD;
-        let (name, grid, first, count) = if send.len() <= GATHER_PACKET_BYTES {
-            let threads = packet_threads(words);
-            let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
-            let grid = Grid::linear(blocks, threads);
-            let kernel = Operation::AllGather.kernel();
-            (kernel, grid, Argument::Peer(self.packets), words)
-        } else {
-            let grid = Grid::linear(BULK_BLOCKS, EXCHANGE_THREADS);
-            (ALL_GATHER_BULK, grid, Argument::Bulk(self.bulk), words / 2)
-        };
+        let slots = self.lines.slots_per_block;
+        // What fits the staging fits its lines: both were made for the same message.
+        let (blocks, threads) = line_grid(words, slots).ok_or_else(|| Error::Arguments {
+            op: "peer exchange",
+            why: format!("{words} words do not fit {slots} slots of a block"),
+        })?;
         let arguments = [
-            first,
+            Argument::Peer(self.lines),
             Argument::Address(send.address()?),
             Argument::Address(recv.address()?),
-            Argument::U64(count as u64),
+            Argument::U64(words as u64),
         ];
         self.gpu.bind()?;
         // SAFETY: the views hold what was checked, and the staging memory of all ranks
         // has room for it.
         unsafe {
-            self.gpu
-                .kernels()?
-                .launch(&self.gpu, name, grid, &arguments)
+            self.gpu.kernels()?.launch(
+                &self.gpu,
+                ALL_GATHER_LINES,
+                Grid::linear(blocks, threads),
+                &arguments,
+            )
         }
     }
 
-    /// Sends part r of `parts` and `lses` to rank r and merges what all ranks sent here:
-    /// `out` `[rows, dim]` in bf16 and `lse` `[rows]` in f32.
-    ///
-    /// # Errors
-    /// [`Error::Arguments`] for views that are no such shapes or too large, [`Error::Cuda`].
-    pub fn merge(
-        &self,
-        parts: &View,
-        lses: &View,
-        dim: usize,
-        out: &View,
-        lse: &View,
-    ) -> Result<()> {
+    fn merge(&self, parts: &View, lses: &View, dim: usize, out: &View, lse: &View) -> Result<()> {
         let size = self.bulk.size as usize;
         let rows = lse.len() / 4;
         super::types::check_merge(parts, lses, out, lse, dim, size)?;

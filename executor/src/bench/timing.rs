@@ -135,7 +135,43 @@ impl Timer {
         Ok((self.over_ranks(control, &micros)?, names))
     }
 
-    fn captured(
+    /// Times operations by turns, a repeat of each after a repeat of the one before, so
+    /// that a drifting clock or a busy machine meets all alike. `run` runs one of `lanes`
+    /// and says how many operations that were. All ranks call this.
+    ///
+    /// # Errors
+    /// Errors of the operations and the control plane.
+    pub fn by_turns(
+        &self,
+        control: &mut CpuCommunicator,
+        lanes: usize,
+        mut run: impl FnMut(usize) -> Result<usize>,
+        mut finish: impl FnMut() -> Result<()>,
+    ) -> Result<Vec<Stats>> {
+        let mut micros = vec![Vec::with_capacity(self.repeats); lanes];
+        for _ in 0..self.repeats.max(1) {
+            for (lane, micros) in micros.iter_mut().enumerate() {
+                start_together(control, head_start(false))?;
+                // Untimed: after a wait the first launches find cold caches.
+                run(lane)?;
+                finish()?;
+                let start = Instant::now();
+                let done = run(lane)?;
+                finish()?;
+                micros.push(start.elapsed().as_secs_f64() * 1e6 / done.max(1) as f64);
+            }
+        }
+        micros
+            .iter()
+            .map(|mine| self.over_ranks(control, mine))
+            .collect()
+    }
+
+    /// A graph of `iterations` operations, launched once, and the names of its kernels.
+    ///
+    /// # Errors
+    /// Errors of the operation and the GPU.
+    pub fn captured(
         &self,
         gpu: &Arc<Gpu>,
         operation: &mut impl FnMut() -> Result<()>,

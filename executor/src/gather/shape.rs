@@ -144,6 +144,28 @@ impl StepShape {
         })
     }
 
+    /// The shape of `tokens[r]` rows on DP rank r in a graph that was captured for
+    /// sum_len: its buffers have `bucket` rows a DP rank whatever the counts, and the
+    /// counts and offsets, which lie in device memory, change from replay to replay
+    /// (`DpExchange::write_places`). Rows past the last are zeros of the all-reduce.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`] as [`new`](Self::new), and when a count exceeds the bucket.
+    pub fn in_sum_len_graph(layout: DpLayout, tokens: &[usize], bucket: usize) -> Result<Self> {
+        let mut shape = Self::new(layout, tokens, None, &|_| Mode::SumLen)?;
+        let longest = shape.local.iter().copied().max().unwrap_or(0);
+        if bucket < longest {
+            return Err(Error::Arguments {
+                op: "DP gather",
+                why: format!(
+                    "a sum_len graph of {bucket} rows a DP rank cannot run {longest}: it must have at least as many"
+                ),
+            });
+        }
+        shape.global = bucket * layout.attn_dp;
+        Ok(shape)
+    }
+
     /// Whether any rank has work. When none has, no rank enters the step's collectives;
     /// when one has, all do, the idle ones with padding only.
     #[must_use]
@@ -184,6 +206,27 @@ mod tests {
         );
         let graph = StepShape::new(layout, &[3, 5], Some(16), &rule).unwrap();
         assert_eq!((graph.mode, graph.global), (Mode::MaxLen, 32));
+    }
+
+    #[test]
+    fn a_sum_len_graph_keeps_its_size_while_counts_change() {
+        let layout = DpLayout::new(4, 4).unwrap();
+        for (tokens, offsets) in [
+            ([3, 0, 8, 2], [0, 3, 3, 11]),
+            ([8, 8, 8, 8], [0, 8, 16, 24]),
+        ] {
+            let shape = StepShape::in_sum_len_graph(layout, &tokens, 8).unwrap();
+            assert_eq!(
+                (shape.mode, shape.offsets, shape.global),
+                (Mode::SumLen, offsets.to_vec(), 32)
+            );
+        }
+        assert_eq!(
+            StepShape::in_sum_len_graph(layout, &[3, 0, 9, 2], 8)
+                .unwrap_err()
+                .to_string(),
+            "DP gather: a sum_len graph of 8 rows a DP rank cannot run 9: it must have at least as many"
+        );
     }
 
     #[test]

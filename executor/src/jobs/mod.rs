@@ -11,14 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use attention::{
-    AttentionJob, AttentionPart, AttentionResult, AttentionSample, Way as AttentionWay,
+    AttentionJob, AttentionPart, AttentionResult, AttentionSample, ExchangeSample,
+    Way as AttentionWay,
 };
 pub(crate) use collectives::{Buffers, Point};
 pub use collectives::{
     CollectivesJob, CollectivesResult, Implementation, RegistrationCosts, Sample,
 };
 pub use context::{Backend, Context, Limits, Listener};
-pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample};
+pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample, ReplaySample};
 pub use stack::{
     BF16_TOLERANCE, FP8_TOLERANCE, GraphBytes, MemoryKind, Part, StackJob, StackResult, StackStep,
     StackTiming,

@@ -146,10 +146,10 @@ impl ProbesJob {
         counts.dedup();
         let mut out = BTreeMap::new();
         for ranks in counts {
-            let Some(mut own) = context.first_ranks(ranks as usize)? else {
+            let Some(own) = context.first_ranks(ranks as usize)? else {
                 continue;
             };
-            let bench = Bench::new(&mut own, self.largest(), self.cublas_path.clone())?;
+            let bench = Bench::new(&own, self.largest(), self.cublas_path.clone())?;
             out.insert(ranks, (own, bench));
         }
         Ok(out)

@@ -1,7 +1,10 @@
 //! The groups of ranks that a stack communicates in.
 
+use std::rc::Rc;
+
 use super::compute::Compute;
 use super::spec::{ExpertPath, StackSpec};
+use crate::attention;
 use crate::gather::{DpExchange, DpLayout};
 use crate::{Communicator, DType, ReduceOp, Result, View};
 
@@ -13,6 +16,8 @@ pub struct Groups {
     exchange: Option<DpExchange>,
     attn_tp: Option<Box<dyn Communicator>>,
     dcp: Option<Box<dyn Communicator>>,
+    /// Memory of the DCP group's ranks, where they map it from each other.
+    peers: Option<Rc<dyn attention::Peers>>,
 }
 
 impl Groups {
@@ -50,6 +55,7 @@ impl Groups {
             exchange,
             attn_tp,
             dcp,
+            peers: None,
         })
     }
 
@@ -59,8 +65,18 @@ impl Groups {
     }
 
     /// The ranks that share a request's cache, where there are several.
-    pub fn dcp(&mut self) -> Option<&mut Box<dyn Communicator>> {
-        self.dcp.as_mut()
+    pub fn dcp(&mut self) -> Option<attention::Group<'_>> {
+        let comm = self.dcp.as_mut()?.as_mut();
+        Some(attention::Group {
+            comm,
+            peers: self.peers.as_deref(),
+        })
+    }
+
+    /// Lets the ranks that share a cache exchange over memory that they map from each
+    /// other, see [`DcpMerge::Peer`](super::DcpMerge::Peer). Before anything is captured.
+    pub fn share_memory(&mut self, peers: Rc<dyn attention::Peers>) {
+        self.peers = Some(peers);
     }
 
     /// The ranks that split a request's heads, where there are several.

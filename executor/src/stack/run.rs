@@ -10,11 +10,11 @@ use super::groups::{Groups, Over, Path};
 use super::memory::Work;
 use super::op::Op;
 use super::place::{BlockShape, MixerShape, Place};
-use super::spec::{DcpMerge, Phase, StackSpec};
+use super::spec::{Phase, StackSpec};
 use super::weights::{Layer, MixerWeights};
 use crate::attention;
 use crate::gather::StepShape;
-use crate::{Buffer, DType, Error, ReduceOp, Result, View};
+use crate::{Buffer, Error, Result, View};
 
 /// Told which kind of work comes next.
 pub trait Marks {
@@ -134,6 +134,20 @@ impl Stack {
             Some(delta) => step.device.add_bf16(&residual, &delta),
             None => Ok(()),
         }
+    }
+
+    /// Bytes of the largest message that a rank sends another around attention, for steps
+    /// of so many local rows, where ranks share a cache.
+    #[must_use]
+    pub fn dcp_message(&self, rows: usize) -> usize {
+        self.layers
+            .iter()
+            .map(|l| {
+                let rows = rows * l.mixer.heads();
+                attention::message_bytes(rows, l.mixer.qk_dim(), l.mixer.out_dim())
+            })
+            .max()
+            .unwrap_or(0)
     }
 
     /// The residual stream after a step of `rows` local rows.
@@ -453,7 +467,10 @@ impl At<'_> {
             let own = n * heads * qk * 2;
             q = work.get(device, "queries of the DCP group", own * ranks)?;
             match step.groups.dcp() {
-                Some(group) => group.all_gather(query, &q)?,
+                Some(mut group) => {
+                    let way = group.gather_way(self.spec.dcp_merge.ways().0, own);
+                    group.gather(way, query, &q)?;
+                }
                 None => {
                     for r in 0..ranks {
                         device.copy(&q.sub(r * own, own)?, query)?;
@@ -502,7 +519,7 @@ impl At<'_> {
         let merged = work.get(device, "merged outputs", own)?;
         let rank = self.place.dcp;
         let merged_lse = work.get(device, "merged LSE", n * heads * 4)?;
-        let Some(group) = step.groups.dcp() else {
+        let Some(mut group) = step.groups.dcp() else {
             // One rank of the group is at hand: the correction runs as it would, and its
             // own part stands for the sum.
             let all = work.get(device, "LSE of the DCP group", lse.len() * ranks)?;
@@ -513,21 +530,19 @@ impl At<'_> {
             device.copy(&merged, &out.sub(rank * own, own)?)?;
             return Ok(merged);
         };
-        match self.spec.dcp_merge {
-            DcpMerge::ReduceScatter => {
-                let all = work.get(device, "LSE of the DCP group", lse.len() * ranks)?;
-                group.all_gather(lse, &all)?;
-                device.correct_rank(out, &all, rank, ranks, dim, &merged_lse)?;
-                group.reduce_scatter(out, &merged, DType::Bf16, ReduceOp::Sum)?;
-            }
-            DcpMerge::AllToAll => {
-                let theirs = work.get(device, "outputs of the DCP group", own * ranks)?;
-                let lses = work.get(device, "LSE of the DCP group", lse.len())?;
-                group.all_to_all(out, &theirs)?;
-                group.all_to_all(lse, &lses)?;
-                device.merge_ranks(&theirs, &lses, ranks, dim, &merged, &merged_lse)?;
-            }
-        }
+        let rows = n * heads;
+        let way = group.merge_way(self.spec.dcp_merge.ways().1, rows, dim);
+        let (lses, outputs) = way.scratch(rows * ranks, dim, ranks);
+        let partial = attention::Partial {
+            parts: out.clone(),
+            lses: lse.clone(),
+            scratch: (
+                work.get(device, "LSE of the DCP group", lses)?,
+                work.get(device, "outputs of the DCP group", outputs)?,
+            ),
+        };
+        let shard = &step.attention.shard;
+        group.merge(device, way, shard, &partial, dim, (&merged, &merged_lse))?;
         Ok(merged)
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::attention::{Gather, Merge};
 use crate::gather::Mode;
 use crate::{Error, Result};
 
@@ -180,6 +181,21 @@ pub enum DcpMerge {
     ReduceScatter,
     /// One all-to-all of outputs and LSE, merged where they arrive.
     AllToAll,
+    /// Queries and outputs over memory that the ranks map from each other, by one kernel
+    /// each. What does not fit it, and ranks without it, take [`DcpMerge::AllToAll`].
+    Peer,
+}
+
+impl DcpMerge {
+    /// What is run before the attention and after it.
+    #[must_use]
+    pub fn ways(self) -> (Gather, Merge) {
+        match self {
+            DcpMerge::ReduceScatter => (Gather::Communicator, Merge::AgRs),
+            DcpMerge::AllToAll => (Gather::Communicator, Merge::AllToAll),
+            DcpMerge::Peer => (Gather::Peer, Merge::Peer),
+        }
+    }
 }
 
 /// A stack of decoder layers, and the ranks that run it.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::op::Op;
 use super::run::Marks;
-use crate::Result;
 use crate::cuda::{Event, Gpu, Record};
+use crate::{Device, Result};
 
 /// Microseconds over the repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,25 +155,55 @@ impl Marks for Timeline {
     }
 }
 
-/// Microseconds between two event nodes of a graph with nothing between them.
+/// Microseconds that an event node between two kernels adds to a graph: the same chain of
+/// kernels of a few microseconds is replayed with a mark around each and without, by turns.
+/// The node's own time is in there, and that the next kernel is not made ready beside the
+/// one before.
 ///
 /// # Errors
 /// A device error.
 pub fn graph_mark_us(gpu: &Arc<Gpu>) -> Result<f64> {
-    const MARKS: usize = 64;
-    let events = (0..MARKS)
+    const KERNELS: usize = 64;
+    const BYTES: usize = 1 << 20;
+    const REPEATS: usize = 15;
+    let from = gpu.alloc("calibration of marks", 2 * BYTES)?;
+    gpu.fill(&from.all(), 0)?;
+    let (a, b) = (from.view(0, BYTES)?, from.view(BYTES, BYTES)?);
+    let events = (0..=KERNELS)
         .map(|_| gpu.new_event())
         .collect::<Result<Vec<_>>>()?;
-    let graph = gpu.capture(|| events.iter().try_for_each(|e| e.record(gpu, Record::Node)))?;
-    let mut all = Vec::new();
-    for _ in 0..5 {
-        graph.launch()?;
-        gpu.wait(None)?;
-        for pair in events.windows(2) {
-            all.push(pair[0].micros_until(&pair[1])?);
+    // Each reads what the one before wrote.
+    let kernel = |i: usize| match i % 2 {
+        0 => gpu.scale_bf16(&b, &a, 1.0),
+        _ => gpu.scale_bf16(&a, &b, 1.0),
+    };
+    kernel(0)?;
+    gpu.wait(None)?;
+    let plain = gpu.capture(|| (0..KERNELS).try_for_each(kernel))?;
+    let marked = gpu.capture(|| {
+        for (i, event) in events.iter().enumerate() {
+            event.record(gpu, Record::Node)?;
+            if i < KERNELS {
+                kernel(i)?;
+            }
+        }
+        Ok(())
+    })?;
+    let mut times = [Vec::new(), Vec::new()];
+    for repeat in 0..=REPEATS {
+        for (graph, times) in [&plain, &marked].into_iter().zip(&mut times) {
+            let start = gpu.event()?;
+            graph.launch()?;
+            let end = gpu.event()?;
+            gpu.wait(None)?;
+            // The first launch of a graph is slower.
+            if repeat > 0 {
+                times.push(start.micros_until(&end)?);
+            }
         }
     }
-    Ok(Quantiles::of(&all).median_us)
+    let [plain, marked] = times.map(|t| Quantiles::of(&t).median_us);
+    Ok(((marked - plain) / events.len() as f64).max(0.0))
 }
 
 #[cfg(test)]

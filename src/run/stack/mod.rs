@@ -123,6 +123,8 @@ enum DcpMergeName {
     AgRs,
     /// One all-to-all of outputs and LSE.
     A2a,
+    /// Queries and merge by one kernel each over peer memory; a2a where there is none.
+    Fused,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -186,6 +188,7 @@ impl Stack {
             dcp_merge: match self.dcp_merge {
                 DcpMergeName::AgRs => DcpMerge::ReduceScatter,
                 DcpMergeName::A2a => DcpMerge::AllToAll,
+                DcpMergeName::Fused => DcpMerge::Peer,
             },
             all_to_all: self.all_to_all,
             seed: self.seed,

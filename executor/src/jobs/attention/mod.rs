@@ -1,16 +1,22 @@
 //! Attention of one rank or of ranks that share the KV: checked, then timed as a whole
 //! and in its parts.
 
+mod exchanges;
 mod inputs;
 mod result;
 
+use std::rc::Rc;
+
 use serde::{Deserialize, Serialize};
 
+pub use exchanges::ExchangeSample;
 use inputs::Inputs;
 pub use result::{AttentionPart, AttentionResult, AttentionSample};
 
 use super::Context;
-use crate::attention::{DcpAttention, Gather, Merge, PeerExchange, Shape, Shard, largest_message};
+use crate::attention::{
+    DcpAttention, Gather, Merge, PeerExchange, Peers, Shape, Shard, message_bytes,
+};
 use crate::bench::{Launch, Timer};
 use crate::comm::CpuCommunicator;
 use crate::cuda::Gpu;
@@ -52,14 +58,8 @@ impl Way {
     /// The nearest way without peer memory.
     fn without_peers(self) -> Self {
         Way {
-            gather: match self.gather {
-                Gather::Peer => Gather::Communicator,
-                other => other,
-            },
-            merge: match self.merge {
-                Merge::Peer => Merge::AllToAll,
-                other => other,
-            },
+            gather: self.gather.without_peers(),
+            merge: self.merge.without_peers(),
         }
     }
 }
@@ -73,6 +73,10 @@ pub struct AttentionJob {
     pub interleave: usize,
     /// KV tokens and query tokens of each request.
     pub requests: Vec<(usize, usize)>,
+    /// Instead of attentions, their gathers and merges alone, by all ways in turns, at each
+    /// of these numbers of query tokens with the longest of the requests' KV. None: attentions.
+    #[serde(default)]
+    pub exchanges: Vec<usize>,
     /// Ways of sharing; with one rank the first alone counts.
     pub ways: Vec<Way>,
     /// Launch modes, on GPUs.
@@ -86,6 +90,9 @@ pub struct AttentionJob {
     /// Names the inputs.
     pub seed: u64,
 }
+
+/// A way that can be run here, and the peers that it needs.
+type Settled = (Way, Option<Rc<dyn Peers>>);
 
 /// The memory of one way: what is timed.
 struct Prepared {
@@ -149,6 +156,17 @@ impl AttentionJob {
                 .transpose()?,
             ..AttentionResult::default()
         };
+        if !self.exchanges.is_empty() {
+            if world == 1 {
+                return Err(Error::Unusable(
+                    "exchanges of 1 rank: there is nothing to gather or to merge, at least 2 ranks must share the KV".into(),
+                ));
+            }
+            for &tokens in &self.exchanges {
+                self.exchanges_at(tokens, &mut hands, shard, &mut result)?;
+            }
+            return Ok(result);
+        }
         let inputs = Inputs::new(hands.device, hands.gpu.is_some(), self, shard)?;
         result.kv_bytes = inputs.kv_bytes;
         for &wanted in self
@@ -156,21 +174,12 @@ impl AttentionJob {
             .iter()
             .take(if world == 1 { 1 } else { usize::MAX })
         {
-            let Some((way, mut peers)) = self.settle(wanted, &mut hands, &inputs, &mut result)?
-            else {
+            let Some((way, peers)) = self.settle(wanted, &mut hands, &inputs, &mut result)? else {
                 continue;
             };
-            let registrations = match &hands.nccl {
-                Some(_) if way.needs_communicator() && world > 1 => self.registrations.clone(),
-                _ => vec![Registration::None],
-            };
-            for registration in registrations {
-                // Peers are mapped once; the last user keeps them.
-                let with = match peers.take() {
-                    None if way.needs_peers() && world > 1 => self.map(&mut hands, &inputs)?.ok(),
-                    some => some,
-                };
-                let prepared = self.prepare(&mut hands, &inputs, way, registration, with)?;
+            for registration in self.registrations_of(way, &hands) {
+                let prepared =
+                    self.prepare(&mut hands, &inputs, way, registration, peers.clone())?;
                 let error = self.first(&mut hands, &inputs, &prepared)?;
                 result.kernel = prepared.dcp.workspace().kernel().to_owned();
                 for &launch in &self.launches {
@@ -193,6 +202,14 @@ impl AttentionJob {
         Ok(result)
     }
 
+    /// Registrations that make a difference to a way.
+    fn registrations_of(&self, way: Way, hands: &Hands<'_>) -> Vec<Registration> {
+        match &hands.nccl {
+            Some(nccl) if way.needs_communicator() && nccl.size() > 1 => self.registrations.clone(),
+            _ => vec![Registration::None],
+        }
+    }
+
     /// The way that can be run, with peers if it needs them; notes say what was changed.
     fn settle(
         &self,
@@ -200,7 +217,7 @@ impl AttentionJob {
         hands: &mut Hands<'_>,
         inputs: &Inputs,
         result: &mut AttentionResult,
-    ) -> Result<Option<(Way, Option<PeerExchange>)>> {
+    ) -> Result<Option<Settled>> {
         if inputs.shard.size == 1 {
             return Ok(Some((way, None)));
         }
@@ -242,13 +259,15 @@ impl AttentionJob {
         &self,
         hands: &mut Hands<'_>,
         inputs: &Inputs,
-    ) -> Result<std::result::Result<PeerExchange, String>> {
+    ) -> Result<std::result::Result<Rc<dyn Peers>, String>> {
         match hands.gpu {
-            Some(gpu) => PeerExchange::connect(
-                gpu,
-                hands.control,
-                largest_message(&inputs.local, inputs.capacity),
-            ),
+            Some(gpu) => {
+                let (local, tokens) = (&inputs.local, inputs.capacity.tokens);
+                let rows = tokens * local.heads();
+                let most = message_bytes(rows, local.query_dim(), local.value_dim());
+                let exchange = PeerExchange::connect(gpu, hands.control, most)?;
+                Ok(exchange.map(|e| Rc::new(e) as Rc<dyn Peers>))
+            }
             None => Ok(Err("it needs GPUs".into())),
         }
     }
@@ -259,7 +278,7 @@ impl AttentionJob {
         inputs: &Inputs,
         way: Way,
         registration: Registration,
-        peers: Option<PeerExchange>,
+        peers: Option<Rc<dyn Peers>>,
     ) -> Result<Prepared> {
         let mut pool = match (&hands.nccl, registration) {
             (None, _) | (_, Registration::None) => None,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AttentionJob, Way};
+use super::{AttentionJob, ExchangeSample, Way};
 use crate::attention::{Kind, KvType, Shape};
 use crate::bench::{Launch, Stats};
 use crate::symmetric::Registration;
@@ -97,6 +97,9 @@ pub struct AttentionResult {
     pub read_ceiling_gb_s: Option<f64>,
     /// Points.
     pub samples: Vec<AttentionSample>,
+    /// Gathers and merges by turns, where they were asked for.
+    #[serde(default)]
+    pub exchanges: Vec<ExchangeSample>,
     /// What was left out or changed, and why.
     pub notes: Vec<String>,
 }
@@ -113,6 +116,7 @@ impl Default for AttentionResult {
             kv_bytes: 0,
             read_ceiling_gb_s: None,
             samples: Vec::new(),
+            exchanges: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -143,7 +143,9 @@ impl CollectivesJob {
         took: f64,
     ) -> Result<RegistrationCosts> {
         const LOOKUPS: u32 = 100_000;
-        let view = buffers.recv.view(64, 64)?;
+        // Inside the buffer, where it is large enough for that.
+        let at = buffers.recv.len().min(128) / 2;
+        let view = buffers.recv.view(at, buffers.recv.len().min(128) - at)?;
         let start = Instant::now();
         for _ in 0..LOOKUPS {
             if std::hint::black_box(pool.registration(std::hint::black_box(&view))?)
@@ -192,8 +194,26 @@ impl CollectivesJob {
         } else {
             vec![Launch::Stream]
         };
+        let n = context.identity.world;
         for &collective in &self.collectives {
             for &bytes in &self.bytes {
+                let out_of_place = Point {
+                    collective,
+                    bytes,
+                    in_place: false,
+                    dtype: self.dtype,
+                    checked: self.check,
+                };
+                if collective == Collective::Barrier && bytes != self.bytes[0] {
+                    continue;
+                }
+                if out_of_place.unit(n) == 0 && collective != Collective::Barrier {
+                    result.notes.push(format!(
+                        "{} of {bytes} bytes: less than one element for each of {n} ranks",
+                        collective.name()
+                    ));
+                    continue;
+                }
                 let places: &[bool] = if collective.has_in_place() {
                     &[false, true]
                 } else {
@@ -201,23 +221,9 @@ impl CollectivesJob {
                 };
                 for &in_place in places {
                     let point = Point {
-                        collective,
-                        bytes,
                         in_place,
-                        dtype: self.dtype,
-                        checked: self.check,
+                        ..out_of_place
                     };
-                    let n = context.identity.world;
-                    if collective == Collective::Barrier && bytes != self.bytes[0] {
-                        continue;
-                    }
-                    if point.unit(n) == 0 && collective != Collective::Barrier {
-                        result.notes.push(format!(
-                            "{} of {bytes} bytes: less than one element for each of {n} ranks",
-                            collective.name()
-                        ));
-                        continue;
-                    }
                     let calls = point.views(context.identity.rank, n, buffers)?;
                     let (comm, device, _) = context.parts();
                     if self.check {

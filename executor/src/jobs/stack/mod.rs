@@ -4,18 +4,20 @@
 mod result;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
 use super::Context;
+use crate::attention::PeerExchange;
 use crate::bench::Launch;
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Graph, Record};
 use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, CudaCompute, Distance, Op, Phase, Prepared, Quantiles, Runner, StackSpec,
-    StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
+    Breakdown, Compute, CudaCompute, DcpMerge, Distance, Op, Phase, Prepared, Quantiles, Runner,
+    StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
@@ -57,6 +59,10 @@ pub const BF16_TOLERANCE: f64 = 1e-2;
 /// The same where weights or cache are fp8: e4m3 keeps 4 significant bits, a relative
 /// error of up to 1/16 a value and about 1/40 on average.
 pub const FP8_TOLERANCE: f64 = 8e-2;
+
+/// Bytes of the largest message from a rank to another over peer memory. Longer ones, as
+/// prefill chunks have, are bound by the link, and go by the communicator.
+const MOST_STAGED: usize = 32 << 20;
 
 struct Captured {
     bucket: usize,
@@ -118,6 +124,12 @@ impl StackJob {
             bytes: *bytes,
         }));
         let pool = self.windows(&mut context.control, &mut runner, registrar)?;
+        let held = runner.device.meter().current();
+        let apart = self.share_memory(context, &mut runner)?;
+        memory.push(MemoryKind {
+            what: "staging for peers".into(),
+            bytes: runner.device.meter().current().saturating_sub(held),
+        });
         if let (Some(gpu), Some(before)) = (&context.gpu, free) {
             let held = runner.device.meter().current();
             let taken = before.saturating_sub(gpu.memory()?.0);
@@ -140,7 +152,7 @@ impl StackJob {
             graphs: Vec::new(),
             skipped: 0,
             graph_mark_us: context.gpu.as_ref().map(graph_mark_us).transpose()?,
-            notes: Vec::new(),
+            notes: apart.into_iter().collect(),
         };
         let before = runner.device.meter().current();
         self.steps(context, &mut runner, &mut result)?;
@@ -178,6 +190,34 @@ impl StackJob {
             runner.stack.work.adopt(name, buffer);
         }
         Ok(Some(pool))
+    }
+
+    /// Maps memory of the ranks that share a cache into each other, where the stack is
+    /// to exchange over it. A sentence where it cannot, which is the same on all of them.
+    fn share_memory(&self, context: &mut Context, runner: &mut Runner) -> Result<Option<String>> {
+        let dcp = self.spec.here.dcp;
+        if self.spec.dcp_merge != DcpMerge::Peer || dcp == 1 {
+            return Ok(None);
+        }
+        let rank = context.identity.rank;
+        let place = Some((rank / dcp) as u32);
+        let group = context.control.split_cpu(place, rank as u32)?;
+        let mut group =
+            group.ok_or_else(|| Error::Mismatch("no group of ranks that share a cache".into()))?;
+        let most = runner.stack.dcp_message(self.most_rows()).min(MOST_STAGED);
+        let why = match &context.gpu {
+            Some(gpu) => match PeerExchange::connect(gpu, &mut group, most)? {
+                Ok(exchange) => {
+                    runner.groups.share_memory(Rc::new(exchange));
+                    return Ok(None);
+                }
+                Err(why) => why,
+            },
+            None => "it needs GPUs".into(),
+        };
+        Ok(Some(format!(
+            "no peer memory ({why}); DCP exchanges by all-gather and all-to-all in its place"
+        )))
     }
 
     /// Rows of a rank in the largest step or bucket.

@@ -1,5 +1,9 @@
 //! DP gather and scatter: checked against the exact result, then timed in every mode.
 
+mod replay;
+
+pub use replay::ReplaySample;
+
 use serde::{Deserialize, Serialize};
 
 use super::Context;
@@ -115,14 +119,31 @@ pub struct GatherResult {
     pub samples: Vec<GatherSample>,
     /// Memory.
     pub memory: Vec<MemorySample>,
+    /// All steps through one sum_len graph.
+    pub replays: Vec<ReplaySample>,
     /// Steps that no rank entered, because none had work.
     pub skipped: usize,
 }
 
-/// Element (row, column) of a DP rank's hidden states: 0, 1 or 2, so that sums stay
-/// exact in bf16.
-fn value(dp: usize, row: usize, column: usize) -> i64 {
-    ((dp * 7 + row * 3 + column) % 3) as i64
+/// Which of three rows a DP rank's row is: another than its neighbours, also past a
+/// multiple of three, and another than the same row of the next rank.
+fn phase(dp: usize, row: usize) -> usize {
+    (dp + row + row / 3) % 3
+}
+
+/// Where two images of bf16 rows differ, by value: a sum may give the other zero.
+fn difference(got: &[u8], want: &[u8]) -> Option<(usize, f64, f64)> {
+    if got == want {
+        return None;
+    }
+    let pairs = DType::Bf16
+        .decode(got)
+        .into_iter()
+        .zip(DType::Bf16.decode(want));
+    pairs
+        .enumerate()
+        .find(|(_, (a, b))| a != b)
+        .map(|(at, (a, b))| (at, a, b))
 }
 
 impl GatherJob {
@@ -130,10 +151,18 @@ impl GatherJob {
         self.hidden * DType::Bf16.size()
     }
 
+    /// A DP rank's hidden states, times `factor`: elements 0, 1 and 2, so that sums stay
+    /// exact in bf16.
     fn rows_of(&self, dp: usize, rows: usize, factor: i64) -> Vec<u8> {
-        DType::Bf16.encode(
-            (0..rows * self.hidden).map(|i| value(dp, i / self.hidden, i % self.hidden) * factor),
-        )
+        let kinds = [0, 1, 2].map(|phase| {
+            DType::Bf16
+                .encode((0..self.hidden).map(|column| ((phase + column) % 3) as i64 * factor))
+        });
+        let mut image = Vec::with_capacity(rows * self.row());
+        for row in 0..rows {
+            image.extend_from_slice(&kinds[phase(dp, row)]);
+        }
+        image
     }
 
     /// Runs on this rank.
@@ -181,12 +210,24 @@ impl GatherJob {
             row_bytes: self.row(),
             samples: Vec::new(),
             memory: Vec::new(),
+            replays: Vec::new(),
             skipped: 0,
         };
         for step in &self.steps {
             self.step(context, &mut exchange, step, windows.as_ref(), &mut result)?;
         }
+        result.replays = self.replays(context, &mut exchange, layout)?;
         Ok(result)
+    }
+
+    /// What a DP rank's rows are after gather, [`layer`](Self::layer) and combine.
+    fn after(&self, layout: DpLayout, dp: usize, rows: usize) -> Vec<u8> {
+        let summed = if self.partial {
+            layout.attn_tp() as i64
+        } else {
+            1
+        };
+        self.rows_of(dp, rows, summed * (layout.tp as i64 + 1))
     }
 
     fn tokens(&self, step: &GatherStep) -> Vec<usize> {
@@ -331,23 +372,14 @@ impl GatherJob {
         }
         let peak = device.meter().peak() - before;
         let got = device.read(&batch.hidden.view(0, rows * row)?)?;
-        let summed = if self.partial {
-            shape.layout.attn_tp() as i64
-        } else {
-            1
-        };
-        let want = self.rows_of(dp, rows, summed * (shape.layout.tp as i64 + 1));
-        // By value: a sum may give the other zero.
-        let (got, want) = (DType::Bf16.decode(&got), DType::Bf16.decode(&want));
-        if let Some(at) = got.iter().zip(&want).position(|(a, b)| a != b) {
+        let want = self.after(shape.layout, dp, rows);
+        if let Some((at, got, want)) = difference(&got, &want) {
             return Err(Error::Wrong(format!(
-                "DP gather {:?} of {:?} rows on rank {rank}: row {} column {} is {}, it must be {}",
+                "DP gather {:?} of {:?} rows on rank {rank}: row {} column {} is {got}, it must be {want}",
                 shape.mode,
                 shape.tokens,
                 at / self.hidden,
-                at % self.hidden,
-                got[at],
-                want[at]
+                at % self.hidden
             )));
         }
         drop(batch);
@@ -423,13 +455,7 @@ impl GatherJob {
                 exchange.combine(device, shape, &global_view, &local_view)
             })?;
             let rows = shape.tokens[dp];
-            let summed = if self.partial {
-                shape.layout.attn_tp() as i64
-            } else {
-                1
-            };
-            let want =
-                DType::Bf16.decode(&self.rows_of(dp, rows, summed * (shape.layout.tp as i64 + 1)));
+            let want = self.after(shape.layout, dp, rows);
             for _ in 0..2 {
                 device.fill(&local_view, crate::device::POISON)?;
                 device.write(&local_view.sub(0, rows * row)?, &self.rows_of(dp, rows, 1))?;
@@ -439,8 +465,8 @@ impl GatherJob {
                 )?;
                 graph.launch()?;
                 exchange.borrow_mut().tp().wait()?;
-                let got = DType::Bf16.decode(&device.read(&local_view.sub(0, rows * row)?)?);
-                checked &= got == want;
+                let got = device.read(&local_view.sub(0, rows * row)?)?;
+                checked &= difference(&got, &want).is_none();
             }
             if !checked {
                 return Err(Error::Wrong(format!(

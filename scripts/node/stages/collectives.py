@@ -1,0 +1,73 @@
+"""Collectives of every kind, registration and launch, beside nccl-tests, interleaved; and
+parplan's own kernels over peer memory beside NCCL's."""
+
+import json
+
+SIZES = ["1K", "4K", "16K", "64K", "256K", "1M", "4M", "16M", "64M", "256M"]
+SMALL = ["1K", "2K", "4K", "8K", "16K", "32K", "64K", "128K", "256K", "512K"]
+# parplan's name: that of nccl-tests, which has no all-gather-v.
+COLLECTIVES = {
+    "all_gather": "all_gather",
+    "all_reduce": "all_reduce",
+    "reduce_scatter": "reduce_scatter",
+    "all_to_all": "alltoall",
+    "broadcast": "broadcast",
+    "all_gather_v": None,
+}
+REGISTRATIONS = {"none": "0", "local": "1", "symmetric": "2"}
+
+
+def theirs(text):
+    """nccl-tests' table: (bytes, out of place µs, in place µs) of each size."""
+    rows = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) >= 12 and words[0].isdigit():
+            rows.append({"bytes": int(words[0]), "out_us": float(words[5]), "in_us": float(words[9])})
+    if not rows:
+        raise ValueError("no row of times")
+    return rows
+
+
+def run(node, stage):
+    sizes = ",".join(SIZES[:4] if node.quick else SIZES)
+    timing = ["--iterations", 5, "--repeats", 2] if node.quick else ["--iterations", 50, "--repeats", 3, "--graph-launches", 5]
+    registrations = ["--registration", ",".join(REGISTRATIONS)] if node.gpus else []
+    # Once: every communicator and every timed result against the CPU reference.
+    stage.run(
+        "check",
+        node.run("collectives", "--ranks", node.ranks, "--check", "--sizes", "1K,48K,1M", "--repeats", 1,
+                 "--iterations", 2, "--implementation",
+                 "backend,peer-one-shot,peer-two-shot" if node.gpus else "backend"),
+        json.loads,
+    )
+    if node.gpus:
+        stage.run(
+            "peers",
+            node.run("collectives", "--ranks", node.ranks, "--collective", "all_gather,all_reduce", "--sizes",
+                     ",".join(SMALL), "--implementation", "backend,peer-one-shot,peer-two-shot",
+                     "--iterations", 50, "--repeats", 7, "--graph-launches", 10),
+            json.loads,
+        )
+    rounds = 1 if node.quick else node.rounds
+    for turn in range(rounds):
+        for name, program in COLLECTIVES.items():
+            cases = [(f"{name}-{turn}-ours", None, None)]
+            if node.nccl_tests and program and node.gpus:
+                cases += [
+                    (f"{name}-{turn}-theirs-{registration}-{launch}", flag, graph)
+                    for registration, flag in REGISTRATIONS.items()
+                    for launch, graph in (("stream", []), ("graph", ["-G", "5"]))
+                ]
+            # Whoever comes first meets the cooler GPUs: take turns.
+            for case, flag, graph in cases if turn % 2 == 0 else cases[::-1]:
+                if flag is None:
+                    stage.run(case, node.run(
+                        "collectives", "--ranks", node.ranks, "--collective", name, "--sizes", sizes,
+                        *registrations, *timing), json.loads)
+                else:
+                    stage.run(case, [
+                        node.mpiexec, "-n", str(node.ranks), f"{node.nccl_tests}/{program}_perf",
+                        "-b", SIZES[0], "-e", SIZES[-1], "-f", "4", "-g", "1", "-w", "5", "-n", "50",
+                        "-d", "bfloat16", "-R", flag, "-c", "0", *graph], theirs, env=node.mpi_env)
+    return stage.state()

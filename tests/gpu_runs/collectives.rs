@@ -1,0 +1,76 @@
+//! Collectives of NCCL and over peer memory, and metadata sync.
+
+use crate::exec_support::finished;
+use crate::support::{on_gpus, result};
+
+#[test]
+#[ignore = "needs 2 GPUs"]
+fn nccl_and_peer_memory_conform_with_every_registration_and_launch() {
+    let result = result(on_gpus(
+        "collectives --check --sizes 1K,48K,1M --repeats 3 --implementation backend,peer-one-shot,peer-two-shot",
+    ));
+    assert!(result["conformance_cases"].as_u64().unwrap() > 400);
+    let samples = result["samples"].as_array().unwrap();
+    assert!(samples.iter().all(|s| s["checked"] == true));
+    for registration in ["none", "local", "symmetric"] {
+        for launch in ["stream", "graph"] {
+            let some = samples
+                .iter()
+                .any(|s| s["registration"] == registration && s["launch"] == launch);
+            assert!(some, "{registration} {launch}");
+        }
+    }
+    for name in ["parplan peer one-shot", "parplan peer two-shot"] {
+        assert!(
+            samples
+                .iter()
+                .any(|s| s["implementation"] == name && s["collective"] == "all_reduce"),
+            "{name}: {}",
+            result["notes"]
+        );
+    }
+    // The kernels in the graph say whether symmetric memory was used: where it was asked
+    // for and NCCL has it, and nowhere else.
+    for s in samples.iter().filter(|s| {
+        s["launch"] == "graph" && s["implementation"].as_str().unwrap().starts_with("nccl")
+    }) {
+        let symmetric = s["kernels"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|k| k.as_str().unwrap().contains("ncclSym"));
+        let can = ["all_gather", "all_reduce", "reduce_scatter"]
+            .contains(&s["collective"].as_str().unwrap());
+        assert_eq!(symmetric, can && s["registration"] == "symmetric", "{s}");
+        assert_eq!(s["silent_fallback"], false);
+    }
+}
+
+#[test]
+#[ignore = "needs 2 GPUs"]
+fn a_disabled_window_is_noticed() {
+    let mut command = on_gpus(
+        "collectives --json --sizes 1K --repeats 1 --registration symmetric --collective all_gather --launch graph",
+    );
+    command.env("NCCL_WIN_ENABLE", "0");
+    let end = finished(command);
+    // Refused when it is registered, or seen in the kernels that ran; never silent.
+    if end.code() == Some(0) {
+        let result: serde_json::Value = serde_json::from_str(&end.stdout).unwrap();
+        assert_eq!(result["samples"][0]["silent_fallback"], true, "{result}");
+    } else {
+        assert!(
+            end.stderr
+                .contains("symmetric memory is not available here"),
+            "{}",
+            end.stderr
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs 2 GPUs"]
+fn sync_gives_every_row_by_every_way() {
+    let result = result(on_gpus("sync --rounds 30"));
+    assert_eq!(result["samples"].as_array().unwrap().len(), 11, "{result}");
+}
