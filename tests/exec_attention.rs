@@ -58,6 +58,52 @@ fn every_way_of_sharing_is_checked_against_the_reference() {
 }
 
 #[test]
+fn exchanges_are_checked_and_compared_with_the_fastest_way() {
+    let arguments = [
+        "attention",
+        "--backend",
+        "cpu",
+        "--dcp",
+        "4",
+        "--heads",
+        "8",
+        "--kv-heads",
+        "2",
+        "--context",
+        "40",
+        "--exchanges",
+        "1,3",
+        "--check",
+        "--json",
+        "--iterations",
+        "2",
+        "--repeats",
+        "2",
+    ];
+    let end = finished(run(&arguments));
+    assert_eq!(end.code(), Some(0), "{}", end.stderr);
+    let result: Value = serde_json::from_str(&end.stdout).unwrap();
+    assert!(result["samples"].as_array().unwrap().is_empty());
+    let samples = result["exchanges"].as_array().unwrap();
+    for tokens in [1, 3] {
+        // One all-gather of the queries, and merges by two ways: each against the faster.
+        for (part, ways) in [("gather", 1), ("merge", 2)] {
+            let of = |s: &&Value| s["tokens"] == tokens && s["part"] == part;
+            let some: Vec<&Value> = samples.iter().filter(of).collect();
+            assert_eq!(some.len(), ways, "{part} at {tokens}");
+            let ratio = |s: &&Value| s["of_communicator"].as_f64().unwrap();
+            let best = some.iter().map(ratio).fold(f64::INFINITY, f64::min);
+            assert_eq!(best, 1.0);
+            for s in some {
+                let error = s["relative_error"].as_f64().unwrap();
+                assert!(error > 0.0 && error < 1e-2, "{s}");
+            }
+        }
+    }
+    assert_eq!(result["notes"].as_array().unwrap().len(), 1, "said once");
+}
+
+#[test]
 fn what_no_kernel_runs_is_refused_before_a_rank_starts() {
     for (arguments, says) in [
         (
@@ -71,6 +117,11 @@ fn what_no_kernel_runs_is_refused_before_a_rank_starts() {
         (
             &["--heads", "64", "--dcp", "3"],
             "--heads 64 over 3 ranks: the ranks must divide the query heads",
+        ),
+        (&["--exchanges", "4"], "--dcp 2 or more"),
+        (
+            &["--exchanges", "0", "--dcp", "2"],
+            "--exchanges 0: it must be 1 to",
         ),
         (&["--page", "0"], "the page size is 0"),
         (

@@ -67,6 +67,19 @@ fn a_checked_stack_says_how_near_it_is_and_where_its_time_goes() {
 }
 
 #[test]
+fn sharing_a_cache_without_peer_memory_says_what_runs_in_its_place() {
+    let fused = ["--tp", "2", "--dcp", "2", "--dcp-merge", "fused", "--check"];
+    let end = finished(run(&[&SMALL[..], &fused].concat()));
+    assert_eq!(end.code(), Some(0), "{}", end.stderr);
+    let result = json(&end.stdout);
+    assert_eq!(result["spec"]["dcp_merge"], "peer");
+    let error = result["steps"][0]["distance"]["relative_error"].as_f64();
+    assert!(error.unwrap() < 1e-2);
+    let said = |n: &Value| n.as_str().unwrap().contains("all-to-all in its place");
+    assert!(result["notes"].as_array().unwrap().iter().any(said));
+}
+
+#[test]
 fn shares_of_a_larger_layout_name_the_collectives_that_were_narrower() {
     let shard = [
         "--tp",

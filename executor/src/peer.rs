@@ -1,6 +1,7 @@
 //! Collectives of small messages over memory that the GPUs of one host map from each
 //! other. The protocol is in `kernels/cuda/peer.cu`.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use parplan_kernels::peer::{
@@ -24,9 +25,10 @@ pub enum Shots {
 pub(crate) struct PeerMemory {
     /// Device address of each rank's memory here.
     pub addresses: [u64; MAX_RANKS],
-    // Peers' mappings go before this rank's memory.
     _mapped: Vec<Option<Mapped>>,
-    _own: Buffer,
+    // Never freed: that is undefined while another process maps it, and nobody here knows
+    // when the last one has let go.
+    _own: ManuallyDrop<Buffer>,
 }
 
 impl PeerMemory {
@@ -103,7 +105,7 @@ impl PeerMemory {
         Ok(Ok(PeerMemory {
             addresses,
             _mapped: mapped,
-            _own: own,
+            _own: ManuallyDrop::new(own),
         }))
     }
 }

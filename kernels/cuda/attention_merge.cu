@@ -336,31 +336,30 @@ extern "C" __global__ void __launch_bounds__(1024)
     const u32 each = (lines + gridDim.x - 1) / gridDim.x;
     const u32 first = each * blockIdx.x < lines ? each * blockIdx.x : lines;
     const u32 mine = first + each < lines ? each : lines - first;
-    // The words of this thread in a line are `lane` and `lane + 8`; the last has but one.
-    const u32 lane = threadIdx.x % 8, step = blockDim.x / 8;
-    for (u32 base = threadIdx.x / 32 * 4; base < mine; base += step) {
-        const u32 line = base + threadIdx.x % 32 / 8, word = (first + line) * LINE_WORDS + lane;
-        const bool active = line < mine, low = active && word < count, high = active && lane < 7 && word + 8 < count;
+    // Eight threads have one line for one peer at a time, so that lines for all peers are
+    // under way at once. The words of a thread are `lane` and `lane + 8`; the last has but one.
+    const u32 lane = threadIdx.x % 8, step = blockDim.x / 8, all = mine * (a.size - 1);
+    for (u32 base = threadIdx.x / 32 * 4; base < all; base += step) {
+        const u32 at = base + threadIdx.x % 32 / 8, k = a.size == 2 ? 0 : at / mine, line = at - k * mine, word = (first + line) * LINE_WORDS + lane;
+        const u32 peer = a.rank + 1 + k < a.size ? a.rank + 1 + k : a.rank + 1 + k - a.size;
+        const bool active = at < all, low = active && word < count, high = active && lane < 7 && word + 8 < count;
         const uint2 v = low ? send[word] : make_uint2(0, 0);
         const uint2 w = high ? send[word + 8] : make_uint2(epoch, epoch);
-        for (u32 k = 1; k < a.size; k++) {
-            const u32 peer = a.rank + k < a.size ? a.rank + k : a.rank + k - a.size;
-            send_line(lines_of(a, peer, epoch, a.rank) + line * 8 + lane, make_uint4(v.x, v.y, w.x, w.y), active);
-        }
+        send_line(lines_of(a, active ? peer : a.rank, epoch, a.rank) + line * 8 + lane, make_uint4(v.x, v.y, w.x, w.y), active);
         uint2* to = recv + (u64)a.rank * count + word;
-        if (low) to[0] = v;
-        if (high) to[8] = w;
+        if (low && k == 0) to[0] = v;
+        if (high && k == 0) to[8] = w;
     }
-    for (u32 base = threadIdx.x / 32 * 4; base < mine; base += step) {
-        const u32 line = base + threadIdx.x % 32 / 8, word = (first + line) * LINE_WORDS + lane;
-        const bool active = line < mine;
-        for (u32 k = 1; k < a.size; k++) {
-            const u32 peer = a.rank + k < a.size ? a.rank + k : a.rank + k - a.size;
-            const uint4 v = receive_line(lines_of(a, a.rank, epoch, peer) + line * 8 + lane, epoch, active);
-            uint2* to = recv + (u64)peer * count + word;
-            if (active && word < count) to[0] = make_uint2(v.x, v.y);
-            if (active && lane < 7 && word + 8 < count) to[8] = make_uint2(v.z, v.w);
-        }
+    if (a.size == 1)
+        for (u32 word = first * LINE_WORDS + threadIdx.x; word < count && word < (first + mine) * LINE_WORDS; word += blockDim.x) recv[word] = send[word];
+    for (u32 base = threadIdx.x / 32 * 4; base < all; base += step) {
+        const u32 at = base + threadIdx.x % 32 / 8, k = a.size == 2 ? 0 : at / mine, line = at - k * mine, word = (first + line) * LINE_WORDS + lane;
+        const u32 peer = a.rank + 1 + k < a.size ? a.rank + 1 + k : a.rank + 1 + k - a.size;
+        const bool active = at < all;
+        const uint4 v = receive_line(lines_of(a, a.rank, epoch, active ? peer : a.rank) + line * 8 + lane, epoch, active);
+        uint2* to = recv + (u64)peer * count + word;
+        if (active && word < count) to[0] = make_uint2(v.x, v.y);
+        if (active && lane < 7 && word + 8 < count) to[8] = make_uint2(v.z, v.w);
     }
     end_call(a, epoch);
 }

@@ -285,6 +285,8 @@ fn provenance(d: &Deployment<'_>, op: Op, ran: &[Recorded]) -> (String, String, 
     };
     let implementation = match class {
         OpClass::CustomAllReduce => format!("{engine} all-reduce"),
+        OpClass::PeerGather => format!("{engine} gather over peer memory"),
+        OpClass::PeerMerge => format!("{engine} merge over peer memory"),
         OpClass::AllGather | OpClass::ReduceScatter | OpClass::AllReduce | OpClass::AllToAll => {
             "nccl".to_owned()
         }

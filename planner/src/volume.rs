@@ -343,6 +343,9 @@ pub enum DcpMerge {
     AllReduce,
     /// One all-to-all of outputs with their LSE packed behind them.
     AllToAll,
+    /// The same bytes by one kernel of the engine over peer memory, which merges what arrives; its
+    /// queries come by another.
+    Fused,
 }
 
 /// Shapes that decide the volume of DCP in one layer.
@@ -388,6 +391,11 @@ pub fn dcp(shape: &DcpShape) -> Calls {
         ));
     }
     match shape.merge {
+        DcpMerge::Fused => {
+            // An fp32 LSE goes with every row.
+            let bytes = group_heads * (shape.v_dim * 2.0 + 4.0);
+            calls.push(call(Purpose::DcpMerge, Kind::AllToAll, bytes));
+        }
         DcpMerge::AllToAll if shape.lse_apart => {
             let own = |purpose, bytes| call(purpose, Kind::AllToAll, bytes);
             calls.push(own(Purpose::DcpMerge, group_heads * shape.v_dim * 2.0));

@@ -12,7 +12,7 @@ use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::step::pass::Pass;
 use parplan_planner::step::priced::Priced;
 use parplan_planner::step::tally::Op;
-use parplan_planner::volume::Exchange;
+use parplan_planner::volume::{DcpMerge, Exchange};
 use parplan_profiles::calibration::{
     Calibration, Class, CollectiveKind, Experiment, LaunchMode, Probe, Provenance, SCHEMA, Sample,
 };
@@ -41,7 +41,23 @@ impl World {
 
     /// A decode pass of `requests` requests a rank.
     fn price(&self, model: &str, layout: [u32; 2], requests: f64, with: (bool, bool)) -> Priced {
-        let [tp, attention_dp] = layout;
+        self.priced(model, [layout[0], layout[1], 1], requests, with, None)
+    }
+
+    /// Sixteen requests whose caches two ranks share.
+    fn price_dcp(&self, model: &str, merge: DcpMerge) -> Priced {
+        self.priced(model, [2, 1, 2], 16.0, (true, true), Some(merge))
+    }
+
+    fn priced(
+        &self,
+        model: &str,
+        layout: [u32; 3],
+        requests: f64,
+        with: (bool, bool),
+        merge: Option<DcpMerge>,
+    ) -> Priced {
+        let [tp, attention_dp, dcp] = layout;
         let (graph, exchanges) = with;
         let model = Library::embedded().model(model).unwrap();
         let setup = Setup {
@@ -56,7 +72,7 @@ impl World {
                 replicas: 1,
                 tp,
                 attention_dp,
-                dcp: 1,
+                dcp,
                 ep: 1,
                 pp: 1,
                 nodes: 1,
@@ -81,6 +97,9 @@ impl World {
         let deployment = Deployment::new(&setup, &traffic, &Settings::default(), choice);
         let mut steps = deployment.steps(&traffic, false);
         steps.fixed.exchanges = exchanges;
+        if let Some(merge) = merge {
+            (steps.fixed.dcp_gqa.0, steps.fixed.dcp_mla.0) = (merge, merge);
+        }
         steps.layers(&Pass {
             decode_requests: requests,
             query_tokens: 1.0,
@@ -122,9 +141,9 @@ fn kernels_are_counted_as_the_stack_enqueues_them() {
     let alone = world.price("qwen3-8b", [2, 1], 8.0, (true, false));
     assert_eq!(launched(&alone), launched(&one));
     assert_eq!(alone.op_us(Op::AttentionReduce), 0.0);
-    // Rows are placed for the gather and taken back: two copies.
+    // Rows are placed for the gather and taken back: two copies, each half a kernel.
     let gathered = world.price("qwen3-8b", [2, 2], 8.0, (true, true));
-    assert_eq!(launched(&gathered), (layers * 12.0 + 3.0, layers * 2.0));
+    assert_eq!(launched(&gathered), (layers * 11.0 + 3.0, layers * 2.0));
     // Experts: two norms, projection, rotary embedding, attention (2), output projection; router, choice,
     // and the five of the experts themselves.
     let experts = world.price("qwen3-30b-a3b", [1, 1], 8.0, (true, true));
@@ -178,6 +197,53 @@ fn the_interval_knows_which_classes_are_sure() {
         .map(|r| r.count * r.us)
         .sum();
     assert!(after.sigma > 0.02 * (0.675f64).sqrt() * products / after.us);
+}
+
+/// Gathers and merges of parplan's own kernels have prices of their own once they were measured, and are
+/// one collective each, without a correction beside them.
+#[test]
+fn fused_dcp_is_priced_by_its_own_kernels() {
+    let mut world = World::h200();
+    let dcp = |world: &World, merge: DcpMerge| {
+        let p = world.price_dcp("qwen3-235b-a22b", merge);
+        (p.op_us(Op::Dcp), p.tally.launched(Op::Dcp))
+    };
+    let layers = 94.0;
+    // Queries, outputs and LSE, and the merge of what came.
+    let (apart, launched) = dcp(&world, DcpMerge::AllToAll);
+    assert_eq!(launched, (layers, 3.0 * layers));
+    let (unmeasured, launched) = dcp(&world, DcpMerge::Fused);
+    assert_eq!(launched, (0.0, 2.0 * layers));
+    assert!(unmeasured < apart);
+    // What one exchange took on 2 H200: 2.3 to 6.4 us (docs/attention.md).
+    let set = default_set(Machine {
+        ranks: 2,
+        gpus: true,
+    });
+    let samples: Vec<Sample> = set
+        .into_iter()
+        .filter_map(|e| match e.probe {
+            Probe::PeerExchange { rows, dim, .. } => {
+                let us = 2.2 + 2.0 * f64::from(rows) * f64::from(dim) / 250e3;
+                Some(sample(e, us, "parplan 0.1.0 peer"))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(samples.len(), 14);
+    let found = calibration(&world, 2, samples);
+    let layer = Layer {
+        calibration: &found,
+        origin: Origin::User,
+    };
+    let own = apply(true, &world.gpu, &world.base, &world.overheads, &[layer]);
+    let other = apply(false, &world.gpu, &world.base, &world.overheads, &[layer]);
+    assert!(other.efficiency.collective.peer_gather.is_none());
+    world.base = own.efficiency;
+    let (measured, _) = dcp(&world, DcpMerge::Fused);
+    assert!(measured < unmeasured / 2.0, "{measured} {unmeasured}");
+    let wait = 2.0 * world.overheads.gaps.collective_us;
+    assert!(measured / layers - wait < 12.0, "{}", measured / layers);
 }
 
 /// A pass of few tokens takes as long as the host takes to launch it.

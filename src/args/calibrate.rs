@@ -136,7 +136,8 @@ fn percent(text: &str) -> Result<f64, String> {
 #[derive(Debug, Clone, Args)]
 pub struct ImportArgs {
     /// Files of nccl-tests (text, or JSON by -J), `parplan run collectives|sync --json`, SGLang
-    /// bench_serving, `vllm bench serve` or AIPerf
+    /// bench_serving, `vllm bench serve` or AIPerf; or one calibration (TOML), whose samples are
+    /// fitted again
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Where to keep it: a calibration, or observed runs [default: only shown]

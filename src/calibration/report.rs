@@ -20,7 +20,7 @@ pub fn page(page: &mut Page, c: &Calibration, left_out: &[(Experiment, String)])
     ));
     let mut table = Table::new(&[
         "class",
-        ">samples",
+        ">n",
         ">residual %",
         ">left out %",
         ">90th %",
@@ -42,7 +42,7 @@ pub fn page(page: &mut Page, c: &Calibration, left_out: &[(Experiment, String)])
     }
     page.table(&table);
     page.text(
-        "left out: median error on sizes that the fit had not seen, and the 90th percentile; before: \
+        "n: samples; left out: median error on sizes that the fit had not seen, and the 90th percentile; before: \
          the median error of the figures that it replaces",
     );
     let decided: Vec<String> = c

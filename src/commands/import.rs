@@ -9,11 +9,11 @@ use crate::import::{Hints, Imported, read};
 use crate::output::Style;
 use crate::render::table::Table;
 use crate::render::{Page, number};
-use parplan_profiles::Library;
 use parplan_profiles::calibration::{
-    BufferRegistration, CollectiveKind, Journal, Measured, Provenance,
+    BufferRegistration, CollectiveKind, Journal, Measured, Provenance, Sample,
 };
 use parplan_profiles::observed::{ObservedRun, ObservedRuns};
+use parplan_profiles::{Calibration, GpuProfile, Library};
 use std::path::Path;
 
 /// Reads files of other tools.
@@ -29,6 +29,11 @@ pub fn run(args: &ImportArgs, style: Style) -> Result<String, Failure> {
     let mut runs: Vec<ObservedRun> = Vec::new();
     let mut facts = Provenance::default();
     let mut left = Vec::new();
+    if let [one] = args.files.as_slice()
+        && one.extension().is_some_and(|end| end == "toml")
+    {
+        return again(args, style, store::read(one)?);
+    }
     for path in &args.files {
         match read(path, &store::text(path)?, hints)? {
             Imported::Runs(more) => runs.extend(more),
@@ -58,6 +63,33 @@ pub fn run(args: &ImportArgs, style: Style) -> Result<String, Failure> {
             "the files hold collectives and serving runs: import them apart, each into its own --out",
         )),
     }
+}
+
+/// The samples of a calibration, fitted by the formulas of this parplan.
+fn again(args: &ImportArgs, style: Style, before: Calibration) -> Result<String, Failure> {
+    let library: Library = ask::library(args.profiles.as_deref());
+    let gpu = library.gpu(args.gpu.as_deref().unwrap_or(&before.provenance.gpu))?;
+    let mut facts = before.provenance;
+    facts.gpu = gpu.name.clone();
+    let measured = |s: Sample| Measured {
+        experiment: s.experiment,
+        implementation: s.implementation,
+        repeats: s.repeats,
+        anchor_us: s.anchor_us,
+        // What was said of outliers is said again.
+        remarks: s
+            .remarks
+            .into_iter()
+            .filter(|text| !text.contains("are outliers"))
+            .collect(),
+    };
+    let journal = Journal {
+        provenance: facts,
+        experiments: Vec::new(),
+        samples: before.samples.into_iter().map(measured).collect(),
+        whole_bytes: 0,
+    };
+    fitted(args, style, journal, &gpu, &[])
 }
 
 /// All files must agree.
@@ -127,11 +159,23 @@ fn calibrate(
         samples,
         whole_bytes: 0,
     };
+    fitted(args, style, journal, &gpu, left)
+}
+
+/// Fits the samples of a journal, shows what came of it and keeps it.
+fn fitted(
+    args: &ImportArgs,
+    style: Style,
+    journal: Journal,
+    gpu: &GpuProfile,
+    left: &[String],
+) -> Result<String, Failure> {
+    let library: Library = ask::library(args.profiles.as_deref());
     let stem = args.out.as_deref().and_then(Path::file_stem).map_or_else(
         || "imported".to_owned(),
         |s| s.to_string_lossy().into_owned(),
     );
-    let found = assemble::calibration(journal, &library, &gpu, &stem, &[], None)?;
+    let found = assemble::calibration(journal, &library, gpu, &stem, &[], None)?;
     let text = found
         .to_toml()
         .map_err(|e| Failure::failed(e.to_string()))?;

@@ -89,7 +89,8 @@ pub fn predict(
     let merge = match spec.dcp_merge {
         RanMerge::ReduceScatter => DcpMerge::ReduceScatter,
         // Exchanges over peer memory have no price of their own yet; the fallback's is an upper bound.
-        RanMerge::AllToAll | RanMerge::Peer => DcpMerge::AllToAll,
+        RanMerge::AllToAll => DcpMerge::AllToAll,
+        RanMerge::Peer => DcpMerge::Fused,
     };
     steps.fixed.dcp_gqa.0 = merge;
     steps.fixed.dcp_mla.0 = merge;

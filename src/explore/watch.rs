@@ -196,6 +196,7 @@ fn size(experiment: &Experiment) -> (f64, &'static str) {
         | Probe::PeerCollective { bytes, .. }
         | Probe::MemoryRead { bytes }
         | Probe::MemoryCopy { bytes } => (bytes as f64, "bytes"),
+        Probe::PeerExchange { rows, dim, .. } => (f64::from(rows) * f64::from(dim) * 2.0, "bytes"),
         Probe::MetadataSync { .. } => (f64::from(experiment.ranks), "ranks"),
         Probe::Kernels { nodes } | Probe::GraphMemory { nodes } => (f64::from(nodes), "kernels"),
         Probe::Gemm { m, n, k, .. } => {

@@ -84,6 +84,13 @@ impl CaseSpec {
                 out.push_str(&format!(" {what}{ways}"));
             }
         }
+        if l.dcp > 1 {
+            out.push_str(match self.dcp_merge {
+                DcpMerge::ReduceScatter => " ag-rs",
+                DcpMerge::AllToAll => "",
+                DcpMerge::Peer => " fused",
+            });
+        }
         if self.is_shard() {
             out.push_str(" shard");
         }

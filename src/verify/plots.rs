@@ -30,6 +30,11 @@ fn draw(v: &Verdict, out: &mut String) -> Drawn {
     Ok(())
 }
 
+/// A time of an axis, thousands apart.
+fn whole(us: &f64) -> String {
+    crate::render::number::fixed(*us, if *us < 1.0 { 3 } else { 0 })
+}
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// The range of some times, with room on both sides.
@@ -51,6 +56,8 @@ fn scatter(v: &Verdict, area: &Area<'_>) -> Drawn {
         .configure_mesh()
         .x_desc("measured, µs")
         .y_desc("predicted, µs")
+        .x_label_formatter(&whole)
+        .y_label_formatter(&whole)
         .light_line_style(WHITE)
         .draw()?;
     chart.draw_series(LineSeries::new([(low, low), (high, high)], BLACK.mix(0.5)))?;
@@ -96,8 +103,13 @@ fn residuals(v: &Verdict, area: &Area<'_>) -> Drawn {
         .configure_mesh()
         .x_desc("measured, µs")
         .y_desc("predicted / measured − 1, %")
+        .x_label_formatter(&whole)
+        .y_label_formatter(&|percent| format!("{percent:+.0}"))
         .light_line_style(WHITE)
         .draw()?;
+    // Where half of the errors are to lie.
+    let band = Rectangle::new([(low, -5.0), (high, 5.0)], BLACK.mix(0.06).filled());
+    chart.draw_series([band])?;
     chart.draw_series(LineSeries::new([(low, 0.0), (high, 0.0)], BLACK.mix(0.6)))?;
     for (launch, colour) in [("graph", GRAPH), ("stream", STREAM)] {
         let points = v.steps.iter().filter(|s| s.launch == launch);

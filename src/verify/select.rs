@@ -126,7 +126,7 @@ fn layouts(tp: usize, experts: bool) -> Vec<StackLayout> {
 fn draw(draws: &mut Draws, library: &Library, name: &str, room: Room) -> Option<Group> {
     let cpu = room.backend == Backend::Cpu;
     let depth = library.model(name).ok()?.layers.len();
-    let named = |shard_of: StackLayout, symmetric: bool| CaseSpec {
+    let named = |shard_of: StackLayout, symmetric: bool, merge: DcpMerge| CaseSpec {
         model: name.to_owned(),
         scale: if cpu { 16 } else { 1 },
         layers: if cpu { 1 } else { 3 }.max(depth.min(3)),
@@ -137,9 +137,11 @@ fn draw(draws: &mut Draws, library: &Library, name: &str, room: Room) -> Option<
         },
         shard_of,
         symmetric,
-        dcp_merge: room.merge,
+        dcp_merge: merge,
     };
-    let one = named(StackLayout::ONE, false).resolve(library).ok()?;
+    let one = named(StackLayout::ONE, false, room.merge)
+        .resolve(library)
+        .ok()?;
     let experts = one
         .spec
         .layers
@@ -171,7 +173,12 @@ fn draw(draws: &mut Draws, library: &Library, name: &str, room: Room) -> Option<
         if stacks.len() >= CONFIGURATIONS {
             break;
         }
-        let Ok(case) = named(layout, symmetric).resolve(library) else {
+        // As plans merge, or by the fused kernels.
+        let merge = match draws.below(2) {
+            0 if layout.dcp > 1 && !cpu => DcpMerge::Peer,
+            _ => room.merge,
+        };
+        let Ok(case) = named(layout, symmetric, merge).resolve(library) else {
             continue;
         };
         let steps: Vec<StepSpec> = workloads

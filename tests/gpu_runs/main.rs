@@ -8,6 +8,8 @@
 mod exec_support;
 #[path = "../exec_support/fuzz.rs"]
 mod lines;
+#[path = "../exec_support/fuzz_models.rs"]
+mod models;
 
 mod attention;
 mod collectives;

@@ -42,6 +42,13 @@ fn stacks_on_all_gpus_equal_the_reference() {
         format!(
             "--model deepseek-v3 --weights bf16 --batch 3 --tp {n} --dcp {n} --dcp-merge a2a --graph"
         ),
+        // What fits the memory of the peers, and a chunk that goes by NCCL or over it.
+        format!(
+            "--model qwen3-235b --batch 3,40 --prefill 60 --tp {n} --dcp {n} --dcp-merge fused --graph"
+        ),
+        format!(
+            "--model deepseek-v3 --weights bf16 --batch 3 --q-tokens 2 --tp {n} --dcp {n} --dcp-merge fused --dcp-interleave 3 --graph"
+        ),
         format!(
             "--model deepseek-v3 --weights bf16 --requests {uneven} --tp {n} --attn-dp {n} --mode sum-len --graph --buckets 4"
         ),

@@ -158,7 +158,8 @@ impl Peers for PeerExchange {
         let words = send.len() / WORD;
         let slots = self.lines.slots_per_block;
         // What fits the staging fits its lines: both were made for the same message.
-        let (blocks, threads) = line_grid(words, slots).ok_or_else(|| Error::Arguments {
+        let size = self.lines.size as usize;
+        let (blocks, threads) = line_grid(words, size, slots).ok_or_else(|| Error::Arguments {
             op: "peer exchange",
             why: format!("{words} words do not fit {slots} slots of a block"),
         })?;

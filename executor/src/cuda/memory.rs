@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::{CudaContext, result};
 
-/// Gives memory back that a library allocated (`ncclMemFree`).
+/// Takes memory back that a library allocated.
 pub trait Freer: Send + Sync + std::fmt::Debug {
-    /// Frees the allocation that starts at `address`.
+    /// Takes the allocation that starts at `address`, which nobody uses any more.
     fn free(&self, address: u64);
 }
 

@@ -2,8 +2,9 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::blocks::Blocks;
 use super::locate::{FILE, Found, find};
 use super::sys::{self, Comm, ResultCode, Symbols, UniqueId};
 use crate::{Error, Result};
@@ -36,6 +37,7 @@ pub struct Library {
     symbols: Symbols,
     version: Version,
     path: String,
+    blocks: Mutex<Blocks>,
     // Last: dropped after the symbols that point into it.
     _library: libloading::Library,
 }
@@ -102,6 +104,7 @@ impl Library {
             symbols,
             version,
             path: name.to_owned(),
+            blocks: Mutex::default(),
             _library: library,
         }))
     }
@@ -177,8 +180,11 @@ impl Library {
     }
 
     /// Device memory that windows can be made of, on the current GPU. `Ok(None)` when
-    /// there is not enough.
+    /// there is not enough. A process has one GPU, see [`Blocks`].
     pub(crate) fn mem_alloc(&self, bytes: usize) -> Result<Option<u64>> {
+        if let Some(address) = self.blocks().take(bytes) {
+            return Ok(Some(address));
+        }
         let alloc = self.optional(self.symbols.mem_alloc, "ncclMemAlloc", Version(21_903))?;
         let mut pointer: *mut c_void = std::ptr::null_mut();
         // SAFETY: `pointer` outlives the call.
@@ -188,17 +194,19 @@ impl Library {
             return Ok(None);
         }
         self.check_result("ncclMemAlloc", code, std::ptr::null_mut())?;
+        self.blocks().made(pointer as u64, bytes);
         Ok(Some(pointer as u64))
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, Blocks> {
+        // Nothing in there is left half done by a panic.
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl crate::cuda::Freer for Library {
     fn free(&self, address: u64) {
-        if let Some(free) = self.symbols.mem_free {
-            // SAFETY: `address` came from mem_alloc and is freed once, by its owner.
-            // A failure leaves memory to the end of the process; nobody can act on it.
-            let _ = unsafe { free(address as *mut c_void) };
-        }
+        self.blocks().give(address);
     }
 }
 

@@ -1,6 +1,7 @@
 //! NCCL through an FFI of our own, in three layers: [`sys`] (symbols as they are),
 //! [`Library`] (results become errors), [`NcclCommunicator`] (ownership).
 
+mod blocks;
 mod comm;
 mod library;
 mod locate;

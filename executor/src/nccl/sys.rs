@@ -152,7 +152,6 @@ symbols! {
     }
     optional {
         mem_alloc = "ncclMemAlloc": fn(*mut *mut c_void, usize) -> ResultCode;
-        mem_free = "ncclMemFree": fn(*mut c_void) -> ResultCode;
         comm_register = "ncclCommRegister": fn(Comm, *mut c_void, usize, *mut *mut c_void) -> ResultCode;
         comm_deregister = "ncclCommDeregister": fn(Comm, *mut c_void) -> ResultCode;
         comm_window_register = "ncclCommWindowRegister": fn(Comm, *mut c_void, usize, *mut Window, c_int) -> ResultCode;

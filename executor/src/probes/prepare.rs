@@ -10,7 +10,7 @@ use parplan_profiles::calibration::{
 
 use super::kernels;
 use super::series::{Anchor, Enqueue, Round, Work};
-use crate::attention::KvType;
+use crate::attention::{KvType, PeerExchange, Peers, message_bytes};
 use crate::bench::Collective;
 use crate::jobs::{Buffers, Context, Point};
 use crate::nccl::NcclRegistrar;
@@ -44,6 +44,8 @@ pub(super) struct Bench {
     windows: BTreeMap<BufferRegistration, (Option<WindowPool<NcclRegistrar>>, Buffers)>,
     /// Peer memory; none where the GPUs do not reach each other, with the reason.
     peers: Option<std::result::Result<std::rc::Rc<std::cell::RefCell<PeerCollectives>>, String>>,
+    /// Exchanges around an attention, and the largest message that they were made for.
+    exchange: Option<(usize, std::result::Result<std::rc::Rc<dyn Peers>, String>)>,
 }
 
 pub(super) const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
@@ -72,6 +74,7 @@ impl Bench {
             largest,
             windows: BTreeMap::new(),
             peers: None,
+            exchange: None,
         })
     }
 
@@ -108,6 +111,9 @@ impl Bench {
             } => {
                 let shots = if two_shot { Shots::Two } else { Shots::One };
                 self.peer(context, point(kind, bytes, in_place), shots)
+            }
+            Probe::PeerExchange { merge, rows, dim } => {
+                self.exchange(context, merge, [rows as usize, dim as usize])
             }
             Probe::MetadataSync { way } => sync(context, way),
             Probe::Kernels { nodes } => {
@@ -253,6 +259,48 @@ impl Bench {
         }
         let enqueue: Enqueue =
             Box::new(move |_, _| point.enter_peers(&mut peers.borrow_mut(), shots, &views));
+        Ok(Ok((format!("{OWN} peer"), repeated(enqueue))))
+    }
+
+    /// A gather of queries or a merge of outputs, as a DCP group makes them.
+    fn exchange(
+        &mut self,
+        context: &mut Context,
+        merge: bool,
+        [rows, dim]: [usize; 2],
+    ) -> Result<Prepared> {
+        let Some(gpu) = context.gpu.clone() else {
+            return Ok(Err("peer memory needs GPUs".into()));
+        };
+        let most = message_bytes(rows, dim, dim);
+        let connected = match &self.exchange {
+            Some((largest, known)) if *largest >= most => known.clone(),
+            _ => {
+                let made = PeerExchange::connect(&gpu, &mut context.control, most)?;
+                let made = made.map(|peers| std::rc::Rc::new(peers) as std::rc::Rc<dyn Peers>);
+                self.exchange = Some((most, made.clone()));
+                made
+            }
+        };
+        let peers = match connected {
+            Ok(peers) => peers,
+            Err(why) => return Ok(Err(why)),
+        };
+        let (n, device) = (context.identity.world, context.device.as_ref());
+        let view = |name: &str, bytes: usize| -> Result<View> {
+            let view = device.alloc(name, bytes)?.all();
+            device.fill(&view, 0)?;
+            Ok(view)
+        };
+        let own = view("own rows", rows * dim * 2)?;
+        let all = view("rows of all ranks", n * rows * dim * 2)?;
+        let enqueue: Enqueue = if merge {
+            let lse = view("own LSE", rows * 4)?;
+            let lses = view("LSE of all ranks", n * rows * 4)?;
+            Box::new(move |_, _| peers.merge(&all, &lses, dim, &own, &lse))
+        } else {
+            Box::new(move |_, _| peers.all_gather(&own, &all))
+        };
         Ok(Ok((format!("{OWN} peer"), repeated(enqueue))))
     }
 }

@@ -8,6 +8,7 @@
 mod absent;
 mod attend;
 mod batch;
+mod check;
 mod compute;
 mod cpu;
 mod cuda;
@@ -26,6 +27,7 @@ mod weights;
 
 pub use attend::{Attention, attention_op};
 pub use batch::{Batch, Cache, Paging};
+pub use check::{Distance, uses_fp8};
 pub use compute::{CacheWrite, Compute, GroupedRows, Routing, Rows, Weight, tile_bytes};
 pub use cuda::CudaCompute;
 pub use groups::{Groups, Over, Path};
@@ -33,7 +35,7 @@ pub use memory::Work;
 pub use op::Op;
 pub use place::{BlockShape, MixerShape, Place};
 pub use run::{Marks, Stack, Step, StepRows};
-pub use runner::{Distance, Prepared, Runner, uses_fp8};
+pub use runner::{Prepared, Runner};
 pub use spec::{
     BlockSpec, DcpMerge, ExpertPath, Format, LayerSpec, MixerSpec, Narrowed, Phase, StackLayout,
     StackSpec, StepSpec,

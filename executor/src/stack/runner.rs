@@ -3,16 +3,16 @@
 use super::Work;
 use super::attend::Attention;
 use super::batch::{Batch, Cache, Paging, check_size};
+use super::check::{Distance, Found, while_first_rank_works};
 use super::compute::Compute;
 use super::groups::{Groups, Path};
 use super::place::{BlockShape, Place};
-use super::reference;
 use super::run::{Marks, Stack, Step, StepRows};
 use super::spec::{ExpertPath, Phase, StackSpec, StepSpec};
 use super::weights::Layer;
 use crate::comm::CpuCommunicator;
 use crate::gather::{DpLayout, Mode, StepShape};
-use crate::{Buffer, Communicator, DType, Error, Result};
+use crate::{Buffer, Communicator, Error, Result};
 
 /// A rank with its share of the stack.
 pub struct Runner {
@@ -45,19 +45,6 @@ fn padded(requests: usize, q_tokens: usize, attn_tp: usize) -> usize {
         slots += 1;
     }
     slots
-}
-
-/// How far a stack is from the float64 reference.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Distance {
-    /// Rows that were compared.
-    pub rows: usize,
-    /// Root mean square of the differences over that of the result.
-    pub relative_error: f64,
-    /// The same over what the layers added to the input, which is stricter.
-    pub of_added: f64,
-    /// The same of the row that is furthest off.
-    pub worst_row: f64,
 }
 
 impl Runner {
@@ -282,10 +269,15 @@ impl Runner {
         for layer in 0..self.stack.layers.len() {
             choices.push(control.all_gather_bytes(&self.choices(layer, prepared)?)?);
         }
-        if control.rank() != 0 {
-            return Ok(None);
-        }
-        self.distance(step, &outputs, &inputs, &choices).map(Some)
+        let blocks: Vec<BlockShape> = self.stack.layers.iter().map(|l| l.block).collect();
+        let found = Found {
+            blocks: &blocks,
+            outputs: &outputs,
+            inputs: &inputs,
+            choices: &choices,
+        };
+        let spec = &self.stack.spec;
+        while_first_rank_works(control, || found.distance(spec, step))?.transpose()
     }
 
     /// This rank's rows of a layer's choices, as bytes of i32.
@@ -305,70 +297,6 @@ impl Runner {
             .read(&kept.view(first * top_k * 4, count * top_k * 4)?)
     }
 
-    fn distance(
-        &self,
-        step: &StepSpec,
-        outputs: &[Vec<u8>],
-        inputs: &[Vec<u8>],
-        choices: &[Vec<Vec<u8>>],
-    ) -> Result<Distance> {
-        let spec = &self.stack.spec;
-        let (attn_tp, hidden) = (spec.here.attn_tp(), spec.hidden);
-        let tokens = reference::tokens(step);
-        let row = |t: &reference::Token| t.request * step.q_tokens + t.index;
-        let chosen = |layer: usize, t: usize| -> Option<Vec<i32>> {
-            let BlockShape::Moe { top_k, .. } = self.stack.layers[layer].block else {
-                return None;
-            };
-            let (rank, mut at) = (tokens[t].dp * attn_tp, row(&tokens[t]));
-            let mut from = &choices[layer][rank];
-            if Path::of(spec, false) == Path::AllToAll {
-                // Each rank of the attention-TP group chose for its part of the rows.
-                let part = from.len() / (top_k * 4);
-                from = &choices[layer][rank + at / part];
-                at %= part;
-            }
-            let bytes = &from[at * top_k * 4..][..top_k * 4];
-            Some(
-                bytes
-                    .chunks_exact(4)
-                    .map(bytemuck::pod_read_unaligned)
-                    .collect(),
-            )
-        };
-        let want = reference::run(spec, step, &chosen, margin(spec))?;
-        let (mut all_error, mut all_added, mut all_square, mut worst) = (0.0, 0.0, 0.0, 0f64);
-        for (t, want) in tokens.iter().zip(&want) {
-            // Every rank of an attention-TP group must have the row, not only its first.
-            for rank in t.dp * attn_tp..(t.dp + 1) * attn_tp {
-                let at = row(t) * hidden * 2;
-                let bf16 = |bytes: &[u8]| DType::Bf16.decode(&bytes[at..at + hidden * 2]);
-                let (end, start) = (bf16(&outputs[rank]), bf16(&inputs[rank]));
-                let (mut error, mut added) = (0.0, 0.0);
-                for ((e, s), w) in end.iter().zip(&start).zip(want) {
-                    error += (e - s - w).powi(2);
-                    added += w.powi(2);
-                    all_square += (s + w).powi(2);
-                }
-                if !error.is_finite() {
-                    return Err(Error::Wrong(format!(
-                        "rank {rank}, request {}, new token {}: the result is no number",
-                        t.request, t.index
-                    )));
-                }
-                worst = worst.max((error / added.max(f64::MIN_POSITIVE)).sqrt());
-                all_error += error;
-                all_added += added;
-            }
-        }
-        Ok(Distance {
-            rows: tokens.len(),
-            relative_error: (all_error / all_square.max(f64::MIN_POSITIVE)).sqrt(),
-            of_added: (all_error / all_added.max(f64::MIN_POSITIVE)).sqrt(),
-            worst_row: worst,
-        })
-    }
-
     /// Keeps the choices of experts from now on, for a check.
     ///
     /// # Errors
@@ -385,22 +313,6 @@ impl Runner {
         self.stack.recorded = recorded;
         Ok(())
     }
-}
-
-/// Router logits have a standard deviation of 2; rounding moves them by less than this.
-fn margin(spec: &StackSpec) -> f64 {
-    if uses_fp8(spec) { 1.0 } else { 0.15 }
-}
-
-/// Whether any weight or the cache is fp8, which loosens what a check may ask for.
-#[must_use]
-pub fn uses_fp8(spec: &StackSpec) -> bool {
-    use super::spec::Format;
-    spec.kv == Format::Fp8
-        || spec
-            .layers
-            .iter()
-            .any(|l| [l.attention_format, l.dense_format, l.expert_format].contains(&Format::Fp8))
 }
 
 /// Input columns of the widest product.

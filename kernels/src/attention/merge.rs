@@ -102,10 +102,11 @@ pub fn line_staging_bytes(size: usize, slots: u32) -> usize {
     2 * size * LINE_BLOCKS as usize * slots as usize * 16
 }
 
-/// Blocks and threads of [`ALL_GATHER_LINES`] for so many words and slots of a block: a
-/// line for every eight threads while they last. `None` when they do not fit.
+/// Blocks and threads of [`ALL_GATHER_LINES`] for so many words of each of `size` ranks and
+/// slots of a block: eight threads for every line of every peer while they last. `None`
+/// when the words do not fit.
 #[must_use]
-pub fn line_grid(words: usize, slots: u32) -> Option<(u32, u32)> {
+pub fn line_grid(words: usize, size: usize, slots: u32) -> Option<(u32, u32)> {
     let lines = words.div_ceil(LINE_WORDS);
     let room = slots as usize / LINE_SLOTS;
     // Small blocks start and end sooner; more of them until there is one everywhere.
@@ -114,7 +115,7 @@ pub fn line_grid(words: usize, slots: u32) -> Option<(u32, u32)> {
         .div_ceil(small.min(room.max(1)))
         .clamp(1, LINE_BLOCKS as usize);
     let each = lines.div_ceil(blocks);
-    let threads = (each * LINE_SLOTS)
+    let threads = (each * LINE_SLOTS * size.saturating_sub(1))
         .next_multiple_of(32)
         .clamp(SMALL_EXCHANGE_THREADS as usize, LINE_THREADS as usize);
     (each <= room).then_some((blocks as u32, threads as u32))
@@ -135,7 +136,7 @@ mod tests {
         for most in [8, 120, 4096, 100_000, 5_000_000] {
             let slots = line_slots(most);
             for words in (1..=most / 8).step_by(1 + most / 9000).chain([most / 8]) {
-                let (blocks, threads) = line_grid(words, slots).unwrap();
+                let (blocks, threads) = line_grid(words, 1 + words % 8, slots).unwrap();
                 assert!((1..=LINE_BLOCKS).contains(&blocks));
                 assert!(threads.is_multiple_of(32) && threads <= LINE_THREADS);
                 let each = words.div_ceil(LINE_WORDS).div_ceil(blocks as usize);
@@ -145,7 +146,7 @@ mod tests {
                 );
             }
             let too_many = LINE_WORDS * LINE_BLOCKS as usize * slots as usize / LINE_SLOTS + 1;
-            assert_eq!(line_grid(too_many, slots), None);
+            assert_eq!(line_grid(too_many, 2, slots), None);
         }
     }
 

@@ -238,6 +238,17 @@ impl Calibrated {
                 };
                 *slot = RingFit { note, ..fit };
             }
+            (Class::PeerGather | Class::PeerMerge, Figures::Ring(fit, _)) => {
+                let Figures::Ring(old, _) = before else {
+                    return false;
+                };
+                let fit = other_ranks(old, fit, &term.ranks, &mut note);
+                let slot = match term.class {
+                    Class::PeerGather => &mut c.peer_gather,
+                    _ => &mut c.peer_merge,
+                };
+                *slot = Some(RingFit { note, ..fit });
+            }
             (Class::PeerOneShot | Class::PeerTwoShot, after @ Figures::Peer { .. }) => {
                 note.carried = Some(Carried {
                     ranks: term.ranks.clone(),

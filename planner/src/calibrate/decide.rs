@@ -393,6 +393,17 @@ fn transfer(t: &Transfer, launch: LaunchMode, own: bool, machine: Machine) -> Op
             bytes,
             in_place: false,
         },
+        (Implementation::Peer, _) if !own => return None,
+        (Implementation::Peer, _) => {
+            // Rows of 128 values of each of the ranks, which is all that the time depends on.
+            let dim = 128;
+            let row = u64::from(dim * 2 * machine.ranks);
+            Probe::PeerExchange {
+                merge: t.kind == Collective::AllToAll,
+                rows: u32::try_from(bytes.div_ceil(row)).unwrap_or(u32::MAX),
+                dim,
+            }
+        }
         (Implementation::Nccl, registration) => Probe::Collective {
             collective,
             bytes,
@@ -508,6 +519,8 @@ fn label(class: OpClass) -> String {
         OpClass::SymmetricReduceScatter => "symmetric reduce-scatter".to_owned(),
         OpClass::SymmetricAllReduce => "symmetric all-reduce".to_owned(),
         OpClass::CustomAllReduce => "the engine's own all-reduce".to_owned(),
+        OpClass::PeerGather => "gather over peer memory".to_owned(),
+        OpClass::PeerMerge => "merge over peer memory".to_owned(),
         OpClass::Network => "network".to_owned(),
         OpClass::ExpertLowLatency => "expert all-to-all, low latency".to_owned(),
         OpClass::ExpertNormal => "expert all-to-all".to_owned(),

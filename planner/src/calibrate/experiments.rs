@@ -313,11 +313,15 @@ fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
         .map(mla)
         .into(),
         [
+            (1, 256, 32, 8),
             (1, 512, 32, 8),
+            (1, 1024, 64, 8),
             (1, 2048, 64, 8),
             (1, 8192, 32, 8),
             (4, 1024, 32, 8),
+            (8, 512, 32, 4),
             (2, 4096, 16, 2),
+            (1, 16384, 16, 2),
         ]
         .map(prefill)
         .into(),
@@ -463,7 +467,13 @@ fn peers(machine: Machine) -> Vec<Vec<Experiment>> {
             in_place: false,
         },
     };
-    [
+    let exchange = |merge, rows, dim| Experiment {
+        ranks: machine.ranks,
+        launch: LaunchMode::Graph,
+        decides: "decode context parallelism by parplan's own kernels".to_owned(),
+        probe: Probe::PeerExchange { merge, rows, dim },
+    };
+    let mut out: Vec<Vec<Experiment>> = [
         (CollectiveKind::AllReduce, false),
         (CollectiveKind::AllReduce, true),
         (CollectiveKind::AllGather, false),
@@ -473,7 +483,14 @@ fn peers(machine: Machine) -> Vec<Vec<Experiment>> {
             .map(|bytes| one(kind, two_shot, bytes))
             .into()
     })
-    .into()
+    .into();
+    // Rows of grouped queries, of one token to many, and latent ones.
+    for (merge, latent) in [(false, 576), (true, 512)] {
+        let rows = [32, 256, 1024, 4096].map(|rows| exchange(merge, rows, 128));
+        let latent = [64, 1024, 4096].map(|rows| exchange(merge, rows, latent));
+        out.push(rows.into_iter().chain(latent).collect());
+    }
+    out
 }
 
 fn syncs(machine: Machine) -> Vec<Experiment> {

@@ -67,6 +67,9 @@ const TABLED: f64 = 0.35;
 const CARRIED: f64 = 0.8;
 const GUESSED: f64 = 2.5;
 
+/// A time below this was left out of an earlier fit, microseconds.
+const LEFT_OUT: f64 = 1e-4;
+
 /// The collective that the planner prices.
 pub(super) fn collective(kind: CollectiveKind) -> Collective {
     match kind {
@@ -134,6 +137,12 @@ impl Figures {
                 eager_us: custom.eager_us,
                 passes: Passes::Gather,
             },
+            Class::PeerGather => {
+                Figures::Ring(peer_before(&c.peer_gather, custom), Collective::AllGather)
+            }
+            Class::PeerMerge => {
+                Figures::Ring(peer_before(&c.peer_merge, custom), Collective::AllToAll)
+            }
             Class::Sync(SyncWay::HostTcp) => Figures::Constant {
                 us: overheads.sync.host_us,
             },
@@ -189,6 +198,16 @@ impl Figures {
             Class::PeerOneShot | Class::PeerTwoShot | Class::PeerAllGather => {
                 &c.custom_all_reduce.note
             }
+            Class::PeerGather | Class::PeerMerge => {
+                let own = match class {
+                    Class::PeerGather => &c.peer_gather,
+                    _ => &c.peer_merge,
+                };
+                match own {
+                    Some(fit) => &fit.note,
+                    None => return String::new(),
+                }
+            }
             Class::Sync(_) => return overheads.sync.source.clone(),
             Class::Gemm(d) => match efficiency.gemm.get(&d) {
                 Some(fit) => &fit.note,
@@ -218,8 +237,15 @@ impl Figures {
     /// The figures by name, where they start, and how far they may be off.
     pub fn list(&self) -> Vec<Figure> {
         let at = |name, start: f64, width| Figure { name, start, width };
-        // A figure that is 0 was left out by an earlier fit; it may come in again, small.
-        let time = |name, us: f64, width: f64| at(name, us.max(0.01), width);
+        // A figure that is 0 was left out by an earlier fit, of other kernels: it begins small, and
+        // may be anything.
+        let time = |name, us: f64, width: f64| {
+            if us < LEFT_OUT {
+                at(name, 0.1, width.max(GUESSED))
+            } else {
+                at(name, us.max(0.01), width)
+            }
+        };
         match self {
             Figures::Constant { us } => vec![time("us", *us, GUESSED)],
             Figures::Stream { base_us, memory } => vec![
@@ -408,6 +434,13 @@ impl Figures {
                 f64::from(e.ranks),
                 launch(e.launch),
             ),
+            (Figures::Ring(fit, kind), Probe::PeerExchange { merge, rows, dim }) => {
+                // Of a merge an fp32 LSE goes with every row.
+                let row = f64::from(dim) * 2.0 + if merge { 4.0 } else { 0.0 };
+                let ranks = f64::from(e.ranks);
+                let bytes = ranks * f64::from(rows) * row;
+                single.ring(fit, *kind, bytes, ranks, launch(e.launch))
+            }
             (
                 Figures::Peer {
                     base_us,
@@ -548,6 +581,25 @@ fn decode(fit: &DecodeFit, [base_us, item_us, split_us, memory, compute]: [f64; 
         compute: compute.min(1.0),
         ..fit.clone()
     }
+}
+
+/// An exchange over peer memory before it is measured: what it was, or the latency of the one-shot
+/// all-reduce at half of the link.
+fn peer_before(own: &Option<RingFit>, custom: &AllReduceFit) -> RingFit {
+    own.clone().unwrap_or_else(|| RingFit {
+        base_us: custom.one_shot_us,
+        rank_us: custom.rank_us,
+        ramp_us: 1.0,
+        link: [0.5; 3],
+        eager_us: custom.eager_us,
+        note: Note {
+            sigma: 0.7,
+            samples: 0,
+            source: "guessed from the one-shot all-reduce".to_owned(),
+            carried: None,
+            here: false,
+        },
+    })
 }
 
 /// How far the figures of a class may be off before it is measured.

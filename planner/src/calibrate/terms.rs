@@ -212,6 +212,9 @@ fn quantities(e: &Experiment) -> Vec<(&'static str, f64)> {
         | Probe::PeerCollective { bytes, .. }
         | Probe::MemoryRead { bytes }
         | Probe::MemoryCopy { bytes } => vec![("bytes", bytes as f64)],
+        Probe::PeerExchange { rows, dim, .. } => {
+            vec![("bytes", f64::from(rows) * f64::from(dim) * 2.0)]
+        }
         Probe::Gemm { m, n, k, .. } => vec![
             ("m", f64::from(m)),
             ("n", f64::from(n)),

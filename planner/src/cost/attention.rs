@@ -104,6 +104,8 @@ pub(super) struct AttentionWork {
     pub depth: f64,
     /// Head width relative to 128.
     pub width: f64,
+    /// Requests whose query rows one tile or several hold, and how many rows each has; only of decode.
+    pub tiled: (f64, f64),
 }
 
 /// Pairs (query, key) that a causal sequence of `new` tokens after `prefix` looks at, each query
@@ -144,6 +146,7 @@ impl DecodeGqa {
             items: self.requests * self.kv_heads,
             depth: context,
             width: 1.0,
+            tiled: (self.requests * self.kv_heads, 1.0),
         }
     }
 }
@@ -163,6 +166,7 @@ impl DecodeMla {
             items: self.requests * rows,
             depth: self.context,
             width: 1.0,
+            tiled: (self.requests, rows),
         }
     }
 }
@@ -189,6 +193,7 @@ impl PrefillGqa {
             items: heads * tiles,
             depth: last.min(self.window),
             width: self.head_dim / 128.0,
+            tiled: (0.0, 0.0),
         }
     }
 }
@@ -208,6 +213,7 @@ impl PrefillMla {
             items: heads * tiles,
             depth: self.prefix + self.new_tokens,
             width: 1.0,
+            tiled: (0.0, 0.0),
         }
     }
 }
@@ -216,9 +222,7 @@ impl DecodeTerm {
     /// `base + items · item / SMs + split · c / (c + c½) + overlap(bytes, padded products)`.
     #[inline]
     pub(super) fn time(&self, work: &AttentionWork) -> f64 {
-        self.base_us
-            + work.items * self.item_us_per_sm
-            + self.split_us * work.depth / (work.depth + self.split_context)
+        self.fixed(work)
             + overlap(
                 work.bytes * self.us_per_byte,
                 work.padded * self.us_per_flop,
@@ -229,13 +233,26 @@ impl DecodeTerm {
     /// ridge, where loads and products do not hide each other well.
     #[inline]
     pub(super) fn time_joined(&self, work: &AttentionWork) -> f64 {
-        self.base_us
-            + work.items * self.item_us_per_sm
-            + self.split_us * work.depth / (work.depth + self.split_context)
+        self.fixed(work)
             + join(
                 work.bytes * self.us_per_byte,
                 work.padded * self.us_per_flop,
             )
+    }
+
+    /// What does not grow with keys: launch, the items' own, and the merge of what was cut. Where tiles
+    /// are known, each SM begins and ends one at least, and less is cut as tiles become as many as SMs.
+    #[inline]
+    fn fixed(&self, work: &AttentionWork) -> f64 {
+        let split = self.split_us * work.depth / (work.depth + self.split_context);
+        let us = self.base_us + work.items * self.item_us_per_sm;
+        if self.tile_rows <= 0.0 {
+            return us + split;
+        }
+        let (requests, rows) = work.tiled;
+        let tiles = requests * (rows / self.tile_rows).max(1.0);
+        let first = self.item_us_per_sm * self.sms * rows.min(self.tile_rows);
+        us + first + split / (1.0 + tiles / self.sms)
     }
 
     #[inline]

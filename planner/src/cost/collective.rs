@@ -24,6 +24,10 @@ pub enum Implementation {
     /// The engine's own one-shot or two-shot all-reduce, whichever is faster at the size. Other
     /// collectives, and groups that leave one NVLink domain or exceed 8 ranks, run on NCCL.
     Custom,
+    /// The engine's own exchange around an attention whose cache several ranks share: a gather of
+    /// queries, or a merge of partial outputs (as an all-to-all of them), over peer memory. NCCL's where
+    /// the engine has none, or the ranks leave one NVLink domain.
+    Peer,
 }
 
 /// How it is launched.
@@ -170,6 +174,11 @@ impl OpCosts<'_> {
         if t.span.domains() > 1.0 {
             return self.between_domains(t);
         }
+        if t.implementation == Implementation::Peer
+            && let Some(own) = self.peer(t.kind)
+        {
+            return own.launched(t.kind, t.bytes, ranks, t.launch);
+        }
         let ring = &self.rings[t.kind.index()];
         let mut us = ring.time(ranks, wire);
         let mut floor_us = ring.eager_us + ring.base_us;
@@ -199,6 +208,16 @@ impl OpCosts<'_> {
             Launch::Graph => us,
             // The host paces an eager launch while the kernel is short.
             Launch::Eager => super::overlap(us, floor_us),
+        }
+    }
+
+    /// The engine's own gather, or merge, over peer memory.
+    #[inline]
+    pub(super) fn peer(&self, kind: Collective) -> Option<&RingTerm> {
+        match kind {
+            Collective::AllGather => self.peer_gather.as_ref(),
+            Collective::AllToAll => self.peer_merge.as_ref(),
+            Collective::AllReduce | Collective::ReduceScatter => None,
         }
     }
 

@@ -136,6 +136,8 @@ fn of_transfer(t: &Transfer) -> OpClass {
     }
     match (t.kind, t.implementation, t.registration) {
         (Collective::AllReduce, Implementation::Custom, _) => OpClass::CustomAllReduce,
+        (Collective::AllGather, Implementation::Peer, _) => OpClass::PeerGather,
+        (Collective::AllToAll, Implementation::Peer, _) => OpClass::PeerMerge,
         (Collective::AllToAll, ..) => OpClass::AllToAll,
         (Collective::AllGather, _, Registration::Symmetric) => OpClass::SymmetricAllGather,
         (Collective::ReduceScatter, _, Registration::Symmetric) => OpClass::SymmetricReduceScatter,

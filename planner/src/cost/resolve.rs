@@ -91,6 +91,10 @@ pub enum OpClass {
     SymmetricAllReduce,
     /// The engine's own all-reduce.
     CustomAllReduce,
+    /// Its own gather of queries over peer memory.
+    PeerGather,
+    /// Its own merge of partial outputs over peer memory.
+    PeerMerge,
     /// Anything that leaves a node, or crosses PCIe.
     Network,
     /// Expert exchange, low-latency kernels.
@@ -123,6 +127,8 @@ pub struct OpCosts<'a> {
     /// All-gather, reduce-scatter, all-reduce on symmetric windows.
     pub(super) symmetric: [RingTerm; 3],
     pub(super) custom_all_reduce: CustomTerm,
+    pub(super) peer_gather: Option<RingTerm>,
+    pub(super) peer_merge: Option<RingTerm>,
     pub(super) network: NetworkTerm,
     pub(super) low_latency: [A2aTerm; 2],
     pub(super) normal: [A2aTerm; 2],
@@ -185,6 +191,8 @@ impl<'g> Peaks<'g> {
             us_per_byte_peak: self.byte,
             us_per_flop_peak: flop,
             pad_rows: fit.pad_rows.max(1.0),
+            tile_rows: fit.tile_rows.max(0.0),
+            sms: self.sms,
         }
     }
 
@@ -361,6 +369,8 @@ impl<'a> OpCosts<'a> {
                 &c.symmetric_all_reduce,
             ]
             .map(|own| peaks.ring(own.as_ref().unwrap_or(&c.symmetric))),
+            peer_gather: c.peer_gather.as_ref().map(|fit| peaks.ring(fit)),
+            peer_merge: c.peer_merge.as_ref().map(|fit| peaks.ring(fit)),
             custom_all_reduce: CustomTerm {
                 one_shot_us: custom.one_shot_us,
                 two_shot_us: custom.two_shot_us,
@@ -430,6 +440,14 @@ impl<'a> OpCosts<'a> {
             }
             OpClass::SymmetricAllReduce => &symmetric(&p.collective.symmetric_all_reduce).note,
             OpClass::CustomAllReduce => &p.collective.custom_all_reduce.note,
+            OpClass::PeerGather => match &p.collective.peer_gather {
+                Some(own) => &own.note,
+                None => &p.collective.all_gather.note,
+            },
+            OpClass::PeerMerge => match &p.collective.peer_merge {
+                Some(own) => &own.note,
+                None => &p.collective.all_to_all.note,
+            },
             OpClass::Network => &p.collective.network.note,
             OpClass::ExpertLowLatency => &p.deepep.low_latency_dispatch.note,
             OpClass::ExpertNormal => &p.deepep.normal_dispatch.note,

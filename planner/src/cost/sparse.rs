@@ -75,6 +75,7 @@ impl SparseDecode {
             items: rows,
             depth: self.context,
             width: 1.0,
+            tiled: (0.0, 0.0),
         }
     }
 
@@ -107,6 +108,7 @@ impl SparsePrefill {
             items: rows / 128.0,
             depth: self.prefix + self.new_tokens,
             width: 1.0,
+            tiled: (0.0, 0.0),
         }
     }
 
@@ -127,6 +129,7 @@ impl SparsePrefill {
             items: rows,
             depth: (self.prefix + self.new_tokens).min(self.top_k),
             width: 1.0,
+            tiled: (0.0, 0.0),
         }
     }
 }

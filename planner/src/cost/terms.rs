@@ -25,6 +25,8 @@ pub(super) struct DecodeTerm {
     pub us_per_byte_peak: f64,
     pub us_per_flop_peak: f64,
     pub pad_rows: f64,
+    pub tile_rows: f64,
+    pub sms: f64,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -66,6 +66,11 @@ impl Meter<'_, '_> {
     }
 
     pub(super) fn call(&mut self, op: Op, layers: f64, call: &Call) {
+        self.call_by(false, op, layers, call);
+    }
+
+    /// A call that the engine's own kernel over peer memory makes, if `peer`.
+    pub(super) fn call_by(&mut self, peer: bool, op: Op, layers: f64, call: &Call) {
         let f = self.fixed;
         if !f.exchanges {
             return;
@@ -105,7 +110,9 @@ impl Meter<'_, '_> {
                 ranks,
                 ranks_per_domain: near.min(ranks),
             },
-            implementation: if reduces && call.bytes <= custom {
+            implementation: if peer {
+                Implementation::Peer
+            } else if reduces && call.bytes <= custom {
                 Implementation::Custom
             } else {
                 Implementation::Nccl

@@ -366,8 +366,12 @@ impl Meter<'_, '_> {
             replicated_q: self.fixed.dcp_replicated_q,
             lse_apart: self.fixed.dcp_lse_apart,
         };
+        let fused = merge.0 == DcpMerge::Fused;
         for call in volume::dcp(&shape).as_slice() {
-            self.call(Op::Dcp, n, call);
+            self.call_by(fused, Op::Dcp, n, call);
+        }
+        if fused {
+            return;
         }
         // Correction by the global LSE, or the local combine: partial outputs read and written once.
         let bytes =

@@ -20,6 +20,10 @@ pub enum Class {
     PeerTwoShot,
     /// parplan's all-gather over peer memory.
     PeerAllGather,
+    /// Queries of ranks that share a cache, gathered over peer memory.
+    PeerGather,
+    /// Their partial outputs, merged over peer memory.
+    PeerMerge,
     /// Metadata sync by one way.
     Sync(SyncWay),
     /// An eager launch.
@@ -61,6 +65,8 @@ impl Class {
             } => Class::PeerAllGather,
             Probe::PeerCollective { two_shot: true, .. } => Class::PeerTwoShot,
             Probe::PeerCollective { .. } => Class::PeerOneShot,
+            Probe::PeerExchange { merge: true, .. } => Class::PeerMerge,
+            Probe::PeerExchange { .. } => Class::PeerGather,
             Probe::MetadataSync { way } => Class::Sync(way),
             Probe::Kernels { .. } if experiment.launch == LaunchMode::Graph => Class::GraphNode,
             Probe::Kernels { .. } => Class::Launch,
@@ -86,6 +92,8 @@ impl fmt::Display for Class {
             Class::PeerOneShot => f.write_str("peer_one_shot"),
             Class::PeerTwoShot => f.write_str("peer_two_shot"),
             Class::PeerAllGather => f.write_str("peer_all_gather"),
+            Class::PeerGather => f.write_str("peer_gather"),
+            Class::PeerMerge => f.write_str("peer_merge"),
             Class::Sync(way) => write!(f, "sync.{}", way.name()),
             Class::Launch => f.write_str("launch"),
             Class::GraphNode => f.write_str("graph_node"),
@@ -118,6 +126,8 @@ impl FromStr for Class {
                 "peer_one_shot" => Class::PeerOneShot,
                 "peer_two_shot" => Class::PeerTwoShot,
                 "peer_all_gather" => Class::PeerAllGather,
+                "peer_gather" => Class::PeerGather,
+                "peer_merge" => Class::PeerMerge,
                 "launch" => Class::Launch,
                 "graph_node" => Class::GraphNode,
                 "memory_read" => Class::MemoryRead,

@@ -93,6 +93,16 @@ pub enum Probe {
         /// Send and receive buffers overlap.
         in_place: bool,
     },
+    /// What ranks that share a cache exchange over peer memory, by one kernel each: queries gathered,
+    /// or partial outputs merged with their log-sum-exps.
+    PeerExchange {
+        /// Outputs are merged; otherwise queries are gathered.
+        merge: bool,
+        /// Rows of one rank's heads: tokens times heads.
+        rows: u32,
+        /// Width of a row.
+        dim: u32,
+    },
     /// A round of batch shapes between the ranks, up to the host's knowing all of them.
     MetadataSync {
         /// By which way.
@@ -217,7 +227,10 @@ impl Probe {
     pub const fn is_shared(&self) -> bool {
         matches!(
             self,
-            Probe::Collective { .. } | Probe::PeerCollective { .. } | Probe::MetadataSync { .. }
+            Probe::Collective { .. }
+                | Probe::PeerCollective { .. }
+                | Probe::PeerExchange { .. }
+                | Probe::MetadataSync { .. }
         )
     }
 }
@@ -306,6 +319,11 @@ impl fmt::Display for Probe {
                 if *two_shot { "two-shot" } else { "one-shot" },
                 size(*bytes),
                 place(*in_place)
+            ),
+            Probe::PeerExchange { merge, rows, dim } => write!(
+                f,
+                "peer {} of {rows} rows of {dim}",
+                if *merge { "merge" } else { "gather" }
             ),
             Probe::MetadataSync { way } => write!(f, "metadata sync {}", way.name()),
             Probe::Kernels { nodes } => write!(f, "{nodes} small norms"),

@@ -80,6 +80,11 @@ pub struct DecodeFit {
     pub rate: TensorRate,
     /// Rows that the query heads sharing a cache are padded to.
     pub pad_rows: f64,
+    /// Query rows of a tile that one block walks with, where the kernel deals equal chunks of all tiles'
+    /// keys to the SMs: beginning and ending a tile is then seen once however few there are, and what is
+    /// cut less the more tiles there are. 0 for kernels that are not known so well.
+    #[serde(default)]
+    pub tile_rows: f64,
     /// Provenance.
     pub note: Note,
 }
@@ -218,6 +223,13 @@ pub struct CollectiveFit {
     /// The all-reduce among them, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub symmetric_all_reduce: Option<RingFit>,
+    /// Queries of ranks that share a KV cache gathered by the engine's own kernel over peer memory
+    /// (total bytes of the gathered buffer), where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_gather: Option<RingFit>,
+    /// Their partial outputs merged likewise (bytes that a rank holds, as of an all-to-all).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_merge: Option<RingFit>,
     /// The engine's own one-shot and two-shot all-reduce.
     pub custom_all_reduce: AllReduceFit,
     /// The same collectives between nodes and over PCIe.

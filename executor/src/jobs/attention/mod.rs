@@ -229,7 +229,7 @@ impl AttentionJob {
                 Err(why) => {
                     let instead = way.without_peers();
                     let known = self.ways.contains(&instead);
-                    result.notes.push(format!(
+                    result.note(format!(
                         "{}: no peer memory ({why}); {} {}",
                         way.name(),
                         instead.name(),
@@ -247,9 +247,7 @@ impl AttentionJob {
             }
         }
         if way.needs_communicator() && hands.gpu.is_some() && hands.nccl.is_none() {
-            result
-                .notes
-                .push(format!("{}: left out, it needs NCCL", way.name()));
+            result.note(format!("{}: left out, it needs NCCL", way.name()));
             return Ok(None);
         }
         Ok(Some((way, peers)))

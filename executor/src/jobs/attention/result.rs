@@ -123,6 +123,13 @@ impl Default for AttentionResult {
 }
 
 impl AttentionResult {
+    /// Adds a note that is not there yet.
+    pub(super) fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+
     #[allow(clippy::too_many_arguments)] // a sample is these things
     pub(super) fn add(
         &mut self,

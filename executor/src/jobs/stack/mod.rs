@@ -126,10 +126,13 @@ impl StackJob {
         let pool = self.windows(&mut context.control, &mut runner, registrar)?;
         let held = runner.device.meter().current();
         let apart = self.share_memory(context, &mut runner)?;
-        memory.push(MemoryKind {
-            what: "staging for peers".into(),
-            bytes: runner.device.meter().current().saturating_sub(held),
-        });
+        let staging = runner.device.meter().current().saturating_sub(held);
+        if staging > 0 {
+            memory.push(MemoryKind {
+                what: "staging for peers".into(),
+                bytes: staging,
+            });
+        }
         if let (Some(gpu), Some(before)) = (&context.gpu, free) {
             let held = runner.device.meter().current();
             let taken = before.saturating_sub(gpu.memory()?.0);

@@ -15,7 +15,8 @@ pub struct KernelRule {
     pub mla: u32,
     /// Choosing experts from the router's logits.
     pub route: u32,
-    /// Placing rows before a gather over DP ranks, and taking them back after the block, together.
+    /// Placing rows before a gather over DP ranks, and taking them back after the block: two copies, each
+    /// worth half a kernel.
     pub gather: u32,
     /// One attention.
     pub attention: u32,
