@@ -53,6 +53,7 @@ fn random_attentions_and_stacks_are_near_the_reference() {
         context: 40,
         queries: 9,
         rows: 3,
+        scale: 16,
     };
     let (seed, goes_on) = fuzz::bounds(6);
     let mut rng = Rng::with_seed(seed + 6);

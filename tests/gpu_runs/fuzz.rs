@@ -33,6 +33,7 @@ fn random_attentions_and_stacks_are_near_the_reference_on_gpus() {
         context: 6000,
         queries: 90,
         rows: 40,
+        scale: 8,
     };
     let mut rng = Rng::with_seed(seed);
     let mut runs = 0;
