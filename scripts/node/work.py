@@ -83,7 +83,8 @@ class Work:
         archive = self.packed and os.path.join(self.packed, f"{name}.tgz")
         if archive and os.path.exists(archive) and not os.path.isdir(path):
             with tarfile.open(archive) as tar:
-                tar.extractall(self.folder, filter="data")
+                # Older versions of Python 3.9 to 3.11 have no filters.
+                tar.extractall(self.folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         os.makedirs(path, exist_ok=True)
         return Stage(path, limit)
 
