@@ -6,10 +6,7 @@
 // A block has 64 rows of a tile (query token times head) and walks units of 64 KV
 // tokens, of which two are in shared memory: each is read once from global memory and
 // serves as key and as value. Four warpgroups:
-//   0  copies units in, by groups of columns with barriers of their own: products begin on
-//      the first group, and a group is loaded anew as soon as its last reader is through,
-//      while others are still read. Rows of the unit after are brought into the L2 cache
-//      ahead, since shared memory has no room for them yet
+//   0  copies units in, three barriers each, so that products begin on the first third
 //   1  scores: 64x64 products over 576, the softmax, weights to shared memory
 //   2, 3  values: each 256 columns of the output, in its registers
 // The scores of the next unit run beside the values of this one. Tiles of 128 rows are
@@ -28,20 +25,13 @@
 #define SHARED_F32 (SHARED_P + 2 * P_BYTES)
 #define SHARED_BARRIERS (SHARED_F32 + 4 * 64 * 4)
 
-// Groups of 64-column blocks of a unit in the order in which their last readers leave
-// them: the rotary block, which only scores read, then the first half of what each of the
-// two value warpgroups reads, then the second halves.
-#define GROUPS 5
-#define FIRST_BLOCK(group) ((group) == 0 ? 8 : (group) == 1 ? 0 : (group) == 2 ? 4 : (group) == 3 ? 2 : 6)
-#define BLOCKS_OF(group) ((group) == 0 ? 1 : 2)
-
 // Barriers, by offset.
-#define FULL(stage, group) (SHARED_BARRIERS + 8 * (GROUPS * (stage) + (group)))
-#define EMPTY(stage, group) (SHARED_BARRIERS + 80 + 8 * (GROUPS * (stage) + (group)))
-#define P_FULL(slot) (SHARED_BARRIERS + 160 + 8 * (slot))
-#define P_EMPTY(slot) (SHARED_BARRIERS + 176 + 8 * (slot))
-#define DONE_FULL (SHARED_BARRIERS + 192)
-#define DONE_EMPTY (SHARED_BARRIERS + 200)
+#define FULL(stage, third) (SHARED_BARRIERS + 8 * (3 * (stage) + (third)))
+#define EMPTY(stage) (SHARED_BARRIERS + 48 + 8 * (stage))
+#define P_FULL(slot) (SHARED_BARRIERS + 64 + 8 * (slot))
+#define P_EMPTY(slot) (SHARED_BARRIERS + 80 + 8 * (slot))
+#define DONE_FULL (SHARED_BARRIERS + 96)
+#define DONE_EMPTY (SHARED_BARRIERS + 104)
 
 #define LN2 0.69314718056f
 
@@ -82,10 +72,8 @@ extern "C" __global__ void __launch_bounds__(512, 1) parplan_mla_bf16_wgmma(cons
 
     if (threadIdx.x == 0) {
         for (u32 s = 0; s < 2; s++) {
-            for (u32 g = 0; g < GROUPS; g++) {
-                barrier_init(base + FULL(s, g), 128);
-                barrier_init(base + EMPTY(s, g), 4);
-            }
+            for (u32 t = 0; t < 3; t++) barrier_init(base + FULL(s, t), 128);
+            barrier_init(base + EMPTY(s), 12);
             barrier_init(base + P_FULL(s), 4);
             barrier_init(base + P_EMPTY(s), 8);
         }
@@ -136,21 +124,13 @@ extern "C" __global__ void __launch_bounds__(512, 1) parplan_mla_bf16_wgmma(cons
                     from[i] = (const char*)a.k + (valid[i] ? (u64)rows[i] * 1152 : 0) + c * 16;
                 }
                 if (u + 1 < segment.count) look_up(segment, segment.first + u + 1);
+                if (n >= 2) barrier_wait(base + EMPTY(stage), (n / 2 - 1) & 1);
                 const u32 to = base + Q_BYTES + stage * K_BYTES + first_row * 128 + ((c ^ (first_row & 7)) << 4);
 #pragma unroll
-                for (int g = 0; g < GROUPS; g++) {
-                    if (n >= 2) barrier_wait(base + EMPTY(stage, g), (n / 2 - 1) & 1);
+                for (int b = 0; b < 9; b++) {
 #pragma unroll
-                    for (int b = FIRST_BLOCK(g); b < FIRST_BLOCK(g) + BLOCKS_OF(g); b++)
-#pragma unroll
-                        for (int i = 0; i < 4; i++) copy16(to + b * BLOCK + i * 16 * 128, from[i] + b * 128, valid[i]);
-                    barrier_arrive_after_copies(base + FULL(stage, g));
-                }
-                // One thread a row; of the two blocks that read the same rows, one.
-                if (u + 1 < segment.count && half_rows == 0) {
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-                        if (c == i && rows[i] != 0xffffffffu) prefetch_row<1152>((const char*)a.k + (u64)rows[i] * 1152);
+                    for (int i = 0; i < 4; i++) copy16(to + b * BLOCK + i * 16 * 128, from[i] + b * 128, valid[i]);
+                    if (b % 3 == 2) barrier_arrive_after_copies(base + FULL(stage, b / 3));
                 }
             }
         }
@@ -197,26 +177,24 @@ extern "C" __global__ void __launch_bounds__(512, 1) parplan_mla_bf16_wgmma(cons
                 const u32 keys = base + Q_BYTES + stage * K_BYTES;
                 float s[32];
 #pragma unroll
-                for (int g = 0; g < GROUPS; g++) {
-                    barrier_wait(base + FULL(stage, g), parity);
+                for (int third = 0; third < 3; third++) {
+                    barrier_wait(base + FULL(stage, third), parity);
                     fence_for_products();
                     products_begin();
 #pragma unroll
-                    for (int b = FIRST_BLOCK(g); b < FIRST_BLOCK(g) + BLOCKS_OF(g); b++)
+                    for (int b = 3 * third; b < 3 * third + 3; b++)
 #pragma unroll
                         for (int k = 0; k < 4; k++) {
                             const u64 key = tile_descriptor(keys + b * BLOCK + k * 32, 16, 1024);
-                            if (g == 0)
-                                multiply_64x64_registers(s, rotary[k], key, k > 0);
+                            if (b < 8)
+                                multiply_64x64(s, tile_descriptor(base + b * BLOCK + k * 32, 16, 1024), key, b > 0 || k > 0);
                             else
-                                multiply_64x64(s, tile_descriptor(base + b * BLOCK + k * 32, 16, 1024), key, true);
+                                multiply_64x64_registers(s, rotary[k], key, true);
                         }
                     products_commit();
                 }
-                products_wait<0>();
-                // The other groups are read again: their values' readers wait for the weights,
-                // hence for these products, and leave them last.
-                if (lane == 0) barrier_arrive(base + EMPTY(stage, 0));
+                products_wait();
+                if (lane == 0) barrier_arrive(base + EMPTY(stage));
 
                 const u32 first_token = (segment.first + u) * WG_UNIT;
                 if (first_token + WG_UNIT > all_see) {
@@ -292,22 +270,17 @@ extern "C" __global__ void __launch_bounds__(512, 1) parplan_mla_bf16_wgmma(cons
                 }
                 fence_for_products();
                 products_begin();
-                const u32 weights = base + SHARED_P + stage * P_BYTES;
-                const u32 values = base + Q_BYTES + stage * K_BYTES + side * 4 * BLOCK;
 #pragma unroll
-                for (int k = 0; k < 4; k++)
-                    multiply_64x128<0>(o, tile_descriptor(weights + k * 32, 16, 1024), tile_descriptor(values + k * 2048, BLOCK, 1024));
+                for (int k = 0; k < 4; k++) {
+                    const u64 weights = tile_descriptor(base + SHARED_P + stage * P_BYTES + k * 32, 16, 1024);
+                    const u32 values = base + Q_BYTES + stage * K_BYTES + side * 4 * BLOCK + k * 2048;
+                    multiply_64x128<0>(o, weights, tile_descriptor(values, BLOCK, 1024));
+                    multiply_64x128<1>(o, weights, tile_descriptor(values + 2 * BLOCK, BLOCK, 1024));
+                }
                 products_commit();
-#pragma unroll
-                for (int k = 0; k < 4; k++)
-                    multiply_64x128<1>(o, tile_descriptor(weights + k * 32, 16, 1024),
-                                       tile_descriptor(values + 2 * BLOCK + k * 2048, BLOCK, 1024));
-                products_commit();
-                products_wait<1>();
-                if (lane == 0) barrier_arrive(base + EMPTY(stage, 1 + side));
-                products_wait<0>();
+                products_wait();
                 if (lane == 0) {
-                    barrier_arrive(base + EMPTY(stage, 3 + side));
+                    barrier_arrive(base + EMPTY(stage));
                     barrier_arrive(base + P_EMPTY(stage));
                 }
             }

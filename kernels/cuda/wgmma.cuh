@@ -14,11 +14,7 @@ __device__ inline u64 tile_descriptor(u32 address, u32 leading, u32 stride) {
 
 __device__ inline void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-// Until at most so many of this warpgroup's commits are not done; they end in order.
-template <int pending>
-__device__ inline void products_wait() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
-}
+__device__ inline void products_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
 // d[64x64] (+)= a[64x16] * b[64x16]^T, both in shared memory; `add` false: d starts from 0.
 __device__ inline void multiply_64x64(float (&d)[32], u64 a, u64 b, bool add) {
@@ -99,12 +95,6 @@ __device__ inline void barrier_wait(u32 barrier, u32 parity) {
 }
 // What was written by ordinary stores or copies is seen by products that follow.
 __device__ inline void fence_for_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// Brings so many bytes, whole 16s, into the L2 cache; nothing waits for them.
-template <u32 bytes>
-__device__ inline void prefetch_row(const void* from) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "n"(bytes) : "memory");
-}
 
 template <u32 id>
 __device__ inline void sync_warpgroup() {

@@ -150,6 +150,7 @@ fn moe(bencher: Bencher) {
         gathered: true,
         spread: 1.0,
         imbalance: 1.0,
+        deviations: 0.0,
     };
     with_costs(bencher, shape, |c, s| c.moe(s));
 }

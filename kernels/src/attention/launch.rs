@@ -150,7 +150,7 @@ impl Kernel {
                 unit_tokens: 64,
                 threads: 512,
                 // Queries, two units, two tiles of weights, four rows of f32, barriers.
-                shared: (8 + 2 * 9 + 2) * 8192 + 4 * 64 * 4 + 208,
+                shared: (8 + 2 * 9 + 2) * 8192 + 4 * 64 * 4 + 112,
                 resident: 1,
                 blocks_per_chunk: pair,
             };
