@@ -58,7 +58,7 @@ impl Windows {
         stride: usize,
     ) -> Result<()> {
         let misread = element < 4 && version < READS_ANY_PART;
-        if misread && (first | stride as u64) % 4 != 0 && self.holds(first) {
+        if misread && !(first | stride as u64).is_multiple_of(4) && self.holds(first) {
             return Err(Error::Arguments {
                 op,
                 why: format!(

@@ -1,7 +1,9 @@
 //! From an experiment to work that can be repeated.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 use parplan_profiles::calibration::{
@@ -34,6 +36,9 @@ pub(super) enum Outcome {
 /// An outcome with the name of who runs, or why there is none.
 pub(super) type Prepared = std::result::Result<(String, Outcome), String>;
 
+/// What this machine can do, or why it cannot.
+type OrReason<T> = std::result::Result<T, String>;
+
 /// What experiments share: buffers, windows, peers, the anchor.
 pub(super) struct Bench {
     anchor: Anchor,
@@ -43,9 +48,9 @@ pub(super) struct Bench {
     /// By registration: buffers of the largest size, and the pool that keeps them registered.
     windows: BTreeMap<BufferRegistration, (Option<WindowPool<NcclRegistrar>>, Buffers)>,
     /// Peer memory; none where the GPUs do not reach each other, with the reason.
-    peers: Option<std::result::Result<std::rc::Rc<std::cell::RefCell<PeerCollectives>>, String>>,
+    peers: Option<OrReason<Rc<RefCell<PeerCollectives>>>>,
     /// Exchanges around an attention, and the largest message that they were made for.
-    exchange: Option<(usize, std::result::Result<std::rc::Rc<dyn Peers>, String>)>,
+    exchange: Option<(usize, OrReason<Rc<dyn Peers>>)>,
 }
 
 pub(super) const OWN: &str = concat!("parplan ", env!("CARGO_PKG_VERSION"));
@@ -236,9 +241,7 @@ impl Bench {
         };
         if self.peers.is_none() {
             let connected = match PeerCollectives::connect(&gpu, &mut context.control)? {
-                Availability::Available(peers) => {
-                    Ok(std::rc::Rc::new(std::cell::RefCell::new(*peers)))
-                }
+                Availability::Available(peers) => Ok(Rc::new(RefCell::new(*peers))),
                 Availability::Fallback(why) => Err(why.to_string()),
             };
             self.peers = Some(connected);
@@ -277,7 +280,7 @@ impl Bench {
             Some((largest, known)) if *largest >= most => known.clone(),
             _ => {
                 let made = PeerExchange::connect(&gpu, &mut context.control, most)?;
-                let made = made.map(|peers| std::rc::Rc::new(peers) as std::rc::Rc<dyn Peers>);
+                let made = made.map(|peers| Rc::new(peers) as Rc<dyn Peers>);
                 self.exchange = Some((most, made.clone()));
                 made
             }
