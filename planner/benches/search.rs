@@ -57,6 +57,7 @@ fn deepseek_v3_on_h200(bencher: Bencher<'_, '_>, gpus: u32) {
         prefix_hit: 0.0,
         balance: Balance::Even,
         waves: 10.0,
+        requests_per_s: None,
         speculation: None,
     };
     let space = space(gpus);

@@ -8,9 +8,11 @@ use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
 use crate::plan::Choice;
 use crate::question::{Settings, Speculation, Traffic};
 use crate::reserve::{self, Draft, MemoryFraction, ReserveContext};
+use crate::serve::open::{Answer, OpenLoop, open_loop};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
 pub use crate::setup::{Setup, sm};
 use crate::shard::Shard;
+use crate::step::block::busiest;
 use crate::step::pass::{ACTIVATION_BYTES, Fixed, ReducePath};
 use crate::step::{Steps, launches};
 use crate::volume::{DcpMerge, Exchange};
@@ -20,6 +22,14 @@ use parplan_profiles::{Attention, ModelProfile};
 
 /// Padded share of a captured graph that the recommended capture list accepts.
 const GRAPH_WASTE: f64 = 0.125;
+
+/// How often an open loop is sized again, and its requests in flight beyond their mean, in standard
+/// deviations of a Poisson count.
+const SIZINGS: usize = 8;
+const PEAK: f64 = 3.0;
+
+/// More requests in flight than any engine is started for.
+const MOST_IN_FLIGHT: f64 = 1e6;
 
 /// One configuration and what follows from it.
 #[derive(Debug, Clone)]
@@ -66,6 +76,26 @@ pub struct Deployment<'a> {
     prefill_exchange: Exchange,
     /// Mean over maximum of the DP ranks' batches.
     pub mean_over_max: f64,
+    /// Clients over the whole deployment, or the requests in flight that an open loop is planned for.
+    pub clients: f64,
+}
+
+/// The model on one rank of a configuration, whatever its traffic.
+#[derive(Debug, Clone)]
+struct Shapes {
+    shard: Shard,
+    footprint: KvFootprint,
+}
+
+impl Shapes {
+    fn of(setup: &Setup<'_>, traffic: &Traffic, choice: &Choice) -> Shapes {
+        let layout = &choice.layout;
+        let speculates = speculation(choice, traffic).is_some();
+        Shapes {
+            shard: Shard::new(setup.model, layout, &setup.split(choice)),
+            footprint: kv::footprint(setup.model, layout, choice.kv_dtype, speculates),
+        }
+    }
 }
 
 /// Speculation that a choice runs.
@@ -100,16 +130,60 @@ fn is_mla(model: &ModelProfile) -> bool {
 impl<'a> Deployment<'a> {
     /// Resolves `choice` for `traffic`. The layout must be legal.
     ///
-    /// Request tables, logits, graphs and some engines' own reserve grow with the requests that are
-    /// let in. Where the KV cache that they leave holds fewer requests than there are clients, fewer
-    /// are let in, as many as it then holds: clients that wait take no memory from those that run.
+    /// An open loop is planned for as many requests in flight as it has on average and three standard
+    /// deviations of a Poisson count more.
     pub fn new(
         setup: &'a Setup<'a>,
         traffic: &Traffic,
         settings: &Settings,
         choice: Choice,
     ) -> Deployment<'a> {
-        let resolve = |most| Deployment::letting_in(setup, traffic, settings, choice, most);
+        let shapes = Shapes::of(setup, traffic, &choice);
+        let sized = |clients| Deployment::sized(setup, traffic, settings, choice, &shapes, clients);
+        let Some(arrivals) = traffic.requests_per_s else {
+            return sized(traffic.concurrency);
+        };
+        let replicas = f64::from(choice.layout.replicas);
+        let ranks = replicas * f64::from(choice.layout.attention_dp);
+        let mut clients = ranks.max(8.0);
+        let mut out = sized(clients);
+        for _ in 0..SIZINGS {
+            let (answer, _) = out.open_loop(traffic, arrivals);
+            let need = match answer {
+                Answer::Steady { in_flight, .. } => {
+                    let mean = in_flight * replicas;
+                    (mean + PEAK * mean.sqrt()).max(ranks).ceil()
+                }
+                // Where memory holds the requests back, letting more in gets no more through.
+                Answer::Overload { .. } if out.running_per_rank < f64::from(out.limit_per_rank) => {
+                    return out;
+                }
+                Answer::Overload { .. } => clients * 4.0,
+            };
+            if need <= clients && 2.0 * need >= clients {
+                break;
+            }
+            clients = need.min(MOST_IN_FLIGHT);
+            out = sized(clients);
+        }
+        out
+    }
+
+    /// Resolves `choice` for so many clients over the whole deployment.
+    ///
+    /// Request tables, logits, graphs and some engines' own reserve grow with the requests that are
+    /// let in. Where the KV cache that they leave holds fewer requests than there are clients, fewer
+    /// are let in, as many as it then holds: clients that wait take no memory from those that run.
+    fn sized(
+        setup: &'a Setup<'a>,
+        traffic: &Traffic,
+        settings: &Settings,
+        choice: Choice,
+        shapes: &Shapes,
+        clients: f64,
+    ) -> Deployment<'a> {
+        let resolve =
+            |most| Deployment::letting_in(setup, traffic, settings, choice, shapes, clients, most);
         let all = resolve(u32::MAX);
         let all_limit = f64::from(all.limit_per_rank);
         let all_held = all.requests_held(traffic);
@@ -149,17 +223,18 @@ impl<'a> Deployment<'a> {
         traffic: &Traffic,
         settings: &Settings,
         choice: Choice,
+        shapes: &Shapes,
+        clients: f64,
         most: u32,
     ) -> Deployment<'a> {
         let layout = choice.layout;
         let rules = setup.rules;
         let dp = f64::from(layout.attention_dp);
-        let shard = Shard::new(setup.model, &layout, &setup.split(&choice));
+        let Shapes { shard, footprint } = shapes.clone();
         let spec = speculation(&choice, traffic);
         let width = 1.0 + spec.map_or(0.0, |s| f64::from(s.steps));
-        let footprint = kv::footprint(setup.model, &layout, choice.kv_dtype, spec.is_some());
-        let clients = traffic.concurrency / f64::from(layout.replicas);
-        let mean = clients / dp;
+        let of_replica = clients / f64::from(layout.replicas);
+        let mean = of_replica / dp;
         let mean_over_max = traffic.balance.mean_over_max(layout.attention_dp, mean);
         // Room for a rank that the router favours for a while.
         let slack = if layout.attention_dp > 1 { 1.25 } else { 1.0 };
@@ -257,7 +332,7 @@ impl<'a> Deployment<'a> {
             limit_per_rank: limit,
             receive_interval: settings.receive_interval.unwrap_or_else(|| {
                 let scheduler = &rules.scheduler;
-                scheduler.receive_interval(sm(setup.gpu), clients, layout.attention_dp)
+                scheduler.receive_interval(sm(setup.gpu), of_replica, layout.attention_dp)
             }),
             context,
             decode_padding: None,
@@ -267,6 +342,7 @@ impl<'a> Deployment<'a> {
             decode_exchange: Exchange::AllReduce,
             prefill_exchange: Exchange::AllReduce,
             mean_over_max,
+            clients,
             shard,
         };
         // Clients beyond those that are let in decode nothing.
@@ -343,10 +419,7 @@ impl<'a> Deployment<'a> {
             (Some(rule), true) => rule.prealloc_mib as f64 * 1024.0 * 1024.0,
             _ => 0.0,
         };
-        let chunk = self
-            .chunk_tokens
-            .min(traffic.concurrency * traffic.isl)
-            .max(1.0);
+        let chunk = self.chunk_tokens.min(self.clients * traffic.isl).max(1.0);
         let transients = Transients {
             prefill_rows: chunk,
             gathered_prefill_rows: if gathers { chunk * dp } else { 0.0 },
@@ -494,6 +567,8 @@ impl<'a> Deployment<'a> {
                 symmetric_gathers: gathers_symmetric,
                 low_latency_experts: setup.rules.experts.deepep_auto,
                 expert_spread: setup.overheads.expert_spread,
+                busiest_rank: busiest(layout.ep),
+                shared_beside_rows: f64::from(setup.rules.experts.shared_beside_tokens),
                 explain,
                 record: None,
             },
@@ -503,6 +578,10 @@ impl<'a> Deployment<'a> {
             buckets: &self.buckets,
             stages: f64::from(layout.pp),
             launches: launches::of(&self.shard),
+            graph_kernels: launches::in_graph(
+                &self.shard,
+                setup.rules.experts.shared_beside_tokens > 0,
+            ),
             prefill_graph_tokens: graphs::prefill_buckets(
                 setup.rules,
                 &self.context,
@@ -528,7 +607,7 @@ impl<'a> Deployment<'a> {
     pub fn load(&self, traffic: &Traffic) -> ClosedLoop {
         let prefill = self.prompt(traffic);
         ClosedLoop {
-            clients: traffic.concurrency / f64::from(self.choice.layout.replicas),
+            clients: self.clients / f64::from(self.choice.layout.replicas),
             prefill_tokens: prefill,
             cached_tokens: (traffic.isl - prefill).max(0.0),
             output_tokens: traffic.osl,
@@ -563,10 +642,35 @@ impl<'a> Deployment<'a> {
     }
 
     /// Service of one replica, and how many points (this configuration at one decoding batch) were
-    /// priced to find it.
+    /// priced to find it. Of an open loop that gets more than it can serve, the service is that of the
+    /// clients it is planned for; [`Deployment::does_not_fit`] says so.
     pub fn serve_counted(&self, traffic: &Traffic) -> (Service, u64) {
+        let mut before = 0;
+        if let Some(arrivals) = traffic.requests_per_s {
+            let (answer, tried) = self.open_loop(traffic, arrivals);
+            if let Answer::Steady { service, .. } = answer {
+                return (service, tried);
+            }
+            before = tried;
+        }
         let steps = self.steps(traffic, false);
-        closed_loop(&steps, &self.load(traffic), &self.limits(traffic))
+        let (service, tried) = closed_loop(&steps, &self.load(traffic), &self.limits(traffic));
+        (service, before + tried)
+    }
+
+    /// What arrivals at `requests_per_s` over the whole deployment come to on each of its replicas.
+    fn open_loop(&self, traffic: &Traffic, requests_per_s: f64) -> (Answer, u64) {
+        let steps = self.steps(traffic, false);
+        let arrivals = OpenLoop {
+            per_us: requests_per_s / 1e6 / f64::from(self.choice.layout.replicas),
+            variation: traffic.outputs.weighted - 1.0,
+        };
+        open_loop(
+            &steps,
+            &self.load(traffic),
+            &arrivals,
+            &self.limits(traffic),
+        )
     }
 
     /// Why this configuration cannot serve the traffic at all; none when it can.
@@ -620,6 +724,15 @@ impl<'a> Deployment<'a> {
             return Some(format!(
                 "a request of {needed:.0} tokens does not fit: {:.1} GiB of KV cache hold {longest:.0}",
                 map.kv_cache / gib
+            ));
+        }
+        if let Some(arrivals) = traffic.requests_per_s
+            && let (Answer::Overload { most_per_s }, _) = self.open_loop(traffic, arrivals)
+        {
+            return Some(format!(
+                "{arrivals:.2} requests a second come, and no more than {:.2} get through for good: \
+                 use more GPUs, or a layout or format that serves more",
+                most_per_s * f64::from(self.choice.layout.replicas)
             ));
         }
         None

@@ -148,17 +148,19 @@ fn warnings(
 ) -> Vec<String> {
     // Why it cannot serve at all is worded in one place.
     let mut out: Vec<String> = d.does_not_fit(traffic).into_iter().collect();
-    if d.memory.missing <= 0.0 && kv_concurrency < traffic.concurrency {
+    if d.memory.missing <= 0.0 && kv_concurrency < d.clients {
         out.push(format!(
             "KV memory holds {kv_concurrency:.0} of {:.0} concurrent requests; the others wait {:.0} ms for a place",
-            traffic.concurrency,
+            d.clients,
             service.queue_us / 1e3
         ));
     }
-    if d.choice.layout.attention_dp > 1
-        && traffic.concurrency < f64::from(d.choice.layout.attention_dp)
+    let closed = traffic.requests_per_s.is_none();
+    if closed
+        && d.choice.layout.attention_dp > 1
+        && d.clients < f64::from(d.choice.layout.attention_dp)
     {
-        let (clients, leave) = match traffic.concurrency {
+        let (clients, leave) = match d.clients {
             1.0 => ("1 client".to_owned(), "leaves"),
             many => (format!("{many:.0} clients"), "leave"),
         };

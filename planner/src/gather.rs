@@ -146,6 +146,7 @@ mod tests {
             prefix_hit: 0.0,
             balance: Balance::Even,
             waves: 10.0,
+            requests_per_s: None,
             speculation: None,
         };
         let choice = Choice {

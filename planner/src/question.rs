@@ -6,7 +6,7 @@ use crate::plan::Choice;
 use parplan_profiles::{Dtype, Lengths};
 use serde::{Deserialize, Serialize};
 
-/// Closed-loop traffic.
+/// Traffic: a closed loop of clients, or arrivals at a rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Traffic {
     /// Mean prompt tokens.
@@ -17,8 +17,13 @@ pub struct Traffic {
     pub prompts: Spread,
     /// How output lengths lie around their mean.
     pub outputs: Spread,
-    /// Clients with one request at a time each, over the whole deployment.
+    /// Clients with one request at a time each, over the whole deployment. Not read where requests come
+    /// at a rate.
     pub concurrency: f64,
+    /// Mean arrivals a second over the whole deployment, where requests come whether others have ended or
+    /// not (an open loop); none in a closed loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_s: Option<f64>,
     /// Share of prompt tokens found in the prefix cache, 0 to 1.
     pub prefix_hit: f64,
     /// Mean over maximum of the attention-DP ranks' batches.
@@ -299,7 +304,7 @@ pub struct Goal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// Output tokens a second and GPU.
+    /// Output tokens a second and GPU. The same for all that keep up with an open loop.
     Throughput,
     /// Mean time of a whole request: to the first token, and then token by token.
     Latency,

@@ -21,9 +21,13 @@
 //! lost a request and been given the next (coupons: `R · (1 + 1/2 + … + 1/R)` arrivals), or the time-out.
 //! Fewer steps carry prefill, and a prompt waits for half a cycle.
 //!
+//! Traffic that comes at a rate is [`open`]'s.
+//!
 //! Benchmarks send all clients' first requests at once. That burst is prefilled back to back. Where
 //! prefill runs in passes of its own, the burst comes back as long as lengths are so equal that a
 //! wave of requests ends together.
+
+pub mod open;
 
 /// How an engine schedules prefill beside decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,8 +217,27 @@ struct Trial {
     clients: f64,
 }
 
-fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: f64) -> Trial {
-    let decode_us = times.decode_us(decoding);
+/// How requests come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Entering {
+    /// From clients that wait for their last one.
+    Loop,
+    /// By themselves. At most `top` decode on a rank.
+    Poisson { top: f64 },
+}
+
+fn trial<T: StepTimes>(
+    times: &T,
+    load: &ClosedLoop,
+    limits: &Limits,
+    decoding: f64,
+    entering: Entering,
+) -> Trial {
+    let decode_us = times.decode_us(match entering {
+        Entering::Loop => decoding,
+        // A request meets the others and itself.
+        Entering::Poisson { top } => (decoding + 1.0 / limits.dp_ranks).min(top),
+    });
     let steps = ((load.output_tokens - 1.0) / load.tokens_per_step).max(1e-9);
     let batch = decoding * limits.dp_ranks;
     // Requests finish, and their clients' next ones arrive, as steps make tokens: so many a step and
@@ -241,9 +264,13 @@ fn trial<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, decoding: 
         decode_us * (1.0 + share * stall_load / (1.0 - stall_load)) / load.tokens_per_step;
     // Where chunks ride along, or other ranks decode on, the queue before a prefill counts steps, not
     // seconds, because everybody's decoding, and so every new arrival, slows down with the steps.
-    // Where all decoding stops, nobody arrives meanwhile.
+    // Where all decoding stops, no client of a loop gets its last token meanwhile; others keep coming.
     let alone = limits.style == PrefillStyle::Separate && limits.dp_ranks <= 1.0;
-    let busy = if alone { 0.0 } else { busy };
+    let busy = match entering {
+        Entering::Loop if alone => 0.0,
+        Entering::Poisson { .. } if alone => stall_load.min(0.98),
+        _ => busy,
+    };
     // A prompt arrives in the middle of a step, of the steps between two looks for prompts, or of a
     // cycle of steps with prefill among them.
     let until = if cycle > 0.0 {
@@ -291,7 +318,7 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     let mut low = 0.0;
     let mut low_clients = 0.0;
     let mut high = top;
-    let mut best = trial(times, load, limits, high);
+    let mut best = trial(times, load, limits, high, Entering::Loop);
     let mut high_clients = best.clients;
     let tolerance = 0.005 * admitted;
     let mut tried = 1;
@@ -302,7 +329,7 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
         // False position keeps the root bracketed; the middle guards against a flat side.
         let share = (admitted - low_clients) / (high_clients - low_clients);
         let next = low + (high - low) * share.clamp(0.02, 0.98);
-        best = trial(times, load, limits, next);
+        best = trial(times, load, limits, next, Entering::Loop);
         tried += 1;
         if best.clients > admitted {
             high = next;

@@ -73,8 +73,10 @@ pub enum Mixer {
     },
     /// Gated-delta linear attention.
     GatedDelta {
-        /// Input projections.
+        /// Q, K, V and the output gate.
         input: Linear,
+        /// The scalars of a head: decay and beta.
+        scalars: Linear,
         /// Output projection.
         out: Linear,
         /// Key heads of this rank.
@@ -224,8 +226,9 @@ fn mixer(attention: &Attention, hidden: f64, weights: &WeightFormats, layout: &L
             let keys = k_heads * f64::from(a.k_head_dim);
             let values = v_heads * f64::from(a.v_head_dim);
             Mixer::GatedDelta {
-                // Q, K, V, the output gate Z, and two scalars a value head (decay and beta).
-                input: Linear::new(2.0 * keys + 2.0 * values + 2.0 * v_heads, hidden, dtype),
+                input: Linear::new(2.0 * keys + 2.0 * values, hidden, dtype),
+                // Engines keep these small ones in bf16.
+                scalars: Linear::new(2.0 * v_heads, hidden, Dtype::Bf16),
                 out: Linear::new(hidden, values, out_dtype),
                 k_heads,
                 v_heads,
@@ -242,7 +245,8 @@ fn mixer(attention: &Attention, hidden: f64, weights: &WeightFormats, layout: &L
                 2.0 * f64::from(a.head_dim)
             };
             Mixer::GatedDelta {
-                input: Linear::new(3.0 * width + gate + heads, hidden, dtype),
+                input: Linear::new(3.0 * width + gate, hidden, dtype),
+                scalars: Linear::new(heads, hidden, Dtype::Bf16),
                 out: Linear::new(hidden, width, out_dtype),
                 k_heads: heads,
                 v_heads: heads,
@@ -333,7 +337,15 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                 )
             });
             Block::Moe {
-                router: Linear::new(f64::from(m.experts), hidden, Dtype::Bf16),
+                router: Linear::new(
+                    f64::from(m.experts),
+                    hidden,
+                    if m.router_fp32 {
+                        Dtype::Fp32
+                    } else {
+                        Dtype::Bf16
+                    },
+                ),
                 dims: *m,
                 experts_local: f64::from(m.experts) / f64::from(layout.ep.max(1)),
                 intermediate: f64::from(m.intermediate) / f64::from(layout.moe_tp().max(1)),

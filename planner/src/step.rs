@@ -1,6 +1,6 @@
 //! The time of one pass: its operations, and what the engine adds around them.
 
-mod block;
+pub mod block;
 pub mod launches;
 mod meter;
 mod mixer;
@@ -32,6 +32,8 @@ pub struct Steps<'a> {
     pub stages: f64,
     /// Kernels of a stage that the host launches one by one where no graph replays them.
     pub launches: f64,
+    /// Kernels of a stage in a decode step, one after the other.
+    pub graph_kernels: f64,
     /// Prefill tokens of a pass that graphs between attention cover; 0 without prefill graphs.
     pub prefill_graph_tokens: f64,
     /// Mean over maximum of the DP ranks' batches.
@@ -197,7 +199,8 @@ impl Steps<'_> {
         // Decode has the same small kernels and gaps launched eagerly as in a graph. What the fit knows
         // of prefill's is in its kernel scale.
         if pass.graph || !prefill {
-            tally.add(Op::LayerGaps, layers, o.graph_layer_us);
+            let gaps = self.graph_kernels * self.stages / launches::DENSE_LAYER * o.graph_layer_us;
+            tally.add(Op::LayerGaps, layers, gaps / layers.max(1.0));
         }
         // Where kernels are known one by one, so is what each of them waits for.
         let mut counted = 0.0;

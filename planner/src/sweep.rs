@@ -94,6 +94,7 @@ fn point(
 ) -> Option<Point> {
     let traffic = Traffic {
         concurrency: clients,
+        requests_per_s: None,
         ..traffic.clone()
     };
     let deployment = Deployment::new(setup, &traffic, settings, choice);

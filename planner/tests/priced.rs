@@ -92,6 +92,7 @@ impl World {
             prefix_hit: 0.0,
             balance: Balance::Even,
             waves: 1.0,
+            requests_per_s: None,
             speculation: None,
         };
         let deployment = Deployment::new(&setup, &traffic, &Settings::default(), choice);

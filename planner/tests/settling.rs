@@ -169,6 +169,7 @@ fn settles(model: &str, concurrency: f64, pair: [Layout; 2], world: &World) -> u
         prefix_hit: 0.0,
         balance: Balance::Even,
         waves: 10.0,
+        requests_per_s: None,
         speculation: None,
     };
     let settings = Settings::default();

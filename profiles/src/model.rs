@@ -399,6 +399,9 @@ pub struct MoeFfn {
     /// A sigmoid gate on the shared expert (Qwen3.5), one vector of parameters.
     #[serde(default)]
     pub shared_gate: bool,
+    /// Engines run the router's product in fp32, on fp32 weights (MiniMax-M2), which no tensor core does.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub router_fp32: bool,
 }
 
 /// Published figures and what they count.

@@ -20,7 +20,8 @@ pub struct Overheads {
     pub step_us: f64,
     /// Host time of a step for each running request, microseconds (sampling, detokenizing, scheduling).
     pub step_request_us: f64,
-    /// Gaps and small kernels of a decode layer replayed from a CUDA graph, microseconds.
+    /// Gaps and small kernels of a dense decode layer replayed from a CUDA graph, microseconds; other
+    /// layers by their number of kernels.
     pub graph_layer_us: f64,
     /// Launching the kernels of a dense layer one by one, microseconds; other layers by their number of
     /// kernels. Hidden where the kernels take longer.

@@ -251,6 +251,25 @@ fn a_workload_reads_the_trace_beside_it() {
     let said = Library::check(&folder.0).expect_err("a fault").to_string();
     assert!(said.contains("mine.toml:2:"), "{said}");
     assert!(said.contains("absent.csv: cannot be read"), "{said}");
+    // Nor does a trace that is missing hide what else is wrong, of a value or of a type.
+    let faulty = text
+        .replace("mine.csv", "absent.csv")
+        .replace("tokens = 9", "tokens = 0")
+        + "prefix_hit = 7.0\n";
+    folder.write("workloads/mine.toml", &faulty);
+    let said = Library::check(&folder.0).expect_err("faults").to_string();
+    for part in ["absent.csv: cannot be read", "output.tokens", "prefix_hit"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    folder.write("workloads/mine.toml", &faulty.replace("7.0", "\"7\""));
+    let said = Library::check(&folder.0).expect_err("faults").to_string();
+    for part in [
+        "absent.csv: cannot be read",
+        "output.tokens",
+        "mine.toml:5:",
+    ] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
 }
 
 #[test]

@@ -144,6 +144,7 @@ fn ffn() -> BoxedStrategy<Ffn> {
                 bias: !gated,
                 latent,
                 shared_gate: gated,
+                router_fp32: !gated,
             })
         },
     );

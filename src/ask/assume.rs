@@ -13,8 +13,6 @@ use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind, Overheads, Sourc
 pub struct Assumptions {
     notes: Vec<String>,
     warnings: Vec<String>,
-    /// Arrivals a second of a workload that is an open loop.
-    rate: Option<f64>,
 }
 
 impl Assumptions {
@@ -45,18 +43,12 @@ impl Assumptions {
         Assumptions {
             notes: join(&a.notes, &b.notes),
             warnings: join(&a.warnings, &b.warnings),
-            rate: a.rate,
         }
     }
 
     /// Adds an assumption.
     pub fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
-    }
-
-    /// Arrivals a second that plans are held against.
-    pub(super) fn of_rate(&mut self, requests_per_s: f64) {
-        self.rate = Some(requests_per_s);
     }
 
     /// Adds an assumption that may have been made already.
@@ -71,7 +63,6 @@ impl Assumptions {
     pub fn extend(&mut self, other: Assumptions) {
         self.notes.extend(other.notes);
         self.warnings.extend(other.warnings);
-        self.rate = self.rate.or(other.rate);
     }
 
     /// Adds a warning.
@@ -165,15 +156,6 @@ impl Assumptions {
 
     /// What the engine's own rules decided in a plan.
     pub fn of_plan(&mut self, settings: &Settings, engine: &str, plan: &Plan) {
-        let gets_through = plan.predicted.requests_per_s.value;
-        if let Some(rate) = self.rate.filter(|rate| *rate > gets_through) {
-            self.warn(format!(
-                "the workload's {} requests a second are more than the {} that the planned clients \
-                 get through; give more clients (--concurrency), or more GPUs",
-                number::plain(rate),
-                number::plain(gets_through)
-            ));
-        }
         if settings.memory_fraction.is_none() {
             self.note(format!(
                 "memory fraction {:.3}, {engine}'s own rule (--memory-fraction)",

@@ -100,12 +100,14 @@ fn shares(gpus: u32, layout: &LayoutArgs) -> Result<(), Failure> {
     )))
 }
 
-/// What counts as good.
+/// What counts as good. All that keep up with an open loop get the same through, so that there the
+/// sooner requests end, the better.
 pub fn goal(ask: &Ask, ranking: &RankingArgs) -> Goal {
     Goal {
         ttft_ms: ask.slo.ttft_ms,
         tpot_ms: ask.slo.tpot_ms,
         objective: match ranking.objective {
+            Ranking::Throughput if ask.traffic.requests_per_s.is_some() => Objective::Latency,
             Ranking::Throughput => Objective::Throughput,
             Ranking::Latency => Objective::Latency,
             Ranking::Pareto => Objective::Pareto,

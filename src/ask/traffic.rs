@@ -51,20 +51,25 @@ pub(super) fn resolve(
         &mut sources,
     )?;
     let slo = slo(limits, known, &mut sources);
+    let (concurrency, requests_per_s) = load(args, known, &mut sources);
     let traffic = Traffic {
         isl: input.mean,
         osl: output.mean,
         prompts: input.spread,
         outputs: output.spread,
-        concurrency: concurrency(args, known, &mut sources),
+        concurrency,
+        requests_per_s,
         prefix_hit: prefix_hit(args, known, &mut sources),
         balance: balance(args, known, &mut sources),
-        waves: sources.assumptions.default_to(
-            args.waves,
-            DEFAULT_WAVES,
-            "--waves",
-            "requests from each client, the first ones together (closed loop)",
-        ),
+        waves: match requests_per_s {
+            Some(_) => args.waves.unwrap_or(DEFAULT_WAVES),
+            None => sources.assumptions.default_to(
+                args.waves,
+                DEFAULT_WAVES,
+                "--waves",
+                "requests from each client, the first ones together (closed loop)",
+            ),
+        },
         speculation: speculation(args, known, model, &mut sources)?,
     };
     fits_the_model(&traffic, model, settings)?;
@@ -231,31 +236,38 @@ fn ratio(args: &TrafficArgs, sources: &mut Sources) -> f64 {
     })
 }
 
-fn concurrency(args: &TrafficArgs, workload: Option<&Workload>, sources: &mut Sources) -> f64 {
+/// Clients over the whole deployment, and arrivals a second where there are no clients.
+fn load(
+    args: &TrafficArgs,
+    workload: Option<&Workload>,
+    sources: &mut Sources,
+) -> (f64, Option<f64>) {
     const WHAT: &str = "clients over the whole deployment";
     match (args.concurrency, workload.map(|w| &w.load)) {
         (Some(clients), _) => {
             sources.replace("--concurrency", workload);
-            clients
+            (clients, None)
         }
         (None, Some(load @ Load::Concurrency { requests })) => {
             sources.take(workload::load(load));
-            f64::from(*requests)
+            (f64::from(*requests), None)
         }
         (None, Some(load @ Load::Rate { requests_per_s })) => {
-            sources.assumptions.of_rate(*requests_per_s);
-            sources.assumptions.note(format!(
-                "the workload's {} are an open loop; planned is a closed loop of {} {WHAT} \
-                 (--concurrency), and the answer's requests a second say what they get through",
-                workload::load(load),
-                number::plain(DEFAULT_CONCURRENCY)
-            ));
-            DEFAULT_CONCURRENCY
+            sources.take(workload::load(load));
+            sources.assumptions.note(
+                "an open loop: requests come one by one at random (Poisson), whether others have \
+                 ended or not, and the limit of running requests is their mean and three standard \
+                 deviations; what keeps up is ranked by the time of a request (--concurrency plans a \
+                 closed loop of clients)",
+            );
+            (DEFAULT_CONCURRENCY, Some(*requests_per_s))
         }
         (None, None) => {
-            sources
-                .assumptions
-                .default_to(None, DEFAULT_CONCURRENCY, "--concurrency", WHAT)
+            let clients =
+                sources
+                    .assumptions
+                    .default_to(None, DEFAULT_CONCURRENCY, "--concurrency", WHAT);
+            (clients, None)
         }
     }
 }

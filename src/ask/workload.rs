@@ -44,7 +44,7 @@ pub(super) fn lengths(lengths: &Lengths) -> String {
     }
 }
 
-/// Clients in words, and what is done with an open loop.
+/// Clients or arrivals in words.
 pub(super) fn load(load: &Load) -> String {
     match load {
         Load::Concurrency { requests } => {

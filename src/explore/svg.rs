@@ -145,7 +145,7 @@ fn titles(out: &mut String, table: &Table, sweep: &Sweep, row: usize) {
             out,
             "<text x=\"{LEFT}\" y=\"72\" fill=\"{CHOSEN}\">circled: {}; the large circle is {}</text>",
             escaped(&ranking::choice_words(&curve.choice)),
-            number::counted(traffic.concurrency, "client")
+            crate::render::plan::load_words(traffic)
         );
     }
 }

@@ -5,9 +5,17 @@ use crate::ask::Ask;
 use crate::stats::Stats;
 use parplan_planner::Layout;
 use parplan_planner::plan::{Choice, Plan, Predicted};
-use parplan_planner::question::Balance;
+use parplan_planner::question::{Balance, Traffic};
 use parplan_planner::volume::Exchange;
 use parplan_profiles::Slo;
+
+/// Clients, or the requests a second of an open loop.
+pub fn load_words(traffic: &Traffic) -> String {
+    match traffic.requests_per_s {
+        Some(rate) => format!("{} requests a second", number::plain(rate)),
+        None => number::counted(traffic.concurrency, "client"),
+    }
+}
 
 /// The question in two lines.
 pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
@@ -27,7 +35,7 @@ pub fn question(page: &mut Page, ask: &Ask, gpus: u32) {
             number::counted(traffic.isl.round(), "token"),
             number::whole(traffic.osl)
         ),
-        number::counted(traffic.concurrency, "client"),
+        load_words(traffic),
     ];
     if traffic.prefix_hit > 0.0 {
         parts.push(format!(

@@ -1,19 +1,21 @@
 //! `cargo xtask overheads`: what engines add around their kernels, fitted from measured runs.
 
+mod choices;
 mod errors;
 mod fit;
+mod folds;
 mod runs;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use errors::{Outcome, Pairs, outcomes, promised, ratios, table};
-use fit::Figures;
+use folds::Fold;
 use parplan_profiles::Overheads;
 use runs::Run;
 
@@ -35,7 +37,8 @@ pub struct Arguments {
     /// Write profiles/data/overheads.toml.
     #[arg(long)]
     write: bool,
-    /// Show the errors on each model, and on each GPU, of fits that had not seen it.
+    /// Show the errors on each model, GPU, engine version, pair of lengths and range of concurrency of
+    /// fits that had not seen it.
     #[arg(long)]
     held_out: bool,
     /// Write every run beside its prediction to this file, as CSV.
@@ -70,25 +73,41 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .filter(|r| ENGINES.contains(&r.engine.as_str()))
         .collect();
     let outcomes = outcomes(&all, &entries)?;
-    if let Some(path) = &arguments.table {
-        let mut text = format!("{}\n", Run::COLUMNS);
-        for outcome in &outcomes {
-            text += &outcome.run.line(entry_of(outcome.run, &entries)?)?;
-            text.push('\n');
-        }
-        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
-    }
     if !arguments.explain.is_empty() {
         return explain(&outcomes, &entries, &arguments.explain);
     }
-    let model: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.model.clone()).collect();
+    let model = held_out(&fits, Fold::Model);
+    if let Some(path) = &arguments.table {
+        let mut text = format!("{},ttft_model_left_out,tpot_model_left_out\n", Run::COLUMNS);
+        for outcome in &outcomes {
+            text += &outcome.run.line(entry_of(outcome.run, &entries)?)?;
+            let unseen = model.iter().find(|o| std::ptr::eq(o.run, outcome.run));
+            let errors = unseen.map_or(outcome.errors, |o| o.errors);
+            let measured = &outcome.run.measured;
+            // Writing to a string cannot fail.
+            let _ = writeln!(
+                text,
+                ",{:.3},{:.3}",
+                measured.ttft_ms * errors.ttft.exp(),
+                measured.tpot_ms * errors.tpot.exp()
+            );
+        }
+        std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
     report(&entries, &outcomes, &model);
+    println!(
+        "Which of two is faster, in sample:\n\n{}",
+        choices::table(&outcomes)
+    );
+    println!(
+        "Which of two is faster, the model left out:\n\n{}",
+        choices::table(&model)
+    );
     if arguments.held_out {
-        let gpu: Vec<Outcome<'_>> = fits.iter().flat_map(|f| f.gpu.clone()).collect();
-        println!("\nModel left out:\n");
-        print_tables(&model);
-        println!("GPU left out:\n");
-        print_tables(&gpu);
+        for fold in Fold::ALL {
+            println!("{} left out:\n", fold.title());
+            print_tables(&held_out(&fits, fold));
+        }
     }
     if arguments.write {
         std::fs::write(&path, write::render(&old, &entries)?)
@@ -112,8 +131,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 /// A fit of one engine, and its errors on what other fits had left out.
 struct Fit<'a> {
     entries: Vec<Overheads>,
-    model: Vec<Outcome<'a>>,
-    gpu: Vec<Outcome<'a>>,
+    folds: Vec<(Fold, Vec<Outcome<'a>>)>,
 }
 
 /// Fits one engine. Its spreads are those of predictions for models that a fit had not seen, where the
@@ -121,52 +139,30 @@ struct Fit<'a> {
 fn full<'a>(runs: &[&'a Run], held_out: bool) -> Result<Fit<'a>> {
     ensure!(!runs.is_empty(), "an engine has no run to fit");
     let figures = fit::fit_from_expected(runs)?;
-    let mut model = without_each(runs, figures, |run| run.family.to_owned())?;
-    if model.is_empty() {
-        model = outcomes(runs, &fit::finished(runs, &figures, &[]))?;
+    let mut folds = Vec::new();
+    for fold in Fold::ALL {
+        if held_out || fold == Fold::Model {
+            folds.push((fold, fold.without_each(runs, figures)?));
+        }
     }
-    let entries = fit::finished(runs, &figures, &model);
-    let gpu = if held_out {
-        without_each(runs, figures, |run| run.gpu_name.clone())?
-    } else {
-        Vec::new()
+    let judged = match folds.first() {
+        Some((_, model)) if !model.is_empty() => model.clone(),
+        _ => outcomes(runs, &fit::finished(runs, &figures, &[]))?,
     };
-    Ok(Fit {
-        model: promised(&model, &entries),
-        gpu: promised(&gpu, &entries),
-        entries,
-    })
+    let entries = fit::finished(runs, &figures, &judged);
+    for (_, outcomes) in &mut folds {
+        *outcomes = promised(outcomes, &entries);
+    }
+    Ok(Fit { entries, folds })
 }
 
-/// Errors on each value of `key` of fits that had not seen it. A value that leaves its architecture
-/// without a run is judged by the engine's figures of the other one.
-fn without_each<'a>(
-    runs: &[&'a Run],
-    start: Figures,
-    key: impl Fn(&Run) -> String,
-) -> Result<Vec<Outcome<'a>>> {
-    let values: BTreeSet<String> = runs.iter().map(|run| key(run)).collect();
-    let mut out = Vec::new();
-    for value in values {
-        let (left, seen): (Vec<&Run>, Vec<&Run>) = runs.iter().partition(|run| key(run) == value);
-        if seen.is_empty() {
-            continue;
-        }
-        let figures = fit::fit(&seen, start)?;
-        let mut entries = fit::finished(&seen, &figures, &[]);
-        if let Some(first) = entries.first().cloned() {
-            for run in &left {
-                if entries.iter().all(|e| e.architecture != run.architecture) {
-                    entries.push(Overheads {
-                        architecture: run.architecture,
-                        ..first.clone()
-                    });
-                }
-            }
-        }
-        out.extend(outcomes(&left, &entries)?);
-    }
-    Ok(out)
+/// What the fits of all engines say of one fold.
+fn held_out<'a>(fits: &[Fit<'a>], fold: Fold) -> Vec<Outcome<'a>> {
+    fits.iter()
+        .flat_map(|fit| &fit.folds)
+        .filter(|(of, _)| *of == fold)
+        .flat_map(|(_, outcomes)| outcomes.iter().copied())
+        .collect()
 }
 
 /// Runs jobs at the same time; results keep their order.

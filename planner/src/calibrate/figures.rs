@@ -494,6 +494,7 @@ impl Figures {
                     gathered: true,
                     spread: 1.0,
                     imbalance: 1.0,
+                    deviations: 0.0,
                 },
             ),
             (

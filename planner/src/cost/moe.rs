@@ -34,6 +34,9 @@ pub struct Moe {
     pub spread: f64,
     /// Rows of the busiest rank over the mean of the expert-parallel group; 1 is balanced.
     pub imbalance: f64,
+    /// By how many standard deviations the rank that reads most experts is above the mean; 0 where all
+    /// read alike.
+    pub deviations: f64,
 }
 
 impl Moe {
@@ -44,12 +47,16 @@ impl Moe {
         (mean * self.imbalance.max(1.0)).min(self.tokens * self.top_k.min(self.experts_local))
     }
 
-    /// Distinct experts on this rank that get at least one row, for independent uniform routing of
-    /// `spread` of the tokens: `E_local · (1 − (1 − k/E)^(spread · T))`.
+    /// Distinct experts on the busiest rank that get at least one row, for independent uniform routing
+    /// of `spread` of the tokens: `E_local · p` on average with `p = 1 − (1 − k/E)^(spread · T)`, and
+    /// `deviations · √(E_local · p · (1 − p))` more (a binomial count; it grows with `p` until it meets
+    /// `E_local`).
     #[inline]
     pub fn touched(&self) -> f64 {
         let miss = 1.0 - (self.top_k / self.experts_total.max(1.0)).min(1.0);
-        self.experts_local * (1.0 - power(miss, self.tokens * self.spread))
+        let missed = power(miss, self.tokens * self.spread);
+        let mean = self.experts_local * (1.0 - missed);
+        (mean + self.deviations * (mean * missed).sqrt()).min(self.experts_local)
     }
 
     /// Standard deviation of [`Moe::touched`] over its mean, from one routing to another: which of a

@@ -182,13 +182,13 @@ proptest! {
     #[test]
     fn experts(
         tokens in size(), local in 0u32..9, top_k in 1u32..17, w in 0usize..9, gated in any::<bool>(),
-        gathered in any::<bool>(), imbalance in 1.0..4.0f64, grow in growth(),
+        gathered in any::<bool>(), imbalance in 1.0..4.0f64, deviations in 0.0..3.0f64, grow in growth(),
     ) {
         let a = Moe {
             spread: 1.0,
             tokens, experts_local: f64::from(256u32 >> local.min(8)), experts_total: 256.0,
             top_k: f64::from(top_k), hidden: 7168.0, intermediate: 2048.0, gated, weights: WEIGHTS[w], gathered,
-            imbalance,
+            imbalance, deviations,
         };
         let b = Moe { tokens: tokens * grow, ..a };
         let skewed = Moe { imbalance: imbalance * grow, ..a };

@@ -145,6 +145,7 @@ fn experts_meet_measured_rows() {
         gathered: true,
         spread: 1.0,
         imbalance: 1.0,
+        deviations: 0.0,
     };
     let h200 = costs("sglang", "h200");
     close(h200.moe(&moe(64.0, Dtype::Fp8Block)), 192.0, 0.15);

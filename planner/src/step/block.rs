@@ -3,9 +3,10 @@
 use super::meter::Meter;
 use super::pass::{ACTIVATION_BYTES, Pass};
 use super::tally::Op;
-use crate::cost::{ExpertExchange, ExpertMode, Moe, Operation};
-use crate::shard::{Block, ShardGroup};
+use crate::cost::{ExpertExchange, ExpertMode, Gemm, Moe, Operation};
+use crate::shard::{Block, Linear, ShardGroup};
 use crate::volume::{Exchange, Rows, dispatch_element_bytes};
+use parplan_profiles::Dtype;
 
 impl Meter<'_, '_> {
     pub(super) fn block(
@@ -36,6 +37,10 @@ impl Meter<'_, '_> {
                 latent,
             } => {
                 // With an all-to-all, routing happens before tokens leave their rank.
+                if router.dtype == Dtype::Fp32 {
+                    // Rows are turned into fp32 first.
+                    self.elementwise(n, ffn_rows * router.k * (ACTIVATION_BYTES + 4.0), 1.0);
+                }
                 self.linear(Op::Router, n, ffn_rows, router);
                 self.choose(n, ffn_rows, router.n);
                 let ep = f64::from(self.fixed.ep.max(1));
@@ -45,6 +50,11 @@ impl Meter<'_, '_> {
                     ffn_rows
                 };
                 let per_rank = tokens * f64::from(dims.top_k) / ep;
+                let deviations = if self.fixed.exchanges {
+                    self.fixed.busiest_rank
+                } else {
+                    0.0
+                };
                 let moe = Moe {
                     tokens,
                     experts_local: *experts_local,
@@ -57,31 +67,60 @@ impl Meter<'_, '_> {
                     gathered: exchange != Exchange::AllToAll,
                     spread: self.fixed.expert_spread,
                     // A rank that runs alone is any of them, not the busiest.
-                    imbalance: if self.fixed.exchanges {
-                        random_imbalance(ep, per_rank)
-                    } else {
-                        1.0
-                    },
+                    imbalance: imbalance(deviations, ep, per_rank),
+                    deviations,
                 };
-                self.add(Op::Experts, n, &Operation::Moe(moe));
+                let routed = Operation::Moe(moe);
+                self.add(Op::Experts, n, &routed);
                 if exchange == Exchange::AllToAll && ep > 1.0 {
                     self.exchange(n, pass, rows, &moe, ep);
                 }
-                for (op, pair) in [(Op::SharedExperts, shared), (Op::Experts, latent)] {
-                    if let Some((up, down)) = pair {
-                        let own = if exchange == Exchange::AllToAll {
-                            rows.max
-                        } else {
-                            ffn_rows
-                        };
-                        self.linear(op, n, own, up);
-                        self.linear(op, n, own, down);
-                        self.elementwise(n, own * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
+                let own = if exchange == Exchange::AllToAll {
+                    rows.max
+                } else {
+                    ffn_rows
+                };
+                if let Some((up, down)) = latent {
+                    self.pair(Op::Experts, n, own, up, down);
+                }
+                if let Some((up, down)) = shared {
+                    let before = self.tally.us(Op::SharedExperts);
+                    self.pair(Op::SharedExperts, n, own, up, down);
+                    if pass.graph && own <= self.fixed.shared_beside_rows {
+                        let alone = self.tally.us(Op::SharedExperts) - before;
+                        let bytes = n * self.roofline(own, up, down);
+                        let beside = n * routed.us(self.fixed.costs);
+                        // What the two share is the memory: the bytes of one are read beside the other's
+                        // launches and tails, not beside its bytes.
+                        let hidden = (alone - bytes).clamp(0.0, beside);
+                        self.tally.hide(Op::SharedExperts, hidden);
                     }
                 }
             }
         }
         self.elementwise(n, rows.max * hidden * ACTIVATION_BYTES * 4.0, 1.0);
+    }
+
+    /// Two products with an activation between them.
+    fn pair(&mut self, op: Op, n: f64, rows: f64, up: &Linear, down: &Linear) {
+        self.linear(op, n, rows, up);
+        self.linear(op, n, rows, down);
+        self.elementwise(n, rows * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
+    }
+
+    /// The roofline of two products, µs.
+    fn roofline(&self, rows: f64, up: &Linear, down: &Linear) -> f64 {
+        [up, down]
+            .iter()
+            .map(|product| {
+                self.fixed.costs.gemm_roofline(&Gemm {
+                    m: rows,
+                    n: product.n,
+                    k: product.k,
+                    weights: product.dtype,
+                })
+            })
+            .sum()
     }
 
     /// Choosing experts from fp32 logits, where an engine's kernels are known one by one.
@@ -126,16 +165,20 @@ impl Meter<'_, '_> {
     }
 }
 
-/// Rows of the busiest of `ranks` over the mean when `rows_per_rank` rows are dealt at random: the
-/// expected maximum of `ranks` Poisson counts about their common mean, as normal variables. That of
-/// standard normal ones is `ln R / (1.125 + 0.158 ln R)` within half a percent from 2 ranks to 64
+/// By how many standard deviations the busiest of `ranks` is above their mean: the expected maximum of
+/// standard normal variables, `ln R / (1.125 + 0.158 ln R)` within half a percent from 2 ranks to 64
 /// (0.564, 1.029, 1.424, 1.766, 2.070 and 2.344 by their order statistics).
-fn random_imbalance(ranks: f64, rows_per_rank: f64) -> f64 {
-    if ranks <= 1.0 || rows_per_rank <= 0.0 {
+pub fn busiest(ranks: u32) -> f64 {
+    let log = f64::from(ranks.max(1)).ln();
+    log / (1.125 + 0.158 * log)
+}
+
+/// Rows of the busiest of `ranks` over the mean when `rows_per_rank` rows are dealt at random: Poisson
+/// counts about their common mean, as normal variables.
+fn imbalance(deviations: f64, ranks: f64, rows_per_rank: f64) -> f64 {
+    if rows_per_rank <= 0.0 {
         return 1.0;
     }
-    let log = ranks.ln();
-    let deviations = log / (1.125 + 0.158 * log);
     (1.0 + deviations / rows_per_rank.sqrt()).min(ranks)
 }
 
@@ -143,19 +186,23 @@ fn random_imbalance(ranks: f64, rows_per_rank: f64) -> f64 {
 mod tests {
     use super::*;
 
+    fn of(ranks: u32, rows_per_rank: f64) -> f64 {
+        imbalance(busiest(ranks), f64::from(ranks), rows_per_rank)
+    }
+
     #[test]
     fn the_busiest_rank_is_the_expected_maximum() {
-        for (ranks, deviations) in [(2.0, 0.564), (4.0, 1.029), (8.0, 1.424), (64.0, 2.344)] {
-            let own = random_imbalance(ranks, 1e4);
+        for (ranks, deviations) in [(2, 0.564), (4, 1.029), (8, 1.424), (64, 2.344)] {
+            let own = of(ranks, 1e4);
             assert!(
                 ((own - 1.0) * 100.0 / deviations - 1.0).abs() < 0.01,
                 "{own}"
             );
         }
         // Eight choices over two ranks: 5.09 on the busier one, by the binomial law.
-        let busier: f64 = random_imbalance(2.0, 4.0) * 4.0;
+        let busier: f64 = of(2, 4.0) * 4.0;
         assert!((busier - 5.09).abs() < 0.1, "{busier}");
-        assert_eq!(random_imbalance(8.0, 0.01), 8.0);
-        assert_eq!(random_imbalance(1.0, 5.0), 1.0);
+        assert_eq!(of(8, 0.01), 8.0);
+        assert_eq!(of(1, 5.0), 1.0);
     }
 }

@@ -16,6 +16,9 @@ use parplan_profiles::engine::rules::KernelRule;
 /// feed-forward block of three. Launch costs are given for such a layer.
 pub const DENSE_LAYER: f64 = 12.0;
 
+/// The shared expert's two products and activation, its gate, and the addition.
+const SHARED: f64 = 5.0;
+
 /// What is left of a layer where its pieces between attention are graphs: the graph, the cache write,
 /// and attention with its planning.
 const PIECEWISE_LAYER: f64 = 4.0;
@@ -26,6 +29,32 @@ pub fn of(shard: &Shard) -> f64 {
         .groups
         .iter()
         .map(|group| group.layers * of_layer(group))
+        .sum()
+}
+
+/// Kernels of a stage in a captured decode step, one after the other: shared experts run beside the
+/// routed ones.
+pub fn in_graph(shard: &Shard, shared_beside: bool) -> f64 {
+    let beside = |group: &ShardGroup| match &group.block {
+        Block::Moe {
+            shared: Some((up, down)),
+            ..
+        } if shared_beside => SHARED + quantise(&[*up, *down]),
+        _ => 0.0,
+    };
+    shard
+        .groups
+        .iter()
+        .map(|group| {
+            // A step of a recurrence is one kernel where a chunked scan has several, with its state
+            // written in place.
+            let scan = match group.mixer {
+                Mixer::GatedDelta { .. } => 10.0,
+                Mixer::Mamba2 { .. } => 6.0,
+                _ => 0.0,
+            };
+            group.layers * (of_layer(group) - beside(group) - scan)
+        })
         .sum()
 }
 
@@ -63,7 +92,13 @@ fn of_layer(group: &ShardGroup) -> f64 {
     let mixer = match &group.mixer {
         Mixer::None => 0.0,
         // Projection, rotary embedding, cache write, attention, output projection, sum over ranks.
-        Mixer::Gqa { qkv, out, .. } => 6.0 + quantise(&[*qkv, *out]),
+        // A norm over all heads: conversion, squares, sum over ranks, its application to Q and to K.
+        Mixer::Gqa {
+            qkv,
+            out,
+            shared_norm,
+            ..
+        } => 6.0 + if *shared_norm { 5.0 } else { 0.0 } + quantise(&[*qkv, *out]),
         // Beside those: the second compression, two norms, two expansions, the split and joined halves of
         // queries and keys; the indexer's projections, norm, rotation, cache write, logits and top-k.
         Mixer::Mla {
@@ -88,12 +123,24 @@ fn of_layer(group: &ShardGroup) -> f64 {
     let block = match &group.block {
         Block::None => 0.0,
         Block::Dense { up, down } => 4.0 + quantise(&[*up, *down]),
-        // Router and top-k, three kernels that sort rows by expert, two products with the activation
-        // between them, weighting and summing, sum over ranks; the shared expert's three, its gate
-        // and the addition.
-        Block::Moe { dtype, shared, .. } => {
-            let routed = 11.0 + if *dtype == Dtype::Bf16 { 0.0 } else { 2.0 };
-            routed + shared.map_or(0.0, |(up, down)| 5.0 + quantise(&[up, down]))
+        // Router, top-k and sum over ranks. In fp4 three kernels that sort rows by expert, the
+        // activations' format, two products (the activation in the first one's epilogue) and the
+        // weighted sum; else five that sort and align, and the activation by itself.
+        Block::Moe {
+            router,
+            dtype,
+            shared,
+            ..
+        } => {
+            let conversion = f64::from(u8::from(router.dtype == Dtype::Fp32));
+            let experts = match dtype {
+                Dtype::Nvfp4 | Dtype::Mxfp4 => 7.0,
+                Dtype::Bf16 => 8.0,
+                _ => 10.0,
+            };
+            3.0 + conversion
+                + experts
+                + shared.map_or(0.0, |(up, down)| SHARED + quantise(&[up, down]))
         }
     };
     norms + mixer + block

@@ -93,12 +93,16 @@ impl Meter<'_, '_> {
             }
             Mixer::GatedDelta {
                 input,
+                scalars,
                 out,
                 k_heads,
                 v_heads,
                 dims,
             } => {
                 self.linear(Op::QkvProjection, n, rows, input);
+                self.linear(Op::QkvProjection, n, rows, scalars);
+                // Parts of the projection put in order, and the gated norm of the result.
+                self.elementwise(n, rows * (input.n + out.k) * ACTIVATION_BYTES * 2.0, 2.0);
                 let step = |sequences, tokens| GatedDeltaStep {
                     sequences,
                     tokens,

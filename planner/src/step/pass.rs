@@ -102,6 +102,11 @@ pub struct Fixed<'a> {
     pub low_latency_experts: bool,
     /// Share of the tokens that choose experts independently ([`Moe::spread`]).
     pub expert_spread: f64,
+    /// By how many standard deviations the busiest expert-parallel rank is above the mean: see
+    /// [`super::block::busiest`].
+    pub busiest_rank: f64,
+    /// Most rows of a captured pass whose shared experts run beside the routed ones.
+    pub shared_beside_rows: f64,
     /// Collects rooflines too.
     pub explain: bool,
     /// Collects every operation with its shapes.

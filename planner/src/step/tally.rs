@@ -137,6 +137,11 @@ impl Tally {
         }
     }
 
+    /// Takes off `us` of one kind of work that run beside another.
+    pub fn hide(&mut self, op: Op, us: f64) {
+        self.us[op as usize] -= us;
+    }
+
     /// Counts launches: `kernels` and `collectives`.
     #[inline]
     pub fn launch(&mut self, op: Op, kernels: f64, collectives: f64) {

@@ -77,6 +77,7 @@ pub fn traffic(isl: f64, osl: f64, concurrency: f64) -> Traffic {
         prefix_hit: 0.0,
         balance: Balance::Even,
         waves: 10.0,
+        requests_per_s: None,
         speculation: None,
     }
 }

@@ -81,8 +81,12 @@ impl Library {
             }
         };
         match P::parse(&document, self, 0) {
-            Err(_) => faults
-                .extend(document.every_fault(|document| P::parse(document, self, 0), P::validate)),
+            Err(_) => {
+                faults.extend(
+                    document.every_fault(|document| P::parse_alone(document, self), P::validate),
+                );
+                faults.extend(P::beside(&document));
+            }
             Ok(profile) => {
                 if let Err(found) = profile.validate() {
                     faults.extend(document.place_all(found).0);

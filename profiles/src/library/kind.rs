@@ -8,6 +8,7 @@ use crate::fault::{Fault, Faults};
 use crate::gpu::GpuProfile;
 use crate::model::ModelProfile;
 use crate::workload::{Lengths, Trace, Workload};
+use serde::Deserialize;
 use std::path::Path;
 
 /// A kind of profile.
@@ -18,6 +19,14 @@ pub(crate) trait Profile: Sized {
     const FOLDER: &'static str;
     /// Reads one file.
     fn parse(document: &Document<'_>, library: &Library, depth: u32) -> Result<Self, Fault>;
+    /// The profile as its text has it, whatever lies beside it.
+    fn parse_alone(document: &Document<'_>, library: &Library) -> Result<Self, Fault> {
+        Self::parse(document, library, 0)
+    }
+    /// Faults of the files that the text names.
+    fn beside(_: &Document<'_>) -> Vec<Fault> {
+        Vec::new()
+    }
     /// Every fault of its values.
     fn validate(&self) -> Result<(), Faults>;
 }
@@ -72,6 +81,16 @@ impl Profile for ModelProfile {
     }
 }
 
+/// Fields of a workload that may name a trace, and whether it is the prompts'.
+const SIDES: [(&str, bool); 2] = [("input.file", true), ("output.file", false)];
+
+/// The trace `file` beside the document.
+fn trace_of(document: &Document<'_>, field: &str, file: &str) -> Result<Trace, Fault> {
+    let folder = Path::new(document.file).parent();
+    Trace::read(&folder.unwrap_or(Path::new("")).join(file))
+        .map_err(|fault| document.place(Fault::field(field, format!("cannot be used: {fault}"))))
+}
+
 impl Profile for Workload {
     const KIND: &'static str = "workload";
     const FOLDER: &'static str = "workloads";
@@ -79,9 +98,8 @@ impl Profile for Workload {
     /// Traces that a workload names are read here, from beside its file.
     fn parse(document: &Document<'_>, _: &Library, _: u32) -> Result<Self, Fault> {
         let mut workload: Workload = document.read()?;
-        let folder = Path::new(document.file).parent();
         let mut traces: Vec<(String, Trace)> = Vec::new();
-        for (field, is_input) in [("input.file", true), ("output.file", false)] {
+        for (field, is_input) in SIDES {
             let lengths = if is_input {
                 &mut workload.input
             } else {
@@ -92,11 +110,7 @@ impl Profile for Workload {
             };
             // Both sides usually name one file.
             if !traces.iter().any(|(read, _)| read == file) {
-                let path = folder.unwrap_or(Path::new("")).join(&*file);
-                let trace = Trace::read(&path).map_err(|fault| {
-                    document.place(Fault::field(field, format!("cannot be used: {fault}")))
-                })?;
-                traces.push((file.clone(), trace));
+                traces.push((file.clone(), trace_of(document, field, file)?));
             }
             let read = traces.iter().find(|(read, _)| read == file);
             let measured = read.and_then(|(_, trace)| match is_input {
@@ -112,6 +126,37 @@ impl Profile for Workload {
             }
         }
         Ok(workload)
+    }
+
+    fn parse_alone(document: &Document<'_>, _: &Library) -> Result<Self, Fault> {
+        document.read()
+    }
+
+    fn beside(document: &Document<'_>) -> Vec<Fault> {
+        /// As much of the text as names a trace, however wrong the rest is.
+        #[derive(Deserialize)]
+        struct Sides {
+            input: Option<toml::Value>,
+            output: Option<toml::Value>,
+        }
+        let Ok(sides) = document.read::<Sides>() else {
+            return Vec::new();
+        };
+        let mut tried: Vec<String> = Vec::new();
+        let mut faults = Vec::new();
+        for ((field, _), side) in SIDES.iter().zip([sides.input, sides.output]) {
+            let text = |key: &str| Some(side.as_ref()?.get(key)?.as_str()?.to_owned());
+            let Some(file) = text("file").filter(|_| text("kind").as_deref() == Some("trace"))
+            else {
+                continue;
+            };
+            if file.is_empty() || tried.contains(&file) {
+                continue;
+            }
+            faults.extend(trace_of(document, field, &file).err());
+            tried.push(file);
+        }
+        faults
     }
 
     fn validate(&self) -> Result<(), Faults> {

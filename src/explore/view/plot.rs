@@ -105,7 +105,7 @@ pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
             "◉ {} {}, {}",
             state.cursor + 1,
             ranking::choice_words(&plan.choice),
-            number::counted(table.resolved.ask.traffic.concurrency, "client")
+            crate::render::plan::load_words(&table.resolved.ask.traffic)
         );
     }
     let last = area.bottom() - 1 - below;

@@ -480,6 +480,7 @@ impl Record {
                 prefix_hit: 0.0,
                 balance: Balance::Even,
                 waves: 10.0,
+                requests_per_s: None,
                 speculation: None,
             },
             first_token_counts: WAITED

@@ -56,18 +56,25 @@ fn entry(o: &Overheads) -> String {
 /// The file with the entries of every engine and architecture in `fitted` replaced; comments before
 /// the first entry and all other entries stay as they are.
 pub(super) fn render(old: &str, fitted: &[Overheads]) -> Result<String> {
-    let mut header = Vec::new();
-    let mut kept = Vec::new();
+    let (mut header, mut old_entries): (Vec<String>, Vec<String>) = Default::default();
     for block in old.trim_end().split("\n\n") {
         let block = block.trim_matches('\n');
-        if !block.contains("[[overheads]]") {
-            header.push(block.to_owned());
-        } else if !parse(block)?.iter().any(|o| {
+        match old_entries.last_mut() {
+            _ if block.contains("[[overheads]]") => old_entries.push(block.to_owned()),
+            // A table of the entry before it.
+            Some(entry) => *entry += &format!("\n\n{block}"),
+            None => header.push(block.to_owned()),
+        }
+    }
+    let mut kept = Vec::new();
+    for block in old_entries {
+        let fitted_again = |o: &Overheads| {
             fitted
                 .iter()
                 .any(|f| (&f.engine, f.architecture) == (&o.engine, o.architecture))
-        }) {
-            kept.push(block.to_owned());
+        };
+        if !parse(&block)?.iter().any(fitted_again) {
+            kept.push(block);
         }
     }
     let blocks: Vec<String> = header

@@ -188,6 +188,10 @@ pub struct ExpertExchange {
     /// Backends under which data-parallel ranks replay the same graph although nothing is gathered.
     #[serde(default)]
     pub same_graph: Vec<String>,
+    /// Most tokens of a captured step whose shared experts run on a stream of their own beside the routed
+    /// ones; 0 where they run after them.
+    #[serde(default)]
+    pub shared_beside_tokens: u32,
 }
 
 impl ExpertExchange {

@@ -20,6 +20,7 @@ pub(super) fn read(text: &Fields<'_>) -> Result<Draft, Fault> {
         bias: true,
         latent: 0,
         shared_gate: false,
+        router_fp32: false,
     });
     let modules = Modules {
         experts: "mlp.experts.down_proj",

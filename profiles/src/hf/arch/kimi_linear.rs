@@ -82,5 +82,6 @@ fn experts(text: &Fields<'_>) -> Result<MoeFfn, Fault> {
         bias: false,
         latent: text.or("routed_expert_hidden_size", 0)?,
         shared_gate: false,
+        router_fp32: false,
     })
 }

@@ -35,6 +35,7 @@ pub(super) fn read(text: &Fields<'_>) -> Result<Draft, Fault> {
         bias: false,
         latent: 0,
         shared_gate: false,
+        router_fp32: false,
     });
     let step = text.dimension("interleave_moe_layer_step")? as usize;
     let depth = text.depth("num_hidden_layers")?;

@@ -40,6 +40,8 @@ pub(super) fn read_m2(text: &Fields<'_>) -> Result<Draft, Fault> {
         bias: false,
         latent: 0,
         shared_gate: false,
+        // Stored and run in fp32: vLLM's and SGLang's minimax_m2.py.
+        router_fp32: true,
     };
     let one = layer(Attention::Gqa(attention), Ffn::Moe(experts), MODULES);
     Ok(Draft::of(vec![one; text.depth("num_hidden_layers")?]))
@@ -72,6 +74,7 @@ pub(super) fn read_m3(text: &Fields<'_>) -> Result<Draft, Fault> {
         bias: false,
         latent: 0,
         shared_gate: false,
+        router_fp32: false,
     });
     let Some(routed) = text.numbers("moe_layer_freq")? else {
         return Err(text.fault("moe_layer_freq", "is missing; it says which layers route"));

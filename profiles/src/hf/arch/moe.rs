@@ -21,6 +21,7 @@ pub(super) fn read_qwen3(text: &Fields<'_>) -> Result<Draft, Fault> {
         bias: false,
         latent: 0,
         shared_gate: false,
+        router_fp32: false,
     });
     let plain = text.numbers("mlp_only_layers")?.unwrap_or_default();
     let step = match text.optional("decoder_sparse_step")? {
@@ -55,6 +56,7 @@ pub(super) fn read_mixtral(text: &Fields<'_>) -> Result<Draft, Fault> {
         bias: false,
         latent: 0,
         shared_gate: false,
+        router_fp32: false,
     };
     let modules = Modules {
         experts: "block_sparse_moe.experts.0.w2",
@@ -108,6 +110,7 @@ pub(super) fn deepseek_experts(text: &Fields<'_>) -> Result<MoeFfn, Fault> {
         bias: false,
         latent: 0,
         shared_gate: false,
+        router_fp32: false,
     })
 }
 

@@ -175,5 +175,6 @@ fn experts(text: &Fields<'_>) -> Result<Ffn, Fault> {
         bias: false,
         latent: text.or("moe_latent_size", 0)?,
         shared_gate: false,
+        router_fp32: false,
     }))
 }

@@ -88,5 +88,6 @@ fn moe(text: &Fields<'_>) -> Result<MoeFfn, Fault> {
         bias: false,
         latent: 0,
         shared_gate: shared > 0,
+        router_fp32: false,
     })
 }
