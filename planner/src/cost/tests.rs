@@ -239,6 +239,7 @@ fn luck_of_routing_is_the_spread_of_touched_experts() {
             gathered: true,
             spread: 1.0,
             imbalance: 1.0,
+            deviations: 0.0,
         };
         assert!(
             (moe.touched() / mean - 1.0).abs() < 0.03,
