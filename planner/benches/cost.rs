@@ -208,7 +208,6 @@ fn expert_dispatch(bencher: Bencher) {
         ranks: 32.0,
         ranks_per_domain: 8.0,
         imbalance: 1.0,
-        deviations: 0.0,
     };
     with_costs(bencher, shape, |c, s| c.expert_dispatch(s));
 }

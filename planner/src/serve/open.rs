@@ -71,7 +71,7 @@ pub fn open_loop<T: StepTimes>(
     let full = at(top);
     let most = full.service.requests_per_s / 1e6;
     let load_share = arrivals.per_us / most;
-    if !(load_share <= STEADY) {
+    if load_share.is_nan() || load_share > STEADY {
         let most_per_s = most * 1e6;
         return (Answer::Overload { most_per_s }, 1);
     }
