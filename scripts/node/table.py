@@ -11,7 +11,7 @@ def medians(pairs):
 
 
 def of(work, node):
-    parts = [collectives(work), peers(work), gather(work), attention(work), decode(work), verify(work)]
+    parts = [collectives(work), peers(work), gather(work), attention(work), decode(work), verify(work), shards(work)]
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
@@ -137,18 +137,21 @@ def decode(work):
 
 
 def verify(work):
-    whole, shards = {}, {}
     for case, content in work.cases("verify"):
-        kind, _, name = case.partition("-")
-        if kind in ("whole", "shards"):
-            for s in content["result"]["steps"]:
-                key = (name, max(s["step"]["requests"]), s["launch"])
-                (whole if kind == "whole" else shards)[key] = s["time"]["median_us"]
-            continue
         summary = content["result"].get("summary", {})
         yield f"verify against {case}: " + ", ".join(
             f"{k} {v:.3g}" for k, v in summary.items() if isinstance(v, (int, float)))
-    if shards:
+
+
+def shards(work):
+    found = {"whole": {}, "shards": {}}
+    for case, content in work.cases("shards"):
+        kind, _, name = case.partition("-")
+        for s in content["result"]["steps"]:
+            found[kind][(name, max(s["step"]["requests"]), s["launch"])] = s["time"]["median_us"]
+    both = sorted(set(found["whole"]) & set(found["shards"]))
+    if both:
         yield "a step of all ranks, and of the same shapes on two of them, µs"
-    for key in sorted(set(whole) & set(shards)):
-        yield f"  {key[0]} batch {key[1]} {key[2]}: {whole[key]:.0f}, {shards[key]:.0f} ({shards[key] / whole[key] - 1:+.1%})"
+    for key in both:
+        whole, two = found["whole"][key], found["shards"][key]
+        yield f"  {key[0]} batch {key[1]} {key[2]}: {whole:.0f}, {two:.0f} ({two / whole - 1:+.1%})"

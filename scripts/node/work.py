@@ -83,7 +83,8 @@ class Work:
         archive = self.packed and os.path.join(self.packed, f"{name}.tgz")
         if archive and os.path.exists(archive) and not os.path.isdir(path):
             with tarfile.open(archive) as tar:
-                tar.extractall(self.folder, filter="data")
+                # Older versions of Python 3.9 to 3.11 have no filters.
+                tar.extractall(self.folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         os.makedirs(path, exist_ok=True)
         return Stage(path, limit)
 
@@ -154,13 +155,12 @@ class Stage:
         if not self.missing(case):
             return os.path.exists(self.file(case))
         begin = time.monotonic()
+        timeout = max(1.0, min(timeout, self.left()))
         try:
-            end = subprocess.run(
-                command, capture_output=True, text=True, env=env, timeout=min(timeout, self.left())
-            )
+            end = subprocess.run(command, capture_output=True, text=True, env=env, timeout=timeout)
             output, why = end.stdout, "" if end.returncode in ok else f"exit code {end.returncode}\n{end.stderr}"
         except subprocess.TimeoutExpired:
-            output, why = "", f"ended after {min(timeout, self.left()):.0f} s"
+            output, why = "", f"ended after {timeout:.0f} s"
         took = time.monotonic() - begin
         self.longest = max(self.longest, took)
         content = None

@@ -1,15 +1,30 @@
 //! Runs at sizes that nobody tuned for: odd numbers of bytes and elements, uneven and
 //! empty ranks. A seed names all of them; every result is compared in the binary.
 
+use std::time::{Duration, Instant};
+
 use fastrand::Rng;
 
-/// Words after `parplan run`, for `ranks` ranks: some runs of each kind.
-pub fn lines(seed: u64, ranks: usize) -> Vec<String> {
+/// The first seed and the time of a fuzz: `PARPLAN_FUZZ_SEED`, and `PARPLAN_FUZZ_SECONDS`
+/// or else `seconds`.
+pub fn bounds(seconds: u64) -> (u64, impl Fn() -> bool) {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+    let time = Duration::from_secs(number("PARPLAN_FUZZ_SECONDS").unwrap_or(seconds));
+    let begin = Instant::now();
+    (number("PARPLAN_FUZZ_SEED").unwrap_or(1), move || {
+        begin.elapsed() < time
+    })
+}
+
+/// Words after `parplan run`, for `ranks` ranks: a run of each kind, of messages of up to
+/// 2^`bits` bytes.
+pub fn lines(seed: u64, ranks: usize, bits: u32) -> Vec<String> {
     let mut rng = Rng::with_seed(seed);
-    let mut lines: Vec<String> = (0..3).map(|_| collectives(&mut rng)).collect();
-    lines.extend((0..3).map(|_| gather(&mut rng, ranks)));
-    lines.push(format!("sync --rounds {}", rng.u32(1..40)));
-    lines
+    vec![
+        collectives(&mut rng, bits),
+        gather(&mut rng, ranks),
+        format!("sync --rounds {}", rng.u32(1..40)),
+    ]
 }
 
 /// From 1 byte on, as many small as large.
@@ -23,14 +38,14 @@ fn sizes(rng: &mut Rng, count: usize, most: u32) -> String {
     sizes.join(",")
 }
 
-fn collectives(rng: &mut Rng) -> String {
+fn collectives(rng: &mut Rng, bits: u32) -> String {
     let dtypes = ["u8", "i32", "i64", "f16", "bf16", "f32", "f64"];
     format!(
         "collectives --check --repeats 1 --iterations {} --graph-launches 1 --dtype {} --sizes {} \
          --implementation backend,peer-one-shot,peer-two-shot",
         rng.u32(1..4),
         dtypes[rng.usize(0..dtypes.len())],
-        sizes(rng, 10, 21)
+        sizes(rng, 10, bits)
     )
 }
 

@@ -14,6 +14,8 @@ pub struct Most {
     pub queries: usize,
     /// Requests of a stack's rank.
     pub rows: usize,
+    /// What the widths of a stack's model are divided by.
+    pub scale: usize,
 }
 
 fn one<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
@@ -65,9 +67,10 @@ pub fn stack(rng: &mut Rng, ranks: usize, most: Most, graph: bool) -> String {
         .map(|_| one(rng, &[0, 1, 2, most.rows / 2, most.rows]).to_string())
         .collect();
     let mut line = format!(
-        "stack --check --scale 8 --layers 2 --repeats 1 --warmup 0 --seed {} --model {} --tp {ranks} \
+        "stack --check --scale {} --layers 2 --repeats 1 --warmup 0 --seed {} --model {} --tp {ranks} \
          --attn-dp {dp} --dcp {dcp} --ep {ep} --dcp-merge {} --dcp-interleave {} --page-size {} --mode {} \
          --q-tokens {} --context {} --requests {} --requests {}",
+        most.scale,
         rng.u32(..),
         one(rng, &["qwen3-235b", "deepseek-v3", "llama-3.1-70b"]),
         one(rng, &["fused", "ag-rs", "a2a"]),

@@ -1,32 +1,19 @@
-//! Random sizes on GPUs, for some seconds: `PARPLAN_FUZZ_SEED` is the first seed,
-//! `PARPLAN_FUZZ_SECONDS` how long.
-
-use std::time::{Duration, Instant};
+//! Random sizes on GPUs, for some seconds.
 
 use fastrand::Rng;
 
-use crate::lines::lines;
+use crate::lines::{bounds, lines};
 use crate::models::{Most, attention, stack};
 use crate::support::{on_gpus, on_ranks, ranks, result};
-
-/// Seed, and for how long.
-fn asked() -> (u64, Duration) {
-    let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
-    (
-        number("PARPLAN_FUZZ_SEED").unwrap_or(1),
-        Duration::from_secs(number("PARPLAN_FUZZ_SECONDS").unwrap_or(20)),
-    )
-}
 
 #[test]
 #[ignore = "needs 2 GPUs"]
 fn random_sizes_are_exact_on_gpus() {
-    let (first, time) = asked();
-    let begin = Instant::now();
+    let (first, goes_on) = bounds(20);
     let mut runs = 0;
-    for line in (first..).flat_map(|seed| lines(seed, ranks())) {
-        // At least every kind of run once.
-        if begin.elapsed() > time && runs >= 7 {
+    for line in (first..).flat_map(|seed| lines(seed, ranks(), 21)) {
+        // At least one run of each kind.
+        if runs >= 3 && !goes_on() {
             break;
         }
         let result = result(on_gpus(&line));
@@ -40,18 +27,18 @@ fn random_sizes_are_exact_on_gpus() {
 #[test]
 #[ignore = "needs 2 GPUs"]
 fn random_attentions_and_stacks_are_near_the_reference_on_gpus() {
-    let (seed, time) = asked();
+    let (seed, goes_on) = bounds(20);
     let most = Most {
         requests: 70,
         context: 6000,
         queries: 90,
         rows: 40,
+        scale: 8,
     };
-    let begin = Instant::now();
     let mut rng = Rng::with_seed(seed);
     let mut runs = 0;
     // At least every kind of run once.
-    while begin.elapsed() < time || runs < 4 {
+    while goes_on() || runs < 4 {
         let n = if rng.bool() { 1 } else { ranks() };
         let line = attention(&mut rng, n, most);
         for s in result(on_ranks(n, &line))["samples"].as_array().unwrap() {

@@ -9,4 +9,5 @@ STAGES = {
     "decode": attention.decode,
     "calibrate": model.calibrate,
     "verify": model.verify,
+    "shards": model.shards,
 }

@@ -41,6 +41,7 @@ def run(node, stage):
                  "backend,peer-one-shot,peer-two-shot" if node.gpus else "backend"),
         json.loads,
     )
+    stage.run("sync", node.run("sync", "--ranks", node.ranks, "--rounds", 20 if node.quick else 300), json.loads)
     if node.gpus:
         stage.run(
             "peers",

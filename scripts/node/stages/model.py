@@ -25,8 +25,7 @@ SHARDS = {
 
 
 def verify(node, stage):
-    """Held-out steps, measured once and judged by each calibration; and steps of all
-    ranks beside the same shapes run on two of them."""
+    """Held-out steps, measured once and judged by each calibration."""
     kept = os.path.join(stage.path, "measured.json")
     made = os.path.join(os.path.dirname(stage.path), "calibrate", "calibration.toml")
     steps = 4 if node.quick else 40
@@ -42,6 +41,11 @@ def verify(node, stage):
     )
     if there and calibration:
         stage.run("shipped", verdict + ["--measured", kept], json.loads, ok=(0, 1))
+    return stage.state()
+
+
+def shards(node, stage):
+    """Steps of all ranks beside the same shapes run on two of them."""
     size = ["--scale", min(16, 64 // node.ranks), "--layers", 2, "--context", 64, "--batch", "1,3", "--repeats", 2] if node.quick else [
         "--layers", 4, "--context", 8192, "--batch", "1,16,64", "--repeats", 12]
     graph = ["--graph"] if node.gpus else []

@@ -1,0 +1,106 @@
+//! The script that measures a node: a rehearsal on the CPU, taken up again, and told wrong.
+
+#![allow(clippy::unwrap_used)] // tests, helper functions included
+
+mod exec_support;
+
+use std::path::Path;
+use std::process::Command;
+
+use exec_support::{binary, finished};
+
+fn node(work: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new("python3");
+    command
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/node/node.py"))
+        .args(["--backend", "cpu", "--ranks", "2", "--quick", "--parplan"])
+        .arg(binary())
+        .arg("--work")
+        .arg(work)
+        .args(more)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    command
+}
+
+#[test]
+fn a_second_run_does_what_is_missing() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("not run: there is no python3");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (work, packed) = (folder.path().join("work"), folder.path().join("packed"));
+    let stages = ["--stages", "collectives,gather", "--pack"];
+    let arguments = [&stages[..], &[packed.to_str().unwrap()]].concat();
+    let first = finished(node(&work, &arguments));
+    assert_eq!(first.code(), Some(0), "{}", first.stderr);
+    assert!(
+        !first.stdout.contains("failed") && !first.stdout.contains("left out"),
+        "{}",
+        first.stdout
+    );
+    for words in ["all_reduce ", "gather and combine"] {
+        assert!(first.stdout.contains(words), "{}", first.stdout);
+    }
+    let case = work.join("gather/dp2-00016.json");
+    let kept = std::fs::metadata(&case).unwrap().modified().unwrap();
+
+    // One case is lost: it alone is run again.
+    std::fs::remove_file(work.join("gather/dp2-00004.json")).unwrap();
+    let again = finished(node(&work, &["--stages", "gather"]));
+    assert_eq!(again.code(), Some(0), "{}", again.stderr);
+    assert!(
+        again.stdout.contains("gather: 3 cases there ("),
+        "{}",
+        again.stdout
+    );
+    assert!(work.join("gather/dp2-00004.json").exists());
+    assert_eq!(std::fs::metadata(&case).unwrap().modified().unwrap(), kept);
+
+    // From the archives alone, nothing is run.
+    std::fs::remove_dir_all(&work).unwrap();
+    let unpacked = finished(node(
+        &work,
+        &[
+            "--stages",
+            "gather",
+            "--limit",
+            "0.1",
+            "--pack",
+            packed.to_str().unwrap(),
+        ],
+    ));
+    assert_eq!(unpacked.code(), Some(0), "{}", unpacked.stderr);
+    assert!(
+        unpacked.stdout.contains("gather: 3 cases there ("),
+        "{}",
+        unpacked.stdout
+    );
+}
+
+#[test]
+fn what_cannot_be_run_is_named() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("not run: there is no python3");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let end = finished(node(folder.path(), &["--stages", "gather,guess"]));
+    assert_eq!(end.code(), Some(1));
+    assert!(
+        end.stderr
+            .contains("node.py: no stage guess; there are collectives, gather, "),
+        "{}",
+        end.stderr
+    );
+    let end = finished(node(folder.path(), &["--parplan", "/nonexistent"]));
+    assert_eq!(end.code(), Some(1));
+    assert!(
+        end.stderr
+            .contains("node.py: /nonexistent is no program that can be run"),
+        "{}",
+        end.stderr
+    );
+}
