@@ -174,7 +174,25 @@ pub fn html(v: &Verdict) -> Result<String, Failure> {
     for step in &v.steps {
         row(&mut out, step);
     }
-    out.push_str("</table>\n<ul>\n");
+    out.push_str("</table>\n");
+    if !v.summary.choices.is_empty() {
+        out.push_str("<h2>The best of each workload</h2>\n<table><tr><th>model</th><th>requests</th><th>context</th><th>configurations</th><th>loss %</th><th>best by prediction</th><th>best by measurement</th></tr>\n");
+        for c in &v.summary.choices {
+            let _ = writeln!(
+                out,
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{:.1}</td><td>{}</td><td>{}</td></tr>",
+                escaped(&c.model),
+                c.requests,
+                c.context,
+                c.configurations,
+                c.loss * 100.0,
+                escaped(&c.chosen),
+                escaped(&c.best)
+            );
+        }
+        out.push_str("</table>\n");
+    }
+    out.push_str("<ul>\n");
     for text in v.prices.iter().chain(&v.notes) {
         let _ = writeln!(out, "<li>{}</li>", escaped(text));
     }

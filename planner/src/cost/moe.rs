@@ -59,6 +59,23 @@ impl Moe {
         (mean + self.deviations * (mean * missed).sqrt()).min(self.experts_local)
     }
 
+    /// Standard deviation of [`Moe::touched`] over its mean, from one routing to another: which of a
+    /// rank's experts are chosen, and how many choices fall on it at all.
+    pub fn luck(&self) -> f64 {
+        let touched = self.touched();
+        if touched <= 0.0 || self.experts_total <= 0.0 {
+            return 0.0;
+        }
+        let (local, share) = (self.experts_local, self.experts_local / self.experts_total);
+        let missed = (1.0 - touched / local).clamp(0.0, 1.0);
+        // Choices that fall here or elsewhere, and choices that meet on one expert (the variance of
+        // distinct values of c independent draws a value).
+        let here = local * missed * (1.0 - missed) * (1.0 - share);
+        let draws = -missed.max(1e-12).ln();
+        let meeting = local * share * missed * (1.0 - (1.0 + draws) * missed).max(0.0);
+        (here + meeting).sqrt() / touched
+    }
+
     /// Matrices of an expert: 3 when gated, else 2.
     #[inline]
     fn matrices(&self) -> f64 {

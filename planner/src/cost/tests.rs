@@ -190,3 +190,66 @@ fn collectives_meet_measured_rows() {
         0.3,
     );
 }
+
+/// Occupancy by simulation: tokens choose `top_k` of all experts, a rank holds the first ones.
+#[test]
+fn luck_of_routing_is_the_spread_of_touched_experts() {
+    for (tokens, local, total, top_k) in [
+        (2u32, 32u32, 256u32, 8u32),
+        (16, 32, 256, 8),
+        (1, 64, 128, 8),
+        (16, 128, 128, 8),
+        (64, 16, 128, 4),
+    ] {
+        let mut state = 9u64;
+        let mut below = |n: u32| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % u64::from(n)) as u32
+        };
+        let trials = 4000;
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for _ in 0..trials {
+            let mut hit = vec![false; local as usize];
+            for _ in 0..tokens {
+                let mut left: Vec<u32> = (0..total).collect();
+                for _ in 0..top_k {
+                    let chosen = left.swap_remove(below(left.len() as u32) as usize);
+                    if chosen < local {
+                        hit[chosen as usize] = true;
+                    }
+                }
+            }
+            let touched = hit.iter().filter(|h| **h).count() as f64;
+            sum += touched;
+            squares += touched * touched;
+        }
+        let mean = sum / f64::from(trials);
+        let spread = (squares / f64::from(trials) - mean * mean).max(0.0).sqrt() / mean;
+        let moe = crate::cost::Moe {
+            tokens: f64::from(tokens),
+            experts_local: f64::from(local),
+            experts_total: f64::from(total),
+            top_k: f64::from(top_k),
+            hidden: 2048.0,
+            intermediate: 768.0,
+            gated: true,
+            weights: parplan_profiles::Dtype::Bf16,
+            gathered: true,
+            spread: 1.0,
+            imbalance: 1.0,
+            deviations: 0.0,
+        };
+        assert!(
+            (moe.touched() / mean - 1.0).abs() < 0.03,
+            "{} {mean}",
+            moe.touched()
+        );
+        let luck = moe.luck();
+        assert!(
+            (luck / spread - 1.0).abs() < 0.15 || (luck - spread).abs() < 0.01,
+            "{luck} {spread}"
+        );
+    }
+}

@@ -5,7 +5,7 @@ use super::Steps;
 use super::pass::{self, Pass};
 use super::record::{Record, Recorded};
 use super::tally::{OPS, Op, Tally};
-use crate::cost::OpClass;
+use crate::cost::{OpClass, Operation};
 use std::collections::BTreeMap;
 
 /// Part of the variance of a class's error that belongs to the shape: what two layouts of one model do
@@ -50,7 +50,8 @@ impl Steps<'_> {
     /// The layers of a stage in one pass, with the gaps and launches between their kernels. Output
     /// projection, host and other stages are not in it.
     ///
-    /// Errors of classes are independent; operations of one class share theirs but for [`OWN`].
+    /// Errors of classes are independent; operations of one class share theirs but for [`OWN`]. Which
+    /// experts a routing touches is luck, layer by layer.
     pub fn layers(&self, pass: &Pass) -> Priced {
         let record = Record::default();
         let mut steps = *self;
@@ -79,12 +80,17 @@ impl Steps<'_> {
     /// Variance of the sum, square microseconds.
     fn variance(&self, tally: &Tally, operations: &[Recorded], scale: f64) -> f64 {
         let mut classes: BTreeMap<(OpClass, u32), (f64, f64)> = BTreeMap::new();
+        let mut routing = 0.0;
         for ran in operations {
             let key = (ran.operation.class(), ran.operation.ranks() as u32);
             let us = ran.count * ran.us * scale;
             let (sum, squares) = classes.entry(key).or_default();
             *sum += us;
             *squares += us * us;
+            if let Operation::Moe(experts) = &ran.operation {
+                // Every layer draws anew.
+                routing += ran.count * (ran.us * scale * experts.luck()).powi(2);
+            }
         }
         let gaps = tally.us(Op::LayerGaps) * self.overheads.gaps.sigma;
         classes
@@ -96,5 +102,6 @@ impl Steps<'_> {
             })
             .sum::<f64>()
             + gaps * gaps
+            + routing
     }
 }
