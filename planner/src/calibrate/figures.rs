@@ -125,7 +125,7 @@ impl Figures {
             },
             Class::PeerTwoShot => Figures::Peer {
                 base_us: custom.two_shot_us,
-                rank_us: custom.rank_us,
+                rank_us: custom.two_shot_rank_us(),
                 link: custom.two_shot_link,
                 eager_us: custom.eager_us,
                 passes: Passes::TwoShot,
@@ -625,11 +625,18 @@ pub(super) fn store_peer(fit: &mut AllReduceFit, figures: &Figures, note: Note) 
     } = figures
     {
         match passes {
-            Passes::OneShot => (fit.one_shot_us, fit.one_shot_link) = (*base_us, *link),
-            Passes::TwoShot => (fit.two_shot_us, fit.two_shot_link) = (*base_us, *link),
+            Passes::OneShot => {
+                // The other half keeps what it had.
+                fit.two_shot_rank_us = Some(fit.two_shot_rank_us());
+                fit.rank_us = *rank_us;
+                (fit.one_shot_us, fit.one_shot_link) = (*base_us, *link);
+            }
+            Passes::TwoShot => {
+                fit.two_shot_rank_us = Some(*rank_us);
+                (fit.two_shot_us, fit.two_shot_link) = (*base_us, *link);
+            }
             Passes::Gather => return,
         }
-        fit.rank_us = *rank_us;
         fit.eager_us = *eager_us;
         fit.note = note;
     }

@@ -198,9 +198,10 @@ impl OpCosts<'_> {
             && t.bytes <= self.custom_all_reduce.max_bytes
         {
             let c = &self.custom_all_reduce;
-            let extra = c.rank_us * (ranks - 2.0);
-            let one = c.one_shot_us + extra + (ranks - 1.0) * t.bytes * c.us_per_byte_one_shot;
-            let two = c.two_shot_us + extra + wire * c.us_per_byte_two_shot;
+            let more = ranks - 2.0;
+            let one =
+                c.one_shot_us + c.rank_us * more + (ranks - 1.0) * t.bytes * c.us_per_byte_one_shot;
+            let two = c.two_shot_us + c.two_shot_rank_us * more + wire * c.us_per_byte_two_shot;
             us = one.min(two);
             floor_us = c.eager_us + c.one_shot_us;
         }

@@ -375,6 +375,7 @@ impl<'a> OpCosts<'a> {
                 one_shot_us: custom.one_shot_us,
                 two_shot_us: custom.two_shot_us,
                 rank_us: custom.rank_us,
+                two_shot_rank_us: custom.two_shot_rank_us(),
                 us_per_byte_one_shot: peaks.link / custom.one_shot_link,
                 us_per_byte_two_shot: peaks.link / custom.two_shot_link,
                 max_bytes: custom.max_bytes,

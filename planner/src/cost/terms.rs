@@ -89,6 +89,7 @@ pub(super) struct CustomTerm {
     pub one_shot_us: f64,
     pub two_shot_us: f64,
     pub rank_us: f64,
+    pub two_shot_rank_us: f64,
     pub us_per_byte_one_shot: f64,
     pub us_per_byte_two_shot: f64,
     pub max_bytes: f64,

@@ -265,6 +265,10 @@ pub struct AllReduceFit {
     pub two_shot_us: f64,
     /// Added latency for each rank beyond two, µs.
     pub rank_us: f64,
+    /// The same of two-shot, whose two hops wait for every rank twice; as `rank_us` where it
+    /// was not told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub two_shot_rank_us: Option<f64>,
     /// Fraction of the link bandwidth, one-shot.
     pub one_shot_link: f64,
     /// Fraction of the link bandwidth, two-shot.
@@ -275,6 +279,13 @@ pub struct AllReduceFit {
     pub eager_us: f64,
     /// Provenance.
     pub note: Note,
+}
+
+impl AllReduceFit {
+    /// Added latency of two-shot for each rank beyond two, µs.
+    pub fn two_shot_rank_us(&self) -> f64 {
+        self.two_shot_rank_us.unwrap_or(self.rank_us)
+    }
 }
 
 /// Transfers that leave the NVLink domain.

@@ -341,6 +341,16 @@ impl EfficiencyProfile {
                 ("two_shot_link", custom.two_shot_link),
             ],
         );
+        check.times(
+            "collective.custom_all_reduce",
+            &[
+                ("one_shot_us", custom.one_shot_us),
+                ("two_shot_us", custom.two_shot_us),
+                ("rank_us", custom.rank_us),
+                ("two_shot_rank_us", custom.two_shot_rank_us()),
+                ("eager_us", custom.eager_us),
+            ],
+        );
         let network = &c.network;
         check.fractions(
             "collective.network",
