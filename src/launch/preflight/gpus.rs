@@ -9,6 +9,8 @@ use std::time::Duration;
 const MIB: f64 = 1_048_576.0;
 /// Time for the driver to answer; it takes seconds where no process keeps it loaded.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Share of a device that counts for nothing: drivers keep a few MiB even where no process runs.
+const DRIVER_SHARE: f64 = 0.002;
 /// A host's memory may differ from its profile's by this share.
 const HOST_SHARE: f64 = 0.05;
 
@@ -17,6 +19,7 @@ const HOST_SHARE: f64 = 0.05;
 struct Device {
     name: String,
     total_mib: f64,
+    /// What no process uses. The driver's own reserve is in it: a plan counts that among its parts.
     free_mib: f64,
 }
 
@@ -119,7 +122,7 @@ impl Devices {
             .iter()
             .take(count)
             .enumerate()
-            .find(|(_, device)| device.free_mib < needed_mib);
+            .find(|(_, device)| device.free_mib + DRIVER_SHARE * device.total_mib < needed_mib);
         match short {
             Some((index, device)) => Verdict::Failed(format!(
                 "{} {index} has {} MiB free, and the plan takes {}: end what uses it, or plan with \
@@ -147,7 +150,7 @@ fn needed(nodes: &[&NodeCommand]) -> usize {
 }
 
 async fn nvidia() -> Result<Vec<Device>, String> {
-    let query = "--query-gpu=name,memory.total,memory.free";
+    let query = "--query-gpu=name,memory.total,memory.used";
     let text = output(
         "nvidia-smi",
         &[query, "--format=csv,noheader,nounits"],
@@ -163,11 +166,12 @@ fn parse(text: &str) -> Result<Vec<Device>, String> {
         .filter(|line| !line.trim().is_empty())
         .map(|line| {
             let mut cells = line.rsplitn(3, ',').map(str::trim);
-            let (free, total, name) = (cells.next()?, cells.next()?, cells.next()?);
+            let (used, total, name) = (cells.next()?, cells.next()?, cells.next()?);
+            let (used, total_mib): (f64, f64) = (used.parse().ok()?, total.parse().ok()?);
             Some(Device {
                 name: name.to_owned(),
-                total_mib: total.parse().ok()?,
-                free_mib: free.parse().ok()?,
+                total_mib,
+                free_mib: total_mib - used,
             })
         })
         .collect();
@@ -216,11 +220,11 @@ mod tests {
 
     #[test]
     fn the_drivers_table_is_read() {
-        let devices = parse("NVIDIA H200, 143771, 143000\nNVIDIA H200, 143771, 512\n").unwrap();
+        let devices = parse("NVIDIA H200, 143771, 4\nNVIDIA H200, 143771, 143000\n").unwrap();
         assert_eq!(devices.len(), 2);
         assert_eq!(
             (devices[1].total_mib, devices[1].free_mib),
-            (143_771.0, 512.0)
+            (143_771.0, 771.0)
         );
         assert!(
             parse("NVIDIA-SMI has failed\n")
