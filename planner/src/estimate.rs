@@ -74,13 +74,17 @@ fn performance(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Perf
     let steps = d.steps(traffic, false);
     let chunk = d.chunk_tokens.min(d.load(traffic).prefill_tokens);
     let requests = service.requests_per_s * replicas;
-    let tokens = Predicted::log_normal(requests * traffic.osl, sigma(o.tpot_sigma));
+    let finished = match d.most_of_open_loop(traffic) {
+        Some(most) => Predicted::arriving(requests, most, sigma(o.tpot_sigma)),
+        None => Predicted::log_normal(requests, sigma(o.tpot_sigma)),
+    };
+    let tokens = finished.scaled(traffic.osl);
     Performance {
         tpot_ms: tpot,
         ttft_ms: Predicted::log_normal(service.ttft_us / 1e3, sigma(o.ttft_sigma)),
         output_tokens_per_s: tokens,
         output_tokens_per_s_per_gpu: tokens.scaled(1.0 / gpus),
-        requests_per_s: Predicted::log_normal(requests, sigma(o.tpot_sigma)),
+        requests_per_s: finished,
         decode_step_ms: Predicted::log_normal(service.decode_step_us / 1e3, sigma(o.tpot_sigma)),
         prefill_pass_ms: Predicted::log_normal(
             steps.prefill(chunk, 0.0, 1.0, 0.0).total_us() / 1e3,

@@ -30,6 +30,16 @@ impl Predicted {
         }
     }
 
+    /// A rate that arrivals set: no more than `value` comes, and less gets through only where `most`,
+    /// whose logarithm has the standard deviation `sigma`, is below it.
+    pub fn arriving(value: f64, most: f64, sigma: f64) -> Predicted {
+        Predicted {
+            value,
+            low: Predicted::log_normal(most, sigma).low.min(value),
+            high: value,
+        }
+    }
+
     /// The same, in other units.
     pub fn scaled(self, factor: f64) -> Predicted {
         Predicted {

@@ -40,6 +40,8 @@ pub enum Answer {
         service: Service,
         /// Requests at a replica on average: waiting, in prefill, and in decode.
         in_flight: f64,
+        /// The most that could get through, requests a second and replica.
+        most_per_s: f64,
     },
     /// More comes than gets through, and the queue grows without end.
     Overload {
@@ -105,7 +107,12 @@ pub fn open_loop<T: StepTimes>(
     service.ttft_us += place_us;
     service.requests_per_s = arrivals.per_us * 1e6;
     let in_flight = best.clients + arrivals.per_us * place_us;
-    (Answer::Steady { service, in_flight }, tried)
+    let steady = Answer::Steady {
+        service,
+        in_flight,
+        most_per_s: most * 1e6,
+    };
+    (steady, tried)
 }
 
 #[cfg(test)]
@@ -169,7 +176,9 @@ mod tests {
 
     fn steady(per_s: f64, limits: &Limits) -> (Service, f64) {
         match solve(per_s, limits) {
-            Answer::Steady { service, in_flight } => (service, in_flight),
+            Answer::Steady {
+                service, in_flight, ..
+            } => (service, in_flight),
             Answer::Overload { most_per_s } => panic!("{most_per_s}"),
         }
     }
