@@ -5,34 +5,15 @@ use std::fs::Permissions;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use tempfile::NamedTempFile;
 
 /// Writes a file beside its place, then moves it there, so that nobody ever reads half of it.
 ///
 /// # Errors
 /// A folder that cannot be written to, or a file that exists already unless it may be replaced.
 pub fn write_whole(path: &Path, text: &str, replace: bool) -> Result<(), Failure> {
-    let cannot = |error: std::io::Error| {
-        Failure::failed(format!("{}: cannot be written: {error}", path.display()))
-    };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // Moving a file onto a device, a pipe or a link would take the place of the thing itself.
-    if let Ok(there) = std::fs::symlink_metadata(path)
-        && !there.is_file()
-    {
-        return Err(Failure::failed(format!(
-            "{}: is not a regular file; nothing was written, give the name of a new file",
-            path.display()
-        )));
-    }
-    std::fs::create_dir_all(folder).map_err(cannot)?;
-    // Readable as any new file is: what the umask leaves.
-    let mut file = tempfile::Builder::new()
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
-        .map_err(cannot)?;
+    let cannot = |error| cannot_be_written(path, &error);
+    let mut file = beside(path)?;
     file.write_all(text.as_bytes()).map_err(cannot)?;
     file.as_file().sync_all().map_err(cannot)?;
     let moved = if replace {
@@ -49,10 +30,45 @@ pub fn write_whole(path: &Path, text: &str, replace: bool) -> Result<(), Failure
     }
 }
 
+/// Whether a file can be written in this place, for those who work long before they write it.
+///
+/// # Errors
+/// A folder that cannot be written to, or something else than a file in this place.
+pub fn can_be_written(path: &Path) -> Result<(), Failure> {
+    beside(path).map(drop)
+}
+
+/// A new file in the folder of `path`, which is made where it is missing.
+fn beside(path: &Path) -> Result<NamedTempFile, Failure> {
+    let cannot = |error| cannot_be_written(path, &error);
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    // Moving a file onto a device, a pipe or a link would take the place of the thing itself.
+    if let Ok(there) = std::fs::symlink_metadata(path)
+        && !there.is_file()
+    {
+        return Err(Failure::failed(format!(
+            "{}: is not a regular file; nothing was written, give the name of a new file",
+            path.display()
+        )));
+    }
+    std::fs::create_dir_all(folder).map_err(cannot)?;
+    // Readable as any new file is: what the umask leaves.
+    tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+        .map_err(cannot)
+}
+
+fn cannot_be_written(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{}: cannot be written: {error}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tempfile::NamedTempFile;
 
     #[test]
     fn others_may_read_what_they_could_read_of_any_new_file() {

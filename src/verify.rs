@@ -10,7 +10,7 @@ use crate::args::{BackendChoice, VerifyArgs};
 use crate::ask;
 use crate::ask::calibrated::builtin;
 use crate::failure::Failure;
-use crate::files::write_whole;
+use crate::files::{can_be_written, write_whole};
 use crate::output::Style;
 use crate::run;
 use case::Case;
@@ -36,6 +36,10 @@ const MOST_BYTES: u64 = 256 << 20;
 /// A machine that cannot run them; exit code 1 where the median error exceeds `--max-error`.
 pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
     let library = ask::library(args.profiles.as_deref());
+    // Minutes of measuring are not spent on what cannot be kept.
+    for path in [&args.keep, &args.svg, &args.html].into_iter().flatten() {
+        can_be_written(path)?;
+    }
     let mut verdict = if args.measured.is_empty() {
         measured_now(args, &library)?
     } else {
@@ -45,14 +49,14 @@ pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
         return Err(Failure::failed("no step was run; nothing is verified"));
     }
     verdict.sum_up();
+    if let Some(path) = &args.keep {
+        write_whole(path, &report::json(&verdict)?, true)?;
+    }
     if let Some(path) = &args.svg {
         write_whole(path, &plots::svg(&verdict)?, true)?;
     }
     if let Some(path) = &args.html {
         write_whole(path, &report::html(&verdict)?, true)?;
-    }
-    if let Some(path) = &args.keep {
-        write_whole(path, &report::json(&verdict)?, true)?;
     }
     let printed = if args.json {
         report::json(&verdict)?
