@@ -276,17 +276,6 @@ impl<'a> Deployment<'a> {
         (service, before + tried)
     }
 
-    /// The most requests a second that get through over the whole deployment, where they come in an
-    /// open loop that settles.
-    pub fn most_of_open_loop(&self, traffic: &Traffic) -> Option<f64> {
-        match self.open_loop(traffic, traffic.requests_per_s?).0 {
-            Answer::Steady { most_per_s, .. } => {
-                Some(most_per_s * f64::from(self.choice.layout.replicas))
-            }
-            Answer::Overload { .. } => None,
-        }
-    }
-
     /// What arrivals at `requests_per_s` over the whole deployment come to on each of its replicas.
     fn open_loop(&self, traffic: &Traffic, requests_per_s: f64) -> (Answer, u64) {
         let steps = self.steps(traffic, false);

@@ -74,8 +74,8 @@ fn performance(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Perf
     let steps = d.steps(traffic, false);
     let chunk = d.chunk_tokens.min(d.load(traffic).prefill_tokens);
     let requests = service.requests_per_s * replicas;
-    let finished = match d.most_of_open_loop(traffic) {
-        Some(most) => Predicted::arriving(requests, most, sigma(o.tpot_sigma)),
+    let finished = match service.most_requests_per_s {
+        Some(most) => Predicted::arriving(requests, most * replicas, sigma(o.tpot_sigma)),
         None => Predicted::log_normal(requests, sigma(o.tpot_sigma)),
     };
     let tokens = finished.scaled(traffic.osl);

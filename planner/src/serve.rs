@@ -108,6 +108,8 @@ pub struct Service {
     pub requests_per_s: f64,
     /// Fraction of the time that prefill holds decoding back.
     pub prefill_load: f64,
+    /// Where arrivals set the rate: the most requests a second that could get through the replica.
+    pub most_requests_per_s: Option<f64>,
 }
 
 /// The prefill of one request (or a few that arrive together): its passes.
@@ -291,6 +293,7 @@ fn trial<T: StepTimes>(
             decoding_per_rank: decoding,
             requests_per_s: rate * 1e6,
             prefill_load: stall_load,
+            most_requests_per_s: None,
         },
     }
 }

@@ -40,8 +40,6 @@ pub enum Answer {
         service: Service,
         /// Requests at a replica on average: waiting, in prefill, and in decode.
         in_flight: f64,
-        /// The most that could get through, requests a second and replica.
-        most_per_s: f64,
     },
     /// More comes than gets through, and the queue grows without end.
     Overload {
@@ -106,13 +104,9 @@ pub fn open_loop<T: StepTimes>(
     service.queue_us += place_us;
     service.ttft_us += place_us;
     service.requests_per_s = arrivals.per_us * 1e6;
+    service.most_requests_per_s = Some(most * 1e6);
     let in_flight = best.clients + arrivals.per_us * place_us;
-    let steady = Answer::Steady {
-        service,
-        in_flight,
-        most_per_s: most * 1e6,
-    };
-    (steady, tried)
+    (Answer::Steady { service, in_flight }, tried)
 }
 
 #[cfg(test)]
@@ -176,9 +170,7 @@ mod tests {
 
     fn steady(per_s: f64, limits: &Limits) -> (Service, f64) {
         match solve(per_s, limits) {
-            Answer::Steady {
-                service, in_flight, ..
-            } => (service, in_flight),
+            Answer::Steady { service, in_flight } => (service, in_flight),
             Answer::Overload { most_per_s } => panic!("{most_per_s}"),
         }
     }
