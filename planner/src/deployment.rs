@@ -191,6 +191,7 @@ impl<'a> Deployment<'a> {
                 record: None,
             },
             overheads: setup.overheads,
+            model_code: setup.overheads.model_code(&setup.model.architecture),
             decode_exchange: self.decode_exchange,
             prefill_exchange: self.prefill_exchange,
             buckets: &self.buckets,
@@ -248,7 +249,9 @@ impl<'a> Deployment<'a> {
                 Batching::PrefillFirst => PrefillStyle::Separate,
                 Batching::Mixed => PrefillStyle::Mixed,
             },
-            request_overhead_us: o.request_us + o.prompt_token_us * traffic.isl,
+            request_overhead_us: o
+                .request_us_of(self.setup.rules.version, &self.setup.model.architecture)
+                + o.prompt_token_us * traffic.isl,
             balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
             receive_steps: f64::from(self.receive_interval),
         }

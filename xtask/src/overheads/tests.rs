@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::errors::{Errors, Outcome, Pairs, outcomes, quantile, ratios, table};
-use super::fit::{Figures, finished, fit, predict};
+use super::figures::Figures;
+use super::fit::{finished, fit, predict};
 use super::runs::{Run, Runs, read};
 use super::write::{differences, parse, render};
 use parplan_planner::question::Spread;
@@ -79,7 +80,7 @@ fn truth() -> Overheads {
     Overheads {
         step_us: 1500.0,
         decode_scale: 1.1,
-        ..Figures::expected().overheads("vllm", GpuArchitecture::Blackwell)
+        ..Figures::expected(&[]).overheads("vllm", GpuArchitecture::Blackwell)
     }
 }
 
@@ -102,8 +103,9 @@ fn planted() -> Vec<Run> {
 fn a_fit_finds_planted_figures_and_takes_the_same_path_twice() {
     let runs = planted();
     let runs: Vec<&Run> = runs.iter().collect();
-    let figures = fit(&runs, Figures::expected()).unwrap();
-    assert_eq!(figures, fit(&runs, Figures::expected()).unwrap());
+    let start = Figures::expected(&runs);
+    let figures = fit(&runs, start.clone()).unwrap();
+    assert_eq!(figures, fit(&runs, start).unwrap());
     let plain = finished(&runs, &figures, &[]);
     let judged = outcomes(&runs, &plain).unwrap();
     let entries = finished(&runs, &figures, &judged);
@@ -114,7 +116,7 @@ fn a_fit_finds_planted_figures_and_takes_the_same_path_twice() {
     for (run, times) in runs.iter().zip(&times) {
         assert!(Errors::of(times, &run.measured).tpot.abs() < 0.05);
     }
-    let plain = [Figures::expected().overheads("vllm", GpuArchitecture::Blackwell)];
+    let plain = [Figures::expected(&[]).overheads("vllm", GpuArchitecture::Blackwell)];
     let before = predict(&runs, &plain).unwrap();
     let off: Vec<f64> = runs
         .iter()
