@@ -48,6 +48,15 @@ impl<'a> Setup<'a> {
         self.rules.geometry.dense_ffn == DenseFfnSplit::AttentionTp
     }
 
+    /// Whether the sums over ranks of a layer add the residual, norm and quantise, too.
+    pub(crate) fn fuses_norms(&self, layout: &Layout) -> bool {
+        let known = |architecture: &String| *architecture == self.model.architecture;
+        let rule = self.rules.fusion.as_ref();
+        layout.attention_dp == 1
+            && layout.tp > 1
+            && rule.is_some_and(|rule| rule.reduce_norm.iter().any(known))
+    }
+
     /// Largest buffer that the engine's own all-reduce takes over `ranks` ranks of one domain, bytes.
     pub(crate) fn reduce_path(&self, ranks: u32, symmetric: bool) -> ReducePath {
         let reach = |graph: bool| {

@@ -79,6 +79,10 @@ pub struct Fixed<'a> {
     pub dcp_lse_apart: bool,
     /// The engine's kernels, where they are known one by one.
     pub kernels: Option<KernelRule>,
+    /// The sum over ranks adds the residual, norms and quantises.
+    pub fused_norms: bool,
+    /// Attention and activations write the format of the fp8 product that follows.
+    pub quantised_outputs: bool,
     /// Ranks exchange what a layer needs of each other. Off, where one rank runs alone what it would
     /// run in a group.
     pub exchanges: bool,
