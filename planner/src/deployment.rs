@@ -170,12 +170,8 @@ impl<'a> Deployment<'a> {
                 dcp_replicated_q: false,
                 dcp_lse_apart: setup.rules.dcp.as_ref().is_some_and(|r| r.lse_apart),
                 kernels: setup.rules.kernels,
-                fused_norms: setup.fuses_norms(&layout),
-                quantised_outputs: setup
-                    .rules
-                    .fusion
-                    .as_ref()
-                    .is_some_and(|r| r.quantised_outputs),
+                fused_norms: setup.fuses_norms(&self.choice),
+                quantised: setup.quantised(&self.choice),
                 exchanges: true,
                 dense_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
                 head_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),

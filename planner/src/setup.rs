@@ -5,10 +5,10 @@ use crate::engine_comm::{self, AllReduceCall};
 use crate::layout::Layout;
 use crate::plan::Choice;
 use crate::shard::Split;
-use crate::step::pass::ReducePath;
+use crate::step::pass::{Quantised, ReducePath};
 use crate::sync::{self, SyncPath};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::engine::rules::DenseFfnSplit;
+use parplan_profiles::engine::rules::{DenseFfnSplit, QuantisedBy};
 use parplan_profiles::{GpuProfile, ModelProfile, Overheads};
 
 /// What stays fixed while configurations are compared.
@@ -48,13 +48,30 @@ impl<'a> Setup<'a> {
         self.rules.geometry.dense_ffn == DenseFfnSplit::AttentionTp
     }
 
-    /// Whether the sums over ranks of a layer add the residual, norm and quantise, too.
-    pub(crate) fn fuses_norms(&self, layout: &Layout) -> bool {
-        let known = |architecture: &String| *architecture == self.model.architecture;
+    /// Whether the sums over ranks of a layer add the residual and norm, too.
+    pub(crate) fn fuses_norms(&self, choice: &Choice) -> bool {
+        let layout = &choice.layout;
         let rule = self.rules.fusion.as_ref();
+        let rule = rule.and_then(|rule| rule.reduce_norm.as_ref());
         layout.attention_dp == 1
             && layout.tp > 1
-            && rule.is_some_and(|rule| rule.reduce_norm.iter().any(known))
+            && layout.nodes == 1
+            && !choice.expert_all_to_all
+            && rule.is_some_and(|rule| rule.holds(&self.model.architecture, sm(self.gpu)))
+    }
+
+    /// Which kernels write the format of the product that follows.
+    pub(crate) fn quantised(&self, choice: &Choice) -> Quantised {
+        let by = |kernel| {
+            let rule = self.rules.fusion.as_ref();
+            rule.is_some_and(|rule| rule.quantised_by.contains(&kernel))
+        };
+        Quantised {
+            by_norm: by(QuantisedBy::Norm)
+                || by(QuantisedBy::ReducedNorm) && self.fuses_norms(choice),
+            by_attention: by(QuantisedBy::Attention),
+            by_activation: by(QuantisedBy::Activation),
+        }
     }
 
     /// Largest buffer that the engine's own all-reduce takes over `ranks` ranks of one domain, bytes.

@@ -22,9 +22,9 @@ impl Meter<'_, '_> {
         match &group.block {
             Block::None => return,
             Block::Dense { up, down } => {
-                self.linear_of(self.fixed.fused_norms, Op::DenseFfn, n, ffn_rows, up);
+                self.linear_of(self.fixed.quantised.by_norm, Op::DenseFfn, n, ffn_rows, up);
                 self.linear_of(
-                    self.fixed.quantised_outputs,
+                    self.fixed.quantised.by_activation,
                     Op::DenseFfn,
                     n,
                     ffn_rows,

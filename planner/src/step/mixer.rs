@@ -28,7 +28,13 @@ impl Meter<'_, '_> {
                 window,
                 shared_norm,
             } => {
-                self.linear_of(self.fixed.fused_norms, Op::QkvProjection, n, rows, qkv);
+                self.linear_of(
+                    self.fixed.quantised.by_norm,
+                    Op::QkvProjection,
+                    n,
+                    rows,
+                    qkv,
+                );
                 if *shared_norm && self.fixed.attention_tp > 1 {
                     self.shared_norm(n, rows, qkv.n);
                 }
@@ -68,7 +74,7 @@ impl Meter<'_, '_> {
                     self.add(Op::PrefillAttention, n, &Operation::PrefillGqa(a));
                 }
                 self.linear_of(
-                    self.fixed.quantised_outputs,
+                    self.fixed.quantised.by_attention,
                     Op::OutProjection,
                     n,
                     rows,

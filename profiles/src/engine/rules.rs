@@ -15,7 +15,7 @@ pub use communication::{
     AllReduceCandidate, AllReduceKind, AllReduceRule, DcpMerge, DcpRule, ExpertExchange,
     GatherCost, PaddingRule, SymmetricRule,
 };
-pub use fusion::FusionRule;
+pub use fusion::{FusionRule, QuantisedBy, ReduceNorm};
 pub use geometry::{AttentionDpWidths, DenseFfnSplit, ExpertWidths, GeometryRule};
 pub use graphs::{
     GraphAlignment, GraphRule, GraphUnit, LargestGraph, PoolCap, PrefillGraphs, Span,
