@@ -331,4 +331,29 @@ mod tests {
         let unknown = Overheads::embedded("lmdeploy", &library.gpu("h200").unwrap());
         assert!(unknown.unwrap_err().to_string().contains("known: sglang"));
     }
+
+    #[test]
+    fn models_and_releases_that_were_measured_have_ratios_and_others_none() {
+        let library = Library::embedded();
+        let h200 = library.gpu("h200").unwrap();
+        let vllm = Overheads::embedded("vllm", &h200).unwrap();
+        let known = vllm.model_code("LlamaForCausalLM");
+        assert_eq!(known.architecture, "LlamaForCausalLM");
+        assert!(known.decode != 1.0);
+        let unknown = vllm.model_code("NobodyForCausalLM");
+        assert_eq!((unknown.decode, unknown.prefill), (1.0, 1.0));
+        let seen = vllm.front_ends[0].clone();
+        let of = |version| vllm.request_us_of(version, "NobodyForCausalLM");
+        assert_eq!(of(seen.version), vllm.request_us * seen.request);
+        assert_eq!(of(Version::release(9, 0, 0)), vllm.request_us);
+        let wrong = Overheads {
+            front_ends: vec![FrontEnd {
+                request: -1.0,
+                ..seen
+            }],
+            ..vllm.clone()
+        };
+        let faults = wrong.validate().unwrap_err().to_string();
+        assert!(faults.contains("front_ends.request"), "{faults}");
+    }
 }

@@ -183,3 +183,32 @@ fn a_written_file_keeps_comments_and_other_engines_and_checks_clean() {
     fresh[0].engine = "lmdeploy".to_owned();
     assert!(differences(&parse(old).unwrap(), &fresh, 0.005)[0].contains("no entry"));
 }
+
+#[test]
+fn what_one_release_differs_by_is_found_and_left_to_it() {
+    let mut runs = planted();
+    // One of two releases answers 40 ms later.
+    for (at, run) in runs.iter_mut().enumerate() {
+        if at % 2 == 0 {
+            run.version = "0.18.0".to_owned();
+            run.measured.ttft_ms += 40.0;
+        }
+    }
+    let runs: Vec<&Run> = runs.iter().collect();
+    let figures = fit(&runs, Figures::expected(&runs)).unwrap();
+    let o = figures.exact("vllm", GpuArchitecture::Blackwell);
+    let later =
+        |version: &str| o.request_us_of(version.parse().unwrap(), "MiniMaxM2ForCausalLM") / 1e3;
+    let gap = later("0.18.0") - later("0.19.0");
+    assert!((20.0..45.0).contains(&gap), "{gap}");
+    // Without its runs nothing is said of it.
+    let others: Vec<&Run> = runs
+        .iter()
+        .copied()
+        .filter(|r| r.version != "0.18.0")
+        .collect();
+    let left = figures
+        .seen_by(&others)
+        .exact("vllm", GpuArchitecture::Blackwell);
+    assert_eq!(left.front_ends.len(), 1);
+}
