@@ -1,6 +1,7 @@
 //! Measuring: repeated timings, their statistics, and bandwidth as nccl-tests counts it.
 
 mod bandwidth;
+mod seat;
 mod timing;
 
 pub use bandwidth::{Collective, bus_factor};

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::seat::Seat;
 use crate::Result;
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, Graph};
@@ -106,6 +107,11 @@ impl Timer {
         let launches = match graph.is_none() && gpu.is_some() {
             true => Launches::OneByOne,
             false => Launches::Few,
+        };
+        // After the first operations, in which NCCL starts its threads.
+        let _seat = match (launches, gpu) {
+            (Launches::OneByOne, Some(gpu)) => Some(Seat::fastest(gpu)?),
+            _ => None,
         };
         let mut micros = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats.max(1) {
