@@ -50,6 +50,8 @@ pub struct PeerExchange {
     /// Only where a line of 128 bytes crosses the link whole.
     lines: Option<PeerArgs>,
     bulk: BulkArgs,
+    fresh: PeerArgs,
+    x: u32,
     _memory: PeerMemory,
     _epochs: Buffer,
 }
@@ -80,10 +82,15 @@ impl PeerExchange {
         let flag_bytes = size * BULK_BLOCKS as usize * 4;
         let epochs = gpu.alloc(
             "exchange call counters",
-            (PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS) as usize * 4,
+            (PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS + LINE_BLOCKS) as usize * 4,
         )?;
         gpu.fill(&epochs.all(), 0)?;
-        let memory = PeerMemory::connect(gpu, control, "exchange staging", flags_at + flag_bytes)?;
+        kernels.prepare(gpu, "parplan_gather_lines_x", 0)?;
+        let x: u32 = std::env::var("PARPLAN_X").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
+        let fresh_at = (flags_at + flag_bytes).next_multiple_of(256);
+        let fresh_slots = (most.div_ceil(128).div_ceil(64).max(32) * 8) as u32;
+        let fresh_bytes = 2 * size * LINE_BLOCKS as usize * fresh_slots as usize * 17;
+        let memory = PeerMemory::connect(gpu, control, "exchange staging", fresh_at + fresh_bytes)?;
         let memory = match memory {
             Ok(memory) => memory,
             Err(why) => return Ok(Err(why)),
@@ -111,6 +118,13 @@ impl PeerExchange {
             slots_per_block: slots,
             ..packets
         });
+        let fresh = PeerArgs {
+            staging: behind(fresh_at),
+            epoch: epoch + u64::from(PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS) * 4,
+            max_blocks: LINE_BLOCKS,
+            slots_per_block: fresh_slots,
+            ..packets
+        };
         let bulk = BulkArgs {
             staging: behind(bulk_at),
             flags: behind(flags_at),
@@ -124,9 +138,42 @@ impl PeerExchange {
             packets,
             lines,
             bulk,
+            fresh,
+            x,
             _memory: memory,
             _epochs: epochs,
         }))
+    }
+
+    fn gather_x(&self, x: u32, send: &View, recv: &View) -> Result<()> {
+        let size = self.bulk.size as usize;
+        let words = send.len() / 16;
+        let lines = words.div_ceil(8);
+        let split = x & 8 != 0;
+        let number = |name: &str, default: usize| {
+            std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+        };
+        let most = number("PARPLAN_XB", if split { 64 } else { LINE_BLOCKS as usize });
+        let small = number("PARPLAN_XS", 16);
+        let blocks = lines.div_ceil(small).clamp(1, most);
+        let each = lines.div_ceil(blocks);
+        let cap = number("PARPLAN_XT", 1024);
+        let threads = (each * 8 * (size - 1).max(1))
+            .next_multiple_of(32)
+            .clamp(128, cap);
+        let mut grid = Grid::linear((blocks * if split { 2 } else { 1 }) as u32, threads as u32);
+        grid.early = x & 2 != 0;
+        let arguments = [
+            Argument::Peer(self.fresh),
+            Argument::Address(send.address()?),
+            Argument::Address(recv.address()?),
+            Argument::U64(words as u64),
+            Argument::U32(x),
+        ];
+        // SAFETY: experiment.
+        unsafe {
+            self.gpu.kernels()?.launch(&self.gpu, "parplan_gather_lines_x", grid, &arguments)
+        }
     }
 
     fn too_much(&self, bytes: usize) -> Error {
@@ -163,6 +210,9 @@ impl Peers for PeerExchange {
         }
         if send.is_empty() {
             return Ok(());
+        }
+        if self.x & 1 != 0 {
+            return self.gather_x(self.x, send, recv);
         }
         let (words, size) = (send.len() / WORD, self.bulk.size as usize);
         let (name, fixed, (blocks, threads)) = match self.lines {
@@ -223,7 +273,8 @@ impl Peers for PeerExchange {
                 (MERGE_BULK, grid, Argument::Bulk(self.bulk))
             }
         };
-        let grid = Grid::linear(blocks, threads);
+        let mut grid = Grid::linear(blocks, threads);
+        grid.early = self.x & 2 != 0;
         self.gpu.bind()?;
         // SAFETY: as above; the views' sizes were checked against rows and dim.
         unsafe {

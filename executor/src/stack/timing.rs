@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::op::Op;
 use super::run::Marks;
-use crate::cuda::{Event, Gpu, Record};
-use crate::{Device, Result};
+use crate::cuda::{Argument, Event, Gpu, Grid, Record};
+use crate::{Buffer, Device, Result};
+
+/// Entry point `(u64* at)`.
+const STAMP: &str = "parplan_stamp";
 
 /// Microseconds over the repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +73,40 @@ enum Clock {
         /// Recorded in order, reused from step to step.
         events: Vec<Event>,
     },
+    Stamps(Stamps),
+}
+
+/// Places for points of a step in a GPU's memory, where kernels write its clock.
+struct Stamps {
+    gpu: Arc<Gpu>,
+    places: Buffer,
+    early: bool,
+}
+
+impl Stamps {
+    fn new(gpu: &Arc<Gpu>, most: usize) -> Result<Self> {
+        gpu.kernels()?.prepare(gpu, STAMP, 0)?;
+        Ok(Stamps {
+            gpu: Arc::clone(gpu),
+            places: gpu.alloc("stamps", most * 8)?,
+            early: std::env::var("PARPLAN_STAMP").is_ok_and(|v| v == "early"),
+        })
+    }
+
+    fn stamp(&self, index: usize) -> Result<()> {
+        let arguments = [Argument::Address(self.places.view(index * 8, 8)?.address()?)];
+        let grid = Grid {
+            early: self.early,
+            ..Grid::linear(1, 1)
+        };
+        // SAFETY: the kernel writes one u64 into the view, which the buffer keeps alive.
+        unsafe { self.gpu.kernels()?.launch(&self.gpu, STAMP, grid, &arguments) }
+    }
+
+    fn read(&self, count: usize) -> Result<Vec<u64>> {
+        let bytes = self.gpu.read(&self.places.view(0, count * 8)?)?;
+        Ok(bytes.chunks_exact(8).map(bytemuck::pod_read_unaligned).collect())
+    }
 }
 
 impl Timeline {
@@ -95,6 +132,14 @@ impl Timeline {
         }
     }
 
+    /// Stamps.
+    pub fn stamps(gpu: &Arc<Gpu>, most: usize) -> Result<Self> {
+        Ok(Timeline {
+            ops: Vec::new(),
+            clock: Clock::Stamps(Stamps::new(gpu, most)?),
+        })
+    }
+
     /// Starts another step.
     pub fn restart(&mut self) {
         self.ops.clear();
@@ -112,6 +157,7 @@ impl Timeline {
                 }
                 events[index].record(gpu, *how)?;
             }
+            Clock::Stamps(stamps) => stamps.stamp(index)?,
         }
         Ok(())
     }
@@ -131,10 +177,15 @@ impl Timeline {
     /// A device error.
     pub fn read(&self, per_mark: f64) -> Result<Breakdown> {
         let mut all = Breakdown::new();
+        let stamps = match &self.clock {
+            Clock::Stamps(s) => s.read(self.ops.len() + 1)?,
+            _ => Vec::new(),
+        };
         for (i, op) in self.ops.iter().enumerate() {
             let us = match &self.clock {
                 Clock::Host(times) => (times[i + 1] - times[i]).as_secs_f64() * 1e6,
                 Clock::Gpu { events, .. } => events[i].micros_until(&events[i + 1])?,
+                Clock::Stamps(_) => stamps[i + 1].saturating_sub(stamps[i]) as f64 / 1e3,
             };
             let entry = all.entry(*op).or_default();
             entry.0 += (us - per_mark).max(0.0);
@@ -179,10 +230,16 @@ pub fn graph_mark_us(gpu: &Arc<Gpu>) -> Result<f64> {
     };
     kernel(0)?;
     gpu.wait(None)?;
+    let stamps = Stamps::new(gpu, KERNELS + 1)?;
+    let by_stamps = std::env::var("PARPLAN_STAMP").is_ok();
     let plain = gpu.capture(|| (0..KERNELS).try_for_each(kernel))?;
     let marked = gpu.capture(|| {
         for (i, event) in events.iter().enumerate() {
-            event.record(gpu, Record::Node)?;
+            if by_stamps {
+                stamps.stamp(i)?;
+            } else {
+                event.record(gpu, Record::Node)?;
+            }
             if i < KERNELS {
                 kernel(i)?;
             }
@@ -203,6 +260,10 @@ pub fn graph_mark_us(gpu: &Arc<Gpu>) -> Result<f64> {
         }
     }
     let [plain, marked] = times.map(|t| Quantiles::of(&t).median_us);
+    if by_stamps {
+        let read = stamps.read(KERNELS + 1)?;
+        eprintln!("chain plain {plain} marked {marked}; stamps {:?}", &read[..6].iter().map(|r| r - read[0]).collect::<Vec<_>>());
+    }
     Ok(((marked - plain) / events.len() as f64).max(0.0))
 }
 

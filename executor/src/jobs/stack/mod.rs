@@ -471,7 +471,11 @@ impl StackJob {
                 graph_bytes: free.saturating_sub(gpu.memory()?.0),
                 batch_bytes,
             });
-            let mut line = Timeline::gpu(gpu, Record::Node);
+            let mut line = if std::env::var("PARPLAN_STAMP").is_ok() {
+                Timeline::stamps(gpu, 8192)?
+            } else {
+                Timeline::gpu(gpu, Record::Node)
+            };
             let marked = gpu.capture(|| {
                 runner.enqueue(&prepared, &mut line)?;
                 line.end()
