@@ -139,6 +139,8 @@ mod tests {
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
             (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
             (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
+            (ATTENTION_GATHER, vec![crate::attention::ALL_GATHER_LINES]),
+            (STAMP, vec![crate::stamp::STAMP]),
             (LAYER, crate::layer::names::ALL.to_vec()),
             (GROUPED, crate::layer::Grouped::NAMES.to_vec()),
         ];

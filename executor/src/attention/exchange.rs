@@ -1,11 +1,11 @@
 //! Gathering queries and merging partial outputs over memory that the GPUs of one host
-//! map from each other. The protocols are in `kernels/cuda/peer.cuh` and
-//! `kernels/cuda/attention_merge.cu`.
+//! map from each other. The protocols are in `kernels/cuda/peer.cuh`,
+//! `kernels/cuda/attention_gather.cu` and `kernels/cuda/attention_merge.cu`.
 
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, MERGE_BULK,
+    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, LINE_WORD, MERGE_BULK,
     MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid, line_slots,
     line_staging_bytes, packet_blocks, packet_threads,
 };
@@ -32,7 +32,7 @@ pub trait Peers {
     /// Every rank's `send` in every rank's `recv`, in rank order.
     ///
     /// # Errors
-    /// [`Error::Arguments`] for sizes that are no multiple of 8 or too large, [`Error::Cuda`].
+    /// [`Error::Arguments`] for sizes that [`gathers`](Self::gathers) refuses, [`Error::Cuda`].
     fn all_gather(&self, send: &View, recv: &View) -> Result<()>;
 
     /// Sends part r of `parts` and `lses` to rank r and merges what all ranks sent here:
@@ -50,8 +50,6 @@ pub struct PeerExchange {
     /// Only where a line of 128 bytes crosses the link whole.
     lines: Option<PeerArgs>,
     bulk: BulkArgs,
-    fresh: PeerArgs,
-    x: u32,
     _memory: PeerMemory,
     _epochs: Buffer,
 }
@@ -82,15 +80,10 @@ impl PeerExchange {
         let flag_bytes = size * BULK_BLOCKS as usize * 4;
         let epochs = gpu.alloc(
             "exchange call counters",
-            (PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS + LINE_BLOCKS) as usize * 4,
+            (PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS) as usize * 4,
         )?;
         gpu.fill(&epochs.all(), 0)?;
-        kernels.prepare(gpu, "parplan_gather_lines_x", 0)?;
-        let x: u32 = std::env::var("PARPLAN_X").ok().and_then(|v| v.parse().ok()).unwrap_or(0);
-        let fresh_at = (flags_at + flag_bytes).next_multiple_of(256);
-        let fresh_slots = (most.div_ceil(128).div_ceil(64).max(32) * 8) as u32;
-        let fresh_bytes = 2 * size * LINE_BLOCKS as usize * fresh_slots as usize * 17;
-        let memory = PeerMemory::connect(gpu, control, "exchange staging", fresh_at + fresh_bytes)?;
+        let memory = PeerMemory::connect(gpu, control, "exchange staging", flags_at + flag_bytes)?;
         let memory = match memory {
             Ok(memory) => memory,
             Err(why) => return Ok(Err(why)),
@@ -118,13 +111,6 @@ impl PeerExchange {
             slots_per_block: slots,
             ..packets
         });
-        let fresh = PeerArgs {
-            staging: behind(fresh_at),
-            epoch: epoch + u64::from(PACKET_BLOCKS + LINE_BLOCKS + BULK_BLOCKS) * 4,
-            max_blocks: LINE_BLOCKS,
-            slots_per_block: fresh_slots,
-            ..packets
-        };
         let bulk = BulkArgs {
             staging: behind(bulk_at),
             flags: behind(flags_at),
@@ -138,42 +124,9 @@ impl PeerExchange {
             packets,
             lines,
             bulk,
-            fresh,
-            x,
             _memory: memory,
             _epochs: epochs,
         }))
-    }
-
-    fn gather_x(&self, x: u32, send: &View, recv: &View) -> Result<()> {
-        let size = self.bulk.size as usize;
-        let words = send.len() / 16;
-        let lines = words.div_ceil(8);
-        let split = x & 8 != 0;
-        let number = |name: &str, default: usize| {
-            std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-        };
-        let most = number("PARPLAN_XB", if split { 64 } else { LINE_BLOCKS as usize });
-        let small = number("PARPLAN_XS", 16);
-        let blocks = lines.div_ceil(small).clamp(1, most);
-        let each = lines.div_ceil(blocks);
-        let cap = number("PARPLAN_XT", 1024);
-        let threads = (each * 8 * (size - 1).max(1))
-            .next_multiple_of(32)
-            .clamp(128, cap);
-        let mut grid = Grid::linear((blocks * if split { 2 } else { 1 }) as u32, threads as u32);
-        grid.early = x & 2 != 0;
-        let arguments = [
-            Argument::Peer(self.fresh),
-            Argument::Address(send.address()?),
-            Argument::Address(recv.address()?),
-            Argument::U64(words as u64),
-            Argument::U32(x),
-        ];
-        // SAFETY: experiment.
-        unsafe {
-            self.gpu.kernels()?.launch(&self.gpu, "parplan_gather_lines_x", grid, &arguments)
-        }
     }
 
     fn too_much(&self, bytes: usize) -> Error {
@@ -190,7 +143,9 @@ impl PeerExchange {
 impl Peers for PeerExchange {
     fn gathers(&self, bytes: usize) -> bool {
         let packets = (PACKET_BLOCKS * PACKET_SLOTS) as usize * WORD;
-        bytes as u64 <= self.bulk.stride && (self.lines.is_some() || bytes <= packets)
+        bytes as u64 <= self.bulk.stride
+            && bytes.is_multiple_of(LINE_WORD)
+            && (self.lines.is_some() || bytes <= packets)
     }
 
     fn merges(&self, bytes: usize) -> bool {
@@ -199,48 +154,59 @@ impl Peers for PeerExchange {
 
     fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
         crate::comm::check::all_gather(self.bulk.size as usize, send.len(), recv.len())?;
+        let misfit = |why: String| Error::Arguments {
+            op: "peer exchange",
+            why,
+        };
+        if !send.len().is_multiple_of(LINE_WORD) {
+            return Err(misfit(format!(
+                "{} bytes, they must be a multiple of {LINE_WORD}",
+                send.len()
+            )));
+        }
         if !self.gathers(send.len()) {
             return Err(self.too_much(send.len()));
-        }
-        if !send.len().is_multiple_of(WORD) {
-            return Err(Error::Arguments {
-                op: "peer exchange",
-                why: format!("{} bytes, they must be a multiple of {WORD}", send.len()),
-            });
         }
         if send.is_empty() {
             return Ok(());
         }
-        if self.x & 1 != 0 {
-            return self.gather_x(self.x, send, recv);
+        let (from, to) = (send.address()?, recv.address()?);
+        if [from, to].iter().any(|a| !a.is_multiple_of(LINE_WORD as u64)) {
+            return Err(misfit(format!(
+                "addresses {from:#x} and {to:#x}: both must be multiples of {LINE_WORD}"
+            )));
         }
-        let (words, size) = (send.len() / WORD, self.bulk.size as usize);
-        let (name, fixed, (blocks, threads)) = match self.lines {
+        let size = self.bulk.size as usize;
+        let (name, fixed, words, grid) = match self.lines {
             Some(lines) => {
+                let words = send.len() / LINE_WORD;
                 let grid = line_grid(words, size, lines.slots_per_block);
-                let grid = grid.ok_or_else(|| self.too_much(send.len()))?;
-                (ALL_GATHER_LINES, lines, grid)
+                let (blocks, threads) = grid.ok_or_else(|| self.too_much(send.len()))?;
+                let grid = Grid::linear(blocks, threads).early();
+                (ALL_GATHER_LINES, lines, words, grid)
             }
             None => {
+                let words = send.len() / WORD;
                 let threads = packet_threads(words);
                 let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
                 let kernel = Operation::AllGather.kernel();
-                (kernel, self.packets, (blocks, threads))
+                let grid = Grid::linear(blocks, threads);
+                (kernel, self.packets, words, grid)
             }
         };
         let arguments = [
             Argument::Peer(fixed),
-            Argument::Address(send.address()?),
-            Argument::Address(recv.address()?),
+            Argument::Address(from),
+            Argument::Address(to),
             Argument::U64(words as u64),
         ];
         self.gpu.bind()?;
         // SAFETY: the views hold what was checked, and the staging memory of all ranks
-        // has room for it.
+        // has room for it; the kernel by lines waits for the one before by itself.
         unsafe {
             self.gpu
                 .kernels()?
-                .launch(&self.gpu, name, Grid::linear(blocks, threads), &arguments)
+                .launch(&self.gpu, name, grid, &arguments)
         }
     }
 
@@ -273,10 +239,9 @@ impl Peers for PeerExchange {
                 (MERGE_BULK, grid, Argument::Bulk(self.bulk))
             }
         };
-        let mut grid = Grid::linear(blocks, threads);
-        grid.early = self.x & 2 != 0;
+        let grid = Grid::linear(blocks, threads).early();
         self.gpu.bind()?;
-        // SAFETY: as above; the views' sizes were checked against rows and dim.
+        // SAFETY: as above, for both kernels; the views' sizes were checked against rows and dim.
         unsafe {
             self.gpu
                 .kernels()?

@@ -86,6 +86,15 @@ impl Grid {
             early: false,
         }
     }
+
+    /// The same, launched [`early`](Self::early).
+    #[must_use]
+    pub fn early(self) -> Self {
+        Grid {
+            early: true,
+            ..self
+        }
+    }
 }
 
 /// A kernel that was loaded, and the most dynamic shared memory it may be given so far.
@@ -175,10 +184,6 @@ impl Kernels {
                 "no kernels for compute capability {major}.{minor}, 8.0 or newer is needed"
             ))
         })?;
-        let over = std::env::var("PARPLAN_PTX")
-            .ok()
-            .and_then(|d| std::fs::read_to_string(format!("{d}/{}.ptx", module.name)).ok());
-        let ptx = over.as_deref().unwrap_or(ptx);
         let loaded = cuda(
             || format!("loading the kernels of '{}'", module.name),
             gpu.context().load_module(Ptx::from_src(ptx)),

@@ -12,11 +12,11 @@ use super::Context;
 use crate::attention::PeerExchange;
 use crate::bench::Launch;
 use crate::comm::CpuCommunicator;
-use crate::cuda::{Graph, Record};
+use crate::cuda::Graph;
 use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, CudaCompute, DcpMerge, Distance, Op, Phase, Prepared, Quantiles, Runner,
+    Breakdown, Compute, CudaCompute, DcpMerge, Distance, MarkCount, Op, Phase, Prepared, Quantiles, Runner,
     StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
@@ -384,7 +384,7 @@ impl StackJob {
     ) -> Result<(Quantiles, Vec<Part>)> {
         let gpu = context.gpu.clone();
         let mut line = match &gpu {
-            Some(gpu) => Timeline::gpu(gpu, Record::Stream),
+            Some(gpu) => Timeline::events(gpu),
             None => Timeline::host(),
         };
         for _ in 0..self.timing.warmup {
@@ -458,7 +458,8 @@ impl StackJob {
             };
             let batch_bytes = runner.device.meter().current() - before;
             // Once outside: whatever is loaded or allocated at first use is not captured.
-            runner.enqueue(&prepared, &mut ())?;
+            let mut count = MarkCount::default();
+            runner.enqueue(&prepared, &mut count)?;
             runner.groups.wait()?;
             gpu.wait(None)?;
             let free = gpu.memory()?.0;
@@ -471,11 +472,7 @@ impl StackJob {
                 graph_bytes: free.saturating_sub(gpu.memory()?.0),
                 batch_bytes,
             });
-            let mut line = if std::env::var("PARPLAN_STAMP").is_ok() {
-                Timeline::stamps(gpu, 8192)?
-            } else {
-                Timeline::gpu(gpu, Record::Node)
-            };
+            let mut line = Timeline::stamps(gpu, count.marks)?;
             let marked = gpu.capture(|| {
                 runner.enqueue(&prepared, &mut line)?;
                 line.end()
