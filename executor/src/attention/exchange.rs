@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, LINE_WORD, MERGE_BULK,
-    MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid, line_slots,
-    line_staging_bytes, packet_blocks, packet_threads,
+    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, LINE_WORD, LineArgs,
+    MERGE_BULK, MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid,
+    line_staging_bytes, lines, packet_blocks, packet_threads,
 };
 use parplan_kernels::peer::{MAX_RANKS, Operation, PeerArgs, WORD, staging_bytes};
 
@@ -48,7 +48,7 @@ pub struct PeerExchange {
     gpu: Arc<Gpu>,
     packets: PeerArgs,
     /// Only where a line of 128 bytes crosses the link whole.
-    lines: Option<PeerArgs>,
+    lines: Option<LineArgs>,
     bulk: BulkArgs,
     _memory: PeerMemory,
     _epochs: Buffer,
@@ -74,8 +74,8 @@ impl PeerExchange {
         }
         let stride = most.next_multiple_of(16);
         let packet_bytes = staging_bytes(size, PACKET_BLOCKS, PACKET_SLOTS);
-        let slots = line_slots(most);
-        let bulk_at = packet_bytes + line_staging_bytes(size, slots);
+        let most_lines = lines(most);
+        let bulk_at = (packet_bytes + line_staging_bytes(size, most_lines)).next_multiple_of(256);
         let flags_at = bulk_at + 2 * size * stride;
         let flag_bytes = size * BULK_BLOCKS as usize * 4;
         let epochs = gpu.alloc(
@@ -104,12 +104,14 @@ impl PeerExchange {
             max_blocks: PACKET_BLOCKS,
             slots_per_block: PACKET_SLOTS,
         };
-        let lines = memory.joined.then_some(PeerArgs {
+        let lines = memory.joined.then_some(LineArgs {
             staging: behind(packet_bytes),
             epoch: epoch + u64::from(PACKET_BLOCKS) * 4,
-            max_blocks: LINE_BLOCKS,
-            slots_per_block: slots,
-            ..packets
+            rank: rank as u32,
+            size: size as u32,
+            most: most_lines as u32,
+            counters: LINE_BLOCKS,
+            ..LineArgs::default()
         });
         let bulk = BulkArgs {
             staging: behind(bulk_at),
@@ -171,31 +173,35 @@ impl Peers for PeerExchange {
             return Ok(());
         }
         let (from, to) = (send.address()?, recv.address()?);
-        if [from, to].iter().any(|a| !a.is_multiple_of(LINE_WORD as u64)) {
+        if [from, to]
+            .iter()
+            .any(|a| !a.is_multiple_of(LINE_WORD as u64))
+        {
             return Err(misfit(format!(
                 "addresses {from:#x} and {to:#x}: both must be multiples of {LINE_WORD}"
             )));
         }
-        let size = self.bulk.size as usize;
         let (name, fixed, words, grid) = match self.lines {
             Some(lines) => {
-                let words = send.len() / LINE_WORD;
-                let grid = line_grid(words, size, lines.slots_per_block);
-                let (blocks, threads) = grid.ok_or_else(|| self.too_much(send.len()))?;
-                let grid = Grid::linear(blocks, threads).early();
-                (ALL_GATHER_LINES, lines, words, grid)
+                let chosen = line_grid(send.len(), self.bulk.size as usize);
+                let fixed = Argument::Lines(LineArgs {
+                    roles: chosen.roles,
+                    ..lines
+                });
+                let grid = Grid::linear(chosen.blocks, chosen.threads).early();
+                (ALL_GATHER_LINES, fixed, send.len() / LINE_WORD, grid)
             }
             None => {
                 let words = send.len() / WORD;
                 let threads = packet_threads(words);
                 let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
-                let kernel = Operation::AllGather.kernel();
+                let fixed = Argument::Peer(self.packets);
                 let grid = Grid::linear(blocks, threads);
-                (kernel, self.packets, words, grid)
+                (Operation::AllGather.kernel(), fixed, words, grid)
             }
         };
         let arguments = [
-            Argument::Peer(fixed),
+            fixed,
             Argument::Address(from),
             Argument::Address(to),
             Argument::U64(words as u64),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaFunction, CudaModule, sys};
 use cudarc::nvrtc::Ptx;
-use parplan_kernels::attention::{AttentionArgs, BulkArgs, MergeArgs};
+use parplan_kernels::attention::{AttentionArgs, BulkArgs, LineArgs, MergeArgs};
 use parplan_kernels::launch::MODULES;
 use parplan_kernels::layer::{CacheArgs, GroupedArgs};
 use parplan_kernels::peer::PeerArgs;
@@ -34,6 +34,8 @@ pub enum Argument {
     Merge(MergeArgs),
     /// The fixed part of an exchange by plain stores.
     Bulk(BulkArgs),
+    /// The fixed part of an exchange by lines.
+    Lines(LineArgs),
     /// The cache that a rotary kernel writes.
     Cache(CacheArgs),
     /// The arguments of a grouped product.
@@ -51,6 +53,7 @@ impl Argument {
             Argument::Attention(v) => ptr::from_ref(v).cast(),
             Argument::Merge(v) => ptr::from_ref(v).cast(),
             Argument::Bulk(v) => ptr::from_ref(v).cast(),
+            Argument::Lines(v) => ptr::from_ref(v).cast(),
             Argument::Cache(v) => ptr::from_ref(v).cast(),
             Argument::Grouped(v) => ptr::from_ref(v).cast(),
         }

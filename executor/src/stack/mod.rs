@@ -21,8 +21,8 @@ pub mod reference;
 mod run;
 mod runner;
 mod spec;
-mod tensors;
 mod stamps;
+mod tensors;
 mod timing;
 mod weights;
 

@@ -1,7 +1,7 @@
 //! Points inside a captured step: kernels of one thread that write the GPU's clock.
 //!
-//! An event node would do, but between two kernels it takes 3 to 4 µs and what it takes
-//! depends on them; a small kernel is what a graph's kernels have beside them anyway.
+//! Event nodes would do as well, but one between two kernels takes 3.9 µs on an H200, and
+//! not the same between all kernels; a stamp takes 0.7 µs (2026-11-22).
 
 use std::sync::Arc;
 
@@ -31,13 +31,11 @@ impl Stamps {
     pub(super) fn stamp(&self, index: usize) -> Result<()> {
         let place = self.places.view(index * 8, 8)?;
         let arguments = [Argument::Address(place.address()?)];
-        let grid = Grid::linear(1, 1).early();
-        // SAFETY: the kernel writes 8 bytes, which the view has, and waits for the kernel
-        // before by itself.
+        // SAFETY: the kernel writes 8 bytes, which the view has.
         unsafe {
             self.gpu
                 .kernels()?
-                .launch(&self.gpu, STAMP, grid, &arguments)
+                .launch(&self.gpu, STAMP, Grid::linear(1, 1), &arguments)
         }
     }
 

@@ -1,6 +1,8 @@
 //! Launch description of the all-gather by lines; the mirror of `cuda/attention_gather.cu`.
 
-/// Entry point `(PeerArgs, const u4* send, u4* recv, u64 words)`: all-gather of `words` of
+use crate::peer::MAX_RANKS;
+
+/// Entry point `(LineArgs, const u4* send, u4* recv, u64 words)`: all-gather of `words` of
 /// [`LINE_WORD`] bytes from each rank. The staging memory is [`line_staging_bytes`].
 pub const ALL_GATHER_LINES: &str = "parplan_all_gather_lines";
 
@@ -8,45 +10,78 @@ pub const ALL_GATHER_LINES: &str = "parplan_all_gather_lines";
 pub const LINE_WORD: usize = 16;
 /// Words of a line.
 const WORDS: usize = 8;
-/// Blocks that lines have slots for: one a multiprocessor, so that all are resident.
+/// Most blocks of a launch, at most one a multiprocessor.
 pub const LINE_BLOCKS: u32 = 128;
 /// Most threads of a block.
-pub const LINE_THREADS: u32 = 1024;
+const MOST_THREADS: usize = 1024;
 /// Fewest threads of a block: small ones start and end sooner.
-const SMALL_THREADS: usize = 128;
+const FEWEST_THREADS: usize = 128;
 
-/// Slots of [`LINE_WORD`] bytes of each of [`LINE_BLOCKS`] blocks, for messages of at most
-/// `bytes`.
-#[must_use]
-pub fn line_slots(bytes: usize) -> u32 {
-    let lines = bytes.div_ceil(LINE_WORD * WORDS);
-    (lines.div_ceil(LINE_BLOCKS as usize).max(1) * WORDS) as u32
+/// Mirror of `struct LineArgs`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)] // described once, in the source
+pub struct LineArgs {
+    pub staging: [u64; MAX_RANKS],
+    pub epoch: u64,
+    pub rank: u32,
+    pub size: u32,
+    pub most: u32,
+    pub counters: u32,
+    pub roles: u32,
+    pub pad: u32,
 }
 
-/// Bytes of a rank's staging memory, which must be zero before the first call: the slots,
-/// and 4 bytes for every line.
-#[must_use]
-pub fn line_staging_bytes(size: usize, slots: u32) -> usize {
-    let slots = slots as usize;
-    2 * size * LINE_BLOCKS as usize * (slots * LINE_WORD + slots / WORDS * 4)
+/// How [`ALL_GATHER_LINES`] is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineGrid {
+    /// Blocks.
+    pub blocks: u32,
+    /// Threads of each.
+    pub threads: u32,
+    /// [`LineArgs::roles`].
+    pub roles: u32,
 }
 
-/// Blocks and threads for so many words of each of `size` ranks and slots of a block: eight
-/// threads for every line of every peer while they last. `None` when the words do not fit.
+/// Lines of a message of `bytes`.
 #[must_use]
-pub fn line_grid(words: usize, size: usize, slots: u32) -> Option<(u32, u32)> {
-    let lines = words.div_ceil(WORDS);
-    let room = slots as usize / WORDS;
-    let small = SMALL_THREADS / WORDS;
+pub fn lines(bytes: usize) -> usize {
+    bytes.div_ceil(LINE_WORD * WORDS)
+}
+
+/// Bytes of a rank's staging memory for messages of at most `most` lines, which must be
+/// zero before the first call: the lines, and 4 bytes for each.
+#[must_use]
+pub fn line_staging_bytes(size: usize, most: usize) -> usize {
+    2 * size * most * (LINE_WORD * WORDS + 4)
+}
+
+/// Eight threads for every line of every peer while they last. Where they do not, a thread
+/// that sends its second line has the first of a peer waiting, so half of the blocks do
+/// nothing but send, and half nothing but receive.
+#[must_use]
+pub fn line_grid(bytes: usize, size: usize) -> LineGrid {
+    let lines = lines(bytes);
+    let to_all = |lines: usize| lines * WORDS * size.saturating_sub(1);
+    if to_all(lines) > LINE_BLOCKS as usize * MOST_THREADS {
+        return LineGrid {
+            blocks: LINE_BLOCKS,
+            threads: MOST_THREADS as u32,
+            roles: 2,
+        };
+    }
     // Small blocks, more of them until there is one everywhere.
     let blocks = lines
-        .div_ceil(small.min(room.max(1)))
+        .div_ceil(FEWEST_THREADS / WORDS)
         .clamp(1, LINE_BLOCKS as usize);
-    let each = lines.div_ceil(blocks);
-    let threads = (each * WORDS * size.saturating_sub(1))
+    let threads = to_all(lines.div_ceil(blocks))
         .next_multiple_of(32)
-        .clamp(SMALL_THREADS, LINE_THREADS as usize);
-    (each <= room).then_some((blocks as u32, threads as u32))
+        .clamp(FEWEST_THREADS, MOST_THREADS);
+    LineGrid {
+        blocks: blocks as u32,
+        threads: threads as u32,
+        roles: 1,
+    }
 }
 
 #[cfg(test)]
@@ -54,22 +89,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_have_slots_for_their_lines() {
-        for most in [16, 128, 4096, 100_000, 5_000_000] {
-            let slots = line_slots(most);
-            let fit = most / LINE_WORD;
-            for words in (1..=fit).step_by(1 + fit / 1000).chain([fit]) {
-                let (blocks, threads) = line_grid(words, 1 + words % 8, slots).unwrap();
-                assert!((1..=LINE_BLOCKS).contains(&blocks));
-                assert!(threads.is_multiple_of(32) && threads <= LINE_THREADS);
-                let each = words.div_ceil(WORDS).div_ceil(blocks as usize);
-                assert!(
-                    each * WORDS <= slots as usize,
-                    "{words} words of {most} bytes"
-                );
+    fn every_line_has_threads_for_its_round_trip() {
+        for size in 1..=8 {
+            for bytes in (16..6_000_000).step_by(16 * 997) {
+                let grid = line_grid(bytes, size);
+                assert!((1..=LINE_BLOCKS).contains(&grid.blocks));
+                assert!(grid.threads.is_multiple_of(32), "whole warps vote");
+                assert!(grid.threads as usize <= MOST_THREADS);
+                assert!(grid.blocks.is_multiple_of(grid.roles));
+                let wanted = lines(bytes) * WORDS * (size - 1);
+                let threads = (grid.blocks * grid.threads) as usize;
+                assert!(grid.roles == 2 || wanted <= threads, "{bytes} {size}");
+                assert!(grid.roles == 1 || wanted > threads, "{bytes} {size}");
             }
-            let too_many = LINE_BLOCKS as usize * slots as usize + 1;
-            assert_eq!(line_grid(too_many, 2, slots), None);
         }
     }
 }

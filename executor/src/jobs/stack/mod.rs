@@ -16,8 +16,8 @@ use crate::cuda::Graph;
 use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, CudaCompute, DcpMerge, Distance, MarkCount, Op, Phase, Prepared, Quantiles, Runner,
-    StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
+    Breakdown, Compute, CudaCompute, DcpMerge, Distance, MarkCount, Op, Phase, Prepared, Quantiles,
+    Runner, StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
