@@ -439,17 +439,18 @@ fn lines_bring_every_word_of_every_rank() {
     // and without any.
     let grids = [
         (1usize, 2, 32, 1),
-        (7, 2, 32, 2),
+        (15, 2, 32, 2),
+        (72, 2, 32, 1),
+        (72, 2, 32, 2),
         (8, 1, 32, 1),
-        (9, 3, 64, 1),
-        (210, 4, 32, 2),
-        (41, 2, 64, 1),
-        (210, 3, 32, 1),
-        (216, 2, 32, 2),
+        (41, 3, 64, 1),
+        (65, 4, 32, 2),
     ];
-    const MOST: usize = 27;
+    const MOST: usize = 9;
     const COUNTERS: u32 = 5;
-    for ranks in [1usize, 2, 3, 5] {
+    for ranks in [1usize, 2, 3, 4, 8] {
+        // Threads of all ranks run at once.
+        let grids = &grids[..if ranks > 3 { 4 } else { grids.len() }];
         let mut staging = vec![vec![0u128; line_staging_bytes(ranks, MOST).div_ceil(16)]; ranks];
         let mut epochs = vec![vec![0u32; COUNTERS as usize]; ranks];
         let mut addresses = [0u64; 8];
@@ -473,7 +474,7 @@ fn lines_bring_every_word_of_every_rank() {
                 let gather = &gather;
                 scope.spawn(move || {
                     // The calls follow each other without a barrier between ranks.
-                    for (call, (words, blocks, threads, roles)) in grids.into_iter().enumerate() {
+                    for (call, &(words, blocks, threads, roles)) in grids.iter().enumerate() {
                         let args = LineArgs {
                             staging: addresses,
                             epoch: counter,
