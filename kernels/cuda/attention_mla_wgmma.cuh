@@ -15,8 +15,7 @@
 // Groups of columns of a unit: 128 latent ones each, and the rotary ones.
 #define GROUPS 5
 #define ROTARY 4
-// Groups of e4m3 that are on their way while one is made f16. No more: what a place comes free
-// by may need all groups of the unit before (see the order in `group_at`).
+// Groups of e4m3 that are on their way while one is made f16.
 #define AHEAD 3
 
 // Barriers, by offset.
