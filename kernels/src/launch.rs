@@ -122,7 +122,7 @@ mod tests {
                 PEER,
                 crate::peer::Operation::ALL
                     .iter()
-                    .map(|o| o.kernel())
+                    .flat_map(|o| o.kernels())
                     .collect(),
             ),
             (
