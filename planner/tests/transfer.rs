@@ -87,7 +87,8 @@ fn of_ranks(calibration: &Calibration, ranks: u32) -> Vec<Sample> {
 fn what_two_ranks_foretell_of_four() {
     let world = World::h200();
     let shipped = Calibration::shipped(&world.gpu).unwrap();
-    let four = shipped.iter().find(|c| c.provenance.count == 4).unwrap();
+    let four = shipped.into_iter().find(|c| c.provenance.count == 4);
+    let four = &four.unwrap().with_all_samples().unwrap();
     let two = of_two_ranks(&world, four);
     let samples = of_ranks(four, 4);
     let tables = world.errors(None, &samples);

@@ -8,6 +8,7 @@ mod class;
 mod experiment;
 mod journal;
 mod sample;
+mod shipped;
 mod term;
 
 pub use class::{Class, UnknownClass};
@@ -16,11 +17,11 @@ pub use experiment::{
 };
 pub use journal::{Journal, JournalError};
 pub use sample::{GpuState, Measured, Sample};
+pub use shipped::{SAMPLES_FOLDER, shipped_files};
 pub use term::{Before, Errors, Parameter, Range, Term};
 
 use crate::fault::Fault;
 use crate::gpu::GpuProfile;
-use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 
 /// The schema that this version reads and writes. It is raised when a field changes its meaning.
@@ -129,8 +130,13 @@ impl Calibration {
             fault.position = error.span().map(|span| position(text, span.start));
             CalibrationError::Fault(fault)
         };
-        // The schema first: fields of another one would be refused one by one.
-        match toml::from_str::<Schema>(text).map_err(broken)?.schema {
+        // Fields of another schema would be refused one by one: what is wrong then is the schema.
+        let read = toml::from_str::<Calibration>(text);
+        let schema = match &read {
+            Ok(calibration) => Some(i64::from(calibration.schema)),
+            Err(_) => toml::from_str::<Schema>(text).map_err(broken)?.schema,
+        };
+        match schema {
             Some(found) if found == i64::from(SCHEMA) => {}
             Some(found) => {
                 return Err(CalibrationError::Schema {
@@ -149,7 +155,7 @@ impl Calibration {
                 ));
             }
         }
-        let calibration: Calibration = toml::from_str(text).map_err(broken)?;
+        let calibration = read.map_err(broken)?;
         calibration
             .check()
             .map_err(|fault| CalibrationError::Fault(fault.in_file(file)))?;
@@ -226,35 +232,6 @@ impl Calibration {
         }
         Ok(())
     }
-
-    /// The calibrations that parplan ships for a GPU, by file name.
-    ///
-    /// # Errors
-    /// An embedded file that does not read, which the tests of this crate rule out.
-    pub fn shipped(gpu: &GpuProfile) -> Result<Vec<Calibration>, CalibrationError> {
-        let mut out = Vec::new();
-        for (file, text) in shipped_files() {
-            // Most files are of other GPUs: their names say so.
-            if !file.starts_with(&gpu.name) {
-                continue;
-            }
-            let calibration = Calibration::from_toml(file, text)?;
-            if calibration.provenance.gpu == gpu.name {
-                out.push(calibration);
-            }
-        }
-        Ok(out)
-    }
-}
-
-static SHIPPED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/data/calibrations");
-
-/// Names and texts of the shipped calibrations, in order of name.
-pub fn shipped_files() -> impl Iterator<Item = (&'static str, &'static str)> {
-    SHIPPED
-        .files()
-        .filter(|file| file.path().extension().is_some_and(|end| end == "toml"))
-        .filter_map(|file| Some((file.path().to_str()?, file.contents_utf8()?)))
 }
 
 impl Sample {

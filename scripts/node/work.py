@@ -118,12 +118,15 @@ class Work:
         }, indent=1))
 
     def cases(self, name):
-        """Finished cases of a stage, (name, content), in order."""
+        """Finished cases of a stage, (name, content), in order. Other files that a stage
+        keeps, such as what `verify --keep` wrote, are none."""
         path = os.path.join(self.folder, name)
         for file in sorted(os.listdir(path) if os.path.isdir(path) else []):
             if file.endswith(".json"):
                 with open(os.path.join(path, file)) as opened:
-                    yield file[:-5], json.load(opened)
+                    content = json.load(opened)
+                if isinstance(content, dict) and "result" in content:
+                    yield file[:-5], content
 
 
 class Stage:

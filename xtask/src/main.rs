@@ -1,5 +1,6 @@
 //! Developer commands.
 
+mod calibrations;
 mod engines;
 mod kernels;
 mod overheads;
@@ -9,6 +10,8 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(about = "Developer commands of parplan")]
 enum Command {
+    /// Move the samples of shipped calibrations that no plan needs into files of their own.
+    Calibrations(calibrations::Arguments),
     /// Regenerate the flag tables of the engines, or check them or commands.
     Engines(engines::Arguments),
     /// Rebuild the PTX of the CUDA kernels, or check that it is current.
@@ -19,6 +22,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Command::parse() {
+        Command::Calibrations(arguments) => calibrations::run(&arguments),
         Command::Engines(arguments) => engines::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Overheads(arguments) => overheads::run(&arguments),

@@ -1,6 +1,7 @@
 //! The CUDA layer: one GPU with one stream as a [`crate::Device`], memory with an
 //! owner, graphs, events, kernels.
 
+mod device;
 mod gpu;
 mod graph;
 mod ipc;

@@ -81,6 +81,19 @@ impl Class {
             Probe::UsableMemory => Class::UsableMemory,
         }
     }
+
+    /// Whether samples of the class say something of their machine that no term holds: its memory, its
+    /// streaming rate, and products that come above the peak of the spec sheet.
+    pub fn prices_by_sample(self) -> bool {
+        matches!(
+            self,
+            Class::MemoryRead
+                | Class::MemoryCopy
+                | Class::UsableMemory
+                | Class::GraphMemory
+                | Class::Gemm(Dtype::Bf16)
+        )
+    }
 }
 
 impl fmt::Display for Class {

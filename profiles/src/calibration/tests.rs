@@ -196,3 +196,40 @@ fn every_shipped_calibration_reads_and_is_of_a_known_gpu() {
         );
     }
 }
+
+#[test]
+fn every_shipped_term_has_the_samples_that_it_was_fitted_from() {
+    for (file, text) in shipped_files() {
+        let mut c = Calibration::from_toml(file, text).unwrap();
+        assert_eq!(c.name, file.trim_end_matches(".toml"));
+        assert_eq!(
+            c.take_fitted_samples().unwrap(),
+            None,
+            "{file}: run 'cargo xtask calibrations'"
+        );
+        let c = c.with_all_samples().unwrap();
+        for term in &c.terms {
+            let own = |s: &&Sample| Class::of(&s.experiment) == term.class;
+            let found = c.samples.iter().filter(own).count();
+            assert!(found >= term.samples as usize, "{file}: {}", term.class);
+        }
+    }
+}
+
+#[test]
+fn samples_that_no_plan_needs_are_taken_out_and_read_back() {
+    let mut c = calibration();
+    let mut products = sample();
+    products.experiment.probe = Probe::Gemm {
+        m: 64,
+        n: 4096,
+        k: 4096,
+        weights: Dtype::Fp8,
+    };
+    c.samples.push(products.clone());
+    let text = c.take_fitted_samples().unwrap().unwrap();
+    assert_eq!(c.samples, vec![sample()]);
+    assert!(text.starts_with("[[samples]]") && text.contains("fp8"));
+    // Of a calibration that is not shipped there are no other samples.
+    assert_eq!(c.clone().with_all_samples().unwrap(), c);
+}

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Context;
+use super::{Context, Doing};
 use crate::attention::PeerExchange;
 use crate::bench::Launch;
 use crate::comm::CpuCommunicator;
@@ -117,6 +117,8 @@ impl StackJob {
             }
         };
         let implementation = world.implementation().to_owned();
+        let layers = self.spec.layers.len();
+        slow(context, || format!("making the weights of {layers} layers"));
         let largest = self.buckets.iter().copied().max().unwrap_or(0);
         let mut runner = Runner::new(device, self.spec.clone(), world, &self.steps, largest)?;
         memory.extend(runner.memory.iter().map(|(what, bytes)| MemoryKind {
@@ -253,6 +255,7 @@ impl StackJob {
                 result.skipped += 1;
                 continue;
             };
+            slow(context, || words(step, self.check));
             let note = format!(
                 "{} by {}",
                 attention_op(step.phase).name(),
@@ -387,9 +390,25 @@ impl StackJob {
             Some(gpu) => Timeline::gpu(gpu, Record::Stream),
             None => Timeline::host(),
         };
+        // The parts are timed in repeats of their own.
+        let passes = self.timing.warmup + 2 * self.timing.repeats.max(1);
+        let begin = std::time::Instant::now();
+        let mut foretold = false;
+        let mut foretell = |context: &mut Context| {
+            if !std::mem::replace(&mut foretold, true) {
+                let pass = begin.elapsed().as_secs_f64();
+                slow(context, || {
+                    format!(
+                        "  a pass takes {pass:.2} s, all {passes} about {:.0} s (--warmup, --repeats; --scale makes the layers smaller)",
+                        pass * passes as f64
+                    )
+                });
+            }
+        };
         for _ in 0..self.timing.warmup {
             runner.enqueue(prepared, &mut ())?;
             runner.groups.wait()?;
+            foretell(context);
         }
         let mut whole = Vec::new();
         for _ in 0..self.timing.repeats.max(1) {
@@ -411,6 +430,7 @@ impl StackJob {
                 }
             };
             whole.push(us);
+            foretell(context);
         }
         let mut parts = Vec::new();
         for _ in 0..self.timing.repeats.max(1) {
@@ -521,6 +541,33 @@ impl StackJob {
         }
         over_ranks(&mut context.control, &whole, &parts)
     }
+}
+
+/// Tells whoever waits what is done, on the CPU: on GPUs nobody waits for long.
+fn slow(context: &mut Context, what: impl FnOnce() -> String) {
+    if context.gpu.is_none() {
+        context.report(&Doing(what()));
+    }
+}
+
+/// A step, for [`slow`].
+fn words(step: &StepSpec, check: bool) -> String {
+    let requests = step.requests.iter().map(ToString::to_string);
+    format!(
+        "{} {} of {} requests, {} new tokens each, {} in the cache",
+        if check {
+            "checking and timing"
+        } else {
+            "timing"
+        },
+        match step.phase {
+            Phase::Decode => "decode",
+            Phase::Prefill => "prefill",
+        },
+        requests.collect::<Vec<_>>().join(","),
+        step.q_tokens,
+        step.context
+    )
 }
 
 /// Statistics of every repeat's mean over the ranks.
