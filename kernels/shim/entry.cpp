@@ -6,6 +6,8 @@
 #include "../cuda/memory.cu"
 #include "../cuda/attention_plan.cu"
 #include "../cuda/attention_merge.cu"
+#include "../cuda/attention_gather.cu"
+#include "../cuda/stamp.cu"
 
 extern "C" {
 
@@ -140,7 +142,10 @@ void shim_dcp_merge_packets(const PeerArgs* peer, const MergeArgs* args, u32 blo
 void shim_dcp_merge_bulk(const BulkArgs* bulk, const MergeArgs* args, u32 blocks, u32 threads) {
     shim_launch(blocks, threads, [&] { parplan_dcp_merge_bulk(*bulk, *args); });
 }
-void shim_all_gather_lines(const PeerArgs* peer, const void* send, void* recv, u64 words, u32 blocks, u32 threads) {
-    shim_launch(blocks, threads, [&] { parplan_all_gather_lines(*peer, (const uint2*)send, (uint2*)recv, words); });
+void shim_all_gather_lines(const LineArgs* args, const void* send, void* recv, u64 words, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_all_gather_lines(*args, (const uint4*)send, (uint4*)recv, words); });
+}
+void shim_stamp(u64* at) {
+    shim_launch(1, 1, [&] { parplan_stamp(at); });
 }
 }

@@ -83,18 +83,21 @@ fn of_ranks(calibration: &Calibration, ranks: u32) -> Vec<Sample> {
         .collect()
 }
 
-#[test]
-fn what_two_ranks_foretell_of_four() {
+type Errors = BTreeMap<String, Vec<f64>>;
+
+/// Errors on the samples of `ranks` ranks of the calibration shipped for so many H200s: by the
+/// tables, by what its 2-rank samples alone were fitted to, and by the calibration itself.
+fn foretold(ranks: u32) -> [Errors; 3] {
     let world = World::h200();
     let shipped = Calibration::shipped(&world.gpu).unwrap();
-    let four = shipped.into_iter().find(|c| c.provenance.count == 4);
-    let four = &four.unwrap().with_all_samples().unwrap();
-    let two = of_two_ranks(&world, four);
-    let samples = of_ranks(four, 4);
+    let whole = shipped.into_iter().find(|c| c.provenance.count == ranks);
+    let whole = &whole.unwrap().with_all_samples().unwrap();
+    let two = of_two_ranks(&world, whole);
+    let samples = of_ranks(whole, ranks);
     let tables = world.errors(None, &samples);
     let moved = world.errors(Some(&two), &samples);
-    let here = world.errors(Some(four), &samples);
-    println!("median error, %: tables, fitted at 2 ranks (signed), fitted at 2 and 4");
+    let here = world.errors(Some(whole), &samples);
+    println!("{ranks} ranks, median error, %: tables, fitted at 2 ranks (signed), fitted at all");
     for (class, errors) in &tables {
         println!(
             "{class:26} {:3} samples {:6.1} {:6.1} ({:+.1}) {:6.1}",
@@ -105,21 +108,25 @@ fn what_two_ranks_foretell_of_four() {
             size(&here[class])
         );
     }
-    let nccl = |found: &BTreeMap<String, Vec<f64>>| -> Vec<f64> {
-        let of_nccl = |class: &str| class.ends_with(".none");
-        found
-            .iter()
-            .filter(|(class, _)| of_nccl(class))
+    [tables, moved, here]
+}
+
+/// Of NCCL's ordinary collectives together.
+fn nccl(found: &Errors) -> f64 {
+    let ordinary = found.iter().filter(|(class, _)| class.ends_with(".none"));
+    size(
+        &ordinary
             .flat_map(|(_, errors)| errors.clone())
-            .collect()
-    };
+            .collect::<Vec<_>>(),
+    )
+}
+
+#[test]
+fn what_two_ranks_foretell_of_four() {
+    let [tables, moved, here] = foretold(4);
     // Ordinary collectives: two ranks say more of four than the tables of another NCCL do,
     // and less than four ranks themselves.
-    let (by_tables, by_two, by_four) = (
-        size(&nccl(&tables)),
-        size(&nccl(&moved)),
-        size(&nccl(&here)),
-    );
+    let (by_tables, by_two, by_four) = (nccl(&tables), nccl(&moved), nccl(&here));
     assert!(
         by_four < by_two && by_two < by_tables && by_two < 10.0,
         "{by_tables:.1} %, {by_two:.1} %, {by_four:.1} %"
@@ -142,4 +149,14 @@ fn what_two_ranks_foretell_of_four() {
             size(&here[class])
         );
     }
+}
+
+#[test]
+fn what_two_ranks_foretell_of_eight() {
+    let [tables, moved, here] = foretold(8);
+    let (by_tables, by_two, by_eight) = (nccl(&tables), nccl(&moved), nccl(&here));
+    assert!(
+        by_eight < by_two && by_eight < by_tables,
+        "{by_tables:.1} %, {by_two:.1} %, {by_eight:.1} %"
+    );
 }

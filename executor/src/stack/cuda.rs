@@ -477,6 +477,7 @@ impl Compute for CudaCompute {
             y: max_tiles as u32,
             threads: Grouped::THREADS,
             shared: kernel.shared,
+            early: false,
         };
         self.launch(kernel.name, grid, &arguments)
     }

@@ -12,12 +12,12 @@ use super::{Context, Doing};
 use crate::attention::PeerExchange;
 use crate::bench::Launch;
 use crate::comm::CpuCommunicator;
-use crate::cuda::{Graph, Record};
+use crate::cuda::Graph;
 use crate::gather::Mode;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, CudaCompute, DcpMerge, Distance, Op, Phase, Prepared, Quantiles, Runner,
-    StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
+    Breakdown, Compute, CudaCompute, DcpMerge, Distance, MarkCount, Op, Phase, Prepared, Quantiles,
+    Runner, StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
@@ -387,7 +387,7 @@ impl StackJob {
     ) -> Result<(Quantiles, Vec<Part>)> {
         let gpu = context.gpu.clone();
         let mut line = match &gpu {
-            Some(gpu) => Timeline::gpu(gpu, Record::Stream),
+            Some(gpu) => Timeline::events(gpu),
             None => Timeline::host(),
         };
         // The parts are timed in repeats of their own.
@@ -478,7 +478,8 @@ impl StackJob {
             };
             let batch_bytes = runner.device.meter().current() - before;
             // Once outside: whatever is loaded or allocated at first use is not captured.
-            runner.enqueue(&prepared, &mut ())?;
+            let mut count = MarkCount::default();
+            runner.enqueue(&prepared, &mut count)?;
             runner.groups.wait()?;
             gpu.wait(None)?;
             let free = gpu.memory()?.0;
@@ -491,7 +492,7 @@ impl StackJob {
                 graph_bytes: free.saturating_sub(gpu.memory()?.0),
                 batch_bytes,
             });
-            let mut line = Timeline::gpu(gpu, Record::Node);
+            let mut line = Timeline::stamps(gpu, count.marks)?;
             let marked = gpu.capture(|| {
                 runner.enqueue(&prepared, &mut line)?;
                 line.end()
