@@ -137,7 +137,6 @@ __device__ inline void store_cache(const CacheArgs& a, u64 cache, u32 slot, u32 
 // norms are given, then rotated (pairs i, i + dim/2). A warp a head, a block a row.
 extern "C" __global__ void parplan_rope_gqa(const u16* __restrict__ qkv, u16* __restrict__ q, const u16* __restrict__ q_norm,
                                             const u16* __restrict__ k_norm, CacheArgs a, u32 q_heads, u32 kv_heads, u32 dim, float eps) {
-    let_next_come();  // what gathers the queries of other ranks
     const u32 row = blockIdx.x, lane = threadIdx.x % 32, warps = blockDim.x / 32;
     const int slot = ((const int*)a.slots)[row];
     const float* turn = (const float*)a.cos_sin + (u64)row * dim;
@@ -213,7 +212,6 @@ extern "C" __global__ void parplan_rope_latent(const u16* __restrict__ rows, u16
 // [kv_lora, kv_lora + rope) of [rows, heads, kv_lora + rope]. A block a row.
 extern "C" __global__ void parplan_rope_queries(const u16* __restrict__ from, u16* __restrict__ to, const float* __restrict__ cos_sin,
                                                 u32 heads, u32 nope, u32 kv_lora, u32 rope) {
-    let_next_come();  // what gathers the queries of other ranks
     const u32 row = blockIdx.x, half = rope / 2;
     const float* turn = cos_sin + (u64)row * rope;
     for (u32 i = threadIdx.x; i < heads * half; i += blockDim.x) {

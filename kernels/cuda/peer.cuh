@@ -70,10 +70,8 @@ __device__ inline bool receive_packet(const Packet* from, u32 flag, u32* data0, 
     return false;
 }
 
-// Waits for one packet of each of `count` sources. All are looked for at once: one after
-// the other, each would cost the latency of memory anew. Not more than AT_ONCE, because the
-// code of a small kernel is read from memory too when it starts.
-#define AT_ONCE 4
+// Waits for one packet of each of `count` sources, at most AT_ONCE, all looked for at once.
+template <u32 AT_ONCE>
 __device__ inline void receive_packets(const Packet* const (&from)[AT_ONCE], u32 count, u32 flag, uint2 (&data)[AT_ONCE]) {
     u32 missing = (1u << count) - 1;
     for (;;) {

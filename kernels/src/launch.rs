@@ -51,7 +51,7 @@ pub const ATTENTION_GQA: Module = module!("attention_gqa");
 
 /// Multi-head latent attention for any GPU.
 pub const ATTENTION_MLA: Module = module!("attention_mla");
-/// Multi-head latent attention for sm_90a; on others its kernels only trap.
+/// Multi-head latent attention for sm_90a; on others its kernel only traps.
 pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
 /// Merges of attention over ranks.
 pub const ATTENTION_MERGE: Module = module!("attention_merge");
@@ -122,7 +122,7 @@ mod tests {
                 PEER,
                 crate::peer::Operation::ALL
                     .iter()
-                    .map(|o| o.kernel())
+                    .flat_map(|o| o.kernels())
                     .collect(),
             ),
             (
@@ -137,10 +137,7 @@ mod tests {
             ),
             (ATTENTION_GQA, crate::attention::Kernel::GQA_NAMES.to_vec()),
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
-            (
-                ATTENTION_MLA_WGMMA,
-                vec!["parplan_mla_bf16_wgmma", "parplan_mla_fp8_wgmma"],
-            ),
+            (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
             (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
             (ATTENTION_GATHER, vec![crate::attention::ALL_GATHER_LINES]),
             (STAMP, vec![crate::stamp::STAMP]),

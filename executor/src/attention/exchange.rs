@@ -68,7 +68,7 @@ impl PeerExchange {
     ) -> Result<std::result::Result<Self, String>> {
         let (rank, size) = (control.rank(), control.size());
         let kernels = gpu.kernels()?;
-        let all_gather = Operation::AllGather.kernel();
+        let all_gather = Operation::AllGather.kernel(size);
         for name in [MERGE_PACKETS, MERGE_BULK, ALL_GATHER_LINES, all_gather] {
             kernels.prepare(gpu, name, 0)?;
         }
@@ -197,7 +197,12 @@ impl Peers for PeerExchange {
                 let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
                 let fixed = Argument::Peer(self.packets);
                 let grid = Grid::linear(blocks, threads);
-                (Operation::AllGather.kernel(), fixed, words, grid)
+                (
+                    Operation::AllGather.kernel(self.packets.size as usize),
+                    fixed,
+                    words,
+                    grid,
+                )
             }
         };
         let arguments = [

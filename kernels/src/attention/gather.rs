@@ -57,13 +57,15 @@ pub fn line_staging_bytes(size: usize, most: usize) -> usize {
 }
 
 /// Eight threads for every line of every peer while they last. Where they do not, a thread
-/// that sends its second line has the first of a peer waiting, so half of the blocks do
-/// nothing but send, and half nothing but receive.
+/// that sends its second line has the first of a peer waiting; between two ranks half of
+/// the blocks then do nothing but send, and half nothing but receive. Measured on H200, 4.7 MB
+/// from each of 2 ranks: 15.95 µs against 16.17. Of 4 ranks, 2.4 MB from each to each of
+/// three, it took 27.8 µs, more than the 25.4 of a form whose blocks do both.
 #[must_use]
 pub fn line_grid(bytes: usize, size: usize) -> LineGrid {
     let lines = lines(bytes);
     let to_all = |lines: usize| lines * WORDS * size.saturating_sub(1);
-    if to_all(lines) > LINE_BLOCKS as usize * MOST_THREADS {
+    if size == 2 && to_all(lines) > LINE_BLOCKS as usize * MOST_THREADS {
         return LineGrid {
             blocks: LINE_BLOCKS,
             threads: MOST_THREADS as u32,
@@ -89,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_line_has_threads_for_its_round_trip() {
+    fn lines_have_threads_while_these_last() {
         for size in 1..=8 {
             for bytes in (16..6_000_000).step_by(16 * 997) {
                 let grid = line_grid(bytes, size);
@@ -99,8 +101,9 @@ mod tests {
                 assert!(grid.blocks.is_multiple_of(grid.roles));
                 let wanted = lines(bytes) * WORDS * (size - 1);
                 let threads = (grid.blocks * grid.threads) as usize;
-                assert!(grid.roles == 2 || wanted <= threads, "{bytes} {size}");
-                assert!(grid.roles == 1 || wanted > threads, "{bytes} {size}");
+                let most = LINE_BLOCKS as usize * MOST_THREADS;
+                assert!(threads >= wanted.min(most), "{bytes} {size}");
+                assert_eq!(grid.roles == 2, size == 2 && wanted > most);
             }
         }
     }

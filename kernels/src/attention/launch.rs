@@ -135,17 +135,16 @@ impl Kernel {
         }
     }
 
-    /// The MLA kernels. Warpgroup products have 64 rows at least and exist on sm_90a alone;
-    /// they win there even where 16 rows are used, being less bound by shared memory.
+    /// The MLA kernels. Warpgroup products have 64 rows at least and exist for bf16 on
+    /// sm_90a alone; they win there even where 16 rows are used, being less bound by
+    /// shared memory.
     fn mla(kv: KvType, rows: usize, capability: (i32, i32)) -> Self {
         const COMBINE: &str = "parplan_attention_combine_d512";
-        if capability == (9, 0) {
+        let hopper = capability == (9, 0);
+        if hopper && kv == KvType::Bf16 {
             let pair = u32::from(rows > 64) + 1;
             return Kernel {
-                name: match kv {
-                    KvType::Bf16 => "parplan_mla_bf16_wgmma",
-                    KvType::Fp8 => "parplan_mla_fp8_wgmma",
-                },
+                name: "parplan_mla_bf16_wgmma",
                 combine: COMBINE,
                 rows: 64 * pair,
                 unit_tokens: 64,
@@ -157,7 +156,7 @@ impl Kernel {
             };
         }
         let row = 576 * kv.size() as u32;
-        let stages = 2 * 2 / kv.size() as u32;
+        let stages = if hopper { 5 } else { 2 } * 2 / kv.size() as u32;
         Kernel {
             name: match kv {
                 KvType::Bf16 => "parplan_mla_bf16",

@@ -228,12 +228,12 @@ impl OpCosts<'_> {
         let mut floor_us = ring.eager_us + ring.base_us;
         if t.registration == Registration::Symmetric && t.kind != Collective::AllToAll {
             let own = &self.symmetric[t.kind.index()];
-            us = if self.symmetric_measured[t.kind.index()] {
+            us = if self.symmetric_measured[t.kind.index()] && !self.multicast {
                 own.kernel(t.kind, t.bytes, ranks, wire)
             } else {
-                // The tables' kernels had no multicast. A switch that multicasts and reduces moves
-                // n + n/R bytes a rank (engine-facts D5), and how far its kernels lose to the
-                // ordinary ones was not measured: the faster of the two.
+                // Neither tables nor samples are of kernels that multicast. A switch that multicasts
+                // and reduces moves n + n/R bytes a rank (engine-facts D5), and how far such kernels
+                // lose to the ordinary ones was not measured: the faster of the two.
                 let reduces = t.kind == Collective::AllReduce && self.multicast && ranks > 2.0;
                 let wire = if reduces {
                     t.bytes * (1.0 + 1.0 / ranks)

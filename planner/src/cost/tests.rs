@@ -195,7 +195,8 @@ fn collectives_meet_measured_rows() {
 /// NCCL changes kernels on symmetric windows by the bytes of all ranks; the step is up, never down.
 #[test]
 fn symmetric_windows_have_a_kernel_for_small_messages() {
-    let gpu = gpu("h200");
+    let mut gpu = gpu("h200");
+    gpu.link.multicast = false;
     let mut figures = EfficiencyProfile::embedded("builtin", &gpu)
         .unwrap()
         .clone();
