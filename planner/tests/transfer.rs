@@ -131,16 +131,17 @@ fn what_two_ranks_foretell_of_four() {
         by_four < by_two && by_two < by_tables && by_two < 10.0,
         "{by_tables:.1} %, {by_two:.1} %, {by_four:.1} %"
     );
-    // Every class that was measured at 4 ranks is priced better than by what it replaces. Not
-    // NCCL's symmetric all-reduce: it changes kernels between 16 and 256 KiB, which the
-    // formula has no step for; and the metadata sync is one figure for all rank counts.
+    // Every class that was measured at 4 ranks is priced better than by what it replaces. NCCL's
+    // symmetric kernels are among the tables; the metadata sync is one figure for all rank counts.
     for (class, errors) in &here {
         let most = match class.as_str() {
-            "all_reduce.symmetric" | "sync.device_all_gather" => 20.0,
+            "sync.device_all_gather" => 20.0,
+            symmetric if symmetric.ends_with(".symmetric") => 10.0,
             _ => size(&tables[class]).max(5.0),
         };
         assert!(size(errors) < most, "{class}: {:.1} %", size(errors));
     }
+    symmetric_carries(&moved);
     // The two halves of the own all-reduce grow with the ranks each in its own way.
     for class in ["peer_one_shot", "peer_two_shot"] {
         assert!(
@@ -159,4 +160,15 @@ fn what_two_ranks_foretell_of_eight() {
         by_eight < by_two && by_eight < by_tables,
         "{by_tables:.1} %, {by_two:.1} %, {by_eight:.1} %"
     );
+    symmetric_carries(&moved);
+}
+
+/// Two kernels, each with its own growth with the ranks: by one formula for both, two ranks were
+/// 35 to 59 % off at four and eight.
+fn symmetric_carries(moved: &Errors) {
+    for (class, errors) in moved {
+        if class.ends_with(".symmetric") {
+            assert!(size(errors) < 20.0, "{class}: {:.1} %", size(errors));
+        }
+    }
 }

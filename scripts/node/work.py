@@ -27,6 +27,11 @@ class Node:
         else:
             self.mpi_env = self.env
 
+    def keep_compiled(self, folder):
+        """Compiled kernels of every program that is run, unless the user has a place for them."""
+        for env in (os.environ, self.env, self.mpi_env):
+            env.setdefault("CUDA_CACHE_PATH", folder)
+
     @staticmethod
     def of(given):
         if given.ranks:

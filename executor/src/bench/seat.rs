@@ -3,8 +3,7 @@
 //! CPUs of one machine differ in what a launch costs them: cores of another socket, or a
 //! core whose other thread is busy, and in a virtual machine neither can be read anywhere.
 //! On a guest of 64 CPUs with H200s an empty launch took 3.4 us on some and 4.8 on others,
-//! each keeping its figure from second to second, and collectives that a rank launched
-//! from a slow one 9.5 instead of 6 us. So it is measured.
+//! and most kept their figure from one look to the next. So it can be measured first.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -79,6 +79,10 @@ pub struct Timer {
     pub warmup: usize,
     /// Graph launches of one repeat, each of `iterations` operations.
     pub graph_launches: usize,
+    /// Launches that come one by one, from the CPU that launches fastest of those that are the
+    /// rank's own: measured before each timing, and left afterwards.
+    #[serde(default)]
+    pub fastest_cpu: bool,
 }
 
 impl Timer {
@@ -110,7 +114,7 @@ impl Timer {
         };
         // After the first operations, in which NCCL starts its threads.
         let _seat = match (launches, gpu) {
-            (Launches::OneByOne, Some(gpu)) => Some(Seat::fastest(gpu)?),
+            (Launches::OneByOne, Some(gpu)) if self.fastest_cpu => Some(Seat::fastest(gpu)?),
             _ => None,
         };
         let mut micros = Vec::with_capacity(self.repeats);
@@ -220,11 +224,10 @@ impl Timer {
 /// What a timed repeat asks of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Launches {
-    /// A launch for every operation, onto a GPU: the host's speed is what is timed. A core
-    /// that has slept comes back slow (on a 2 × H200 host 9.5 instead of 6.5 us a launch
-    /// after 0.15 ms and after 3 ms of busy work, seldom after 20 ms), and its rank may come
-    /// back on another one. So ranks meet without sleeping, as the processes of nccl-tests
-    /// do under MPICH, and stay busy for a while.
+    /// A launch for every operation, onto a GPU: the host's speed is what is timed, and that
+    /// depends on the core. One that has slept may come back slow, and its rank may come back
+    /// on another one. So ranks meet without sleeping, as the processes of nccl-tests do under
+    /// MPICH, and stay busy for a while (docs/executor.md has what that was seen to do).
     OneByOne,
     /// Graphs, or work of the CPU itself.
     Few,
