@@ -170,6 +170,8 @@ impl<'a> Deployment<'a> {
                 dcp_replicated_q: false,
                 dcp_lse_apart: setup.rules.dcp.as_ref().is_some_and(|r| r.lse_apart),
                 kernels: setup.rules.kernels,
+                fused_norms: setup.fuses_norms(&self.choice),
+                quantised: setup.quantised(&self.choice),
                 exchanges: true,
                 dense_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
                 head_on_attention_tp: layout.attention_dp > 1 && setup.dense_on_attention_tp(),
@@ -191,6 +193,7 @@ impl<'a> Deployment<'a> {
                 record: None,
             },
             overheads: setup.overheads,
+            model_code: setup.overheads.model_code(&setup.model.architecture),
             decode_exchange: self.decode_exchange,
             prefill_exchange: self.prefill_exchange,
             buckets: &self.buckets,
@@ -248,7 +251,9 @@ impl<'a> Deployment<'a> {
                 Batching::PrefillFirst => PrefillStyle::Separate,
                 Batching::Mixed => PrefillStyle::Mixed,
             },
-            request_overhead_us: o.request_us + o.prompt_token_us * traffic.isl,
+            request_overhead_us: o
+                .request_us_of(self.setup.rules.version, &self.setup.model.architecture)
+                + o.prompt_token_us * traffic.isl,
             balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
             receive_steps: f64::from(self.receive_interval),
         }

@@ -393,7 +393,8 @@ fn bound(deployment: &Deployment<'_>, traffic: &Traffic, goal: &Goal) -> f64 {
     let load = deployment.load(traffic);
     let clients = load.clients / limits.dp_ranks;
     let most = clients.min(limits.running_per_rank);
-    let scale = setup.overheads.decode_scale.min(1.0);
+    let code = setup.overheads.model_code(&setup.model.architecture);
+    let scale = (setup.overheads.decode_scale * code.decode).min(1.0);
     let weights = deployment.shard.always_read_bytes();
     // Stages take turns on a token: one stage's bytes, once for every stage.
     let step_s = |requests: f64| {

@@ -5,10 +5,10 @@ use crate::engine_comm::{self, AllReduceCall};
 use crate::layout::Layout;
 use crate::plan::Choice;
 use crate::shard::Split;
-use crate::step::pass::ReducePath;
+use crate::step::pass::{Quantised, ReducePath};
 use crate::sync::{self, SyncPath};
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::engine::rules::DenseFfnSplit;
+use parplan_profiles::engine::rules::{DenseFfnSplit, QuantisedBy};
 use parplan_profiles::{GpuProfile, ModelProfile, Overheads};
 
 /// What stays fixed while configurations are compared.
@@ -48,6 +48,32 @@ impl<'a> Setup<'a> {
         self.rules.geometry.dense_ffn == DenseFfnSplit::AttentionTp
     }
 
+    /// Whether the sums over ranks of a layer add the residual and norm, too.
+    pub(crate) fn fuses_norms(&self, choice: &Choice) -> bool {
+        let layout = &choice.layout;
+        let rule = self.rules.fusion.as_ref();
+        let rule = rule.and_then(|rule| rule.reduce_norm.as_ref());
+        layout.attention_dp == 1
+            && layout.tp > 1
+            && layout.nodes == 1
+            && !choice.expert_all_to_all
+            && rule.is_some_and(|rule| rule.holds(&self.model.architecture, sm(self.gpu)))
+    }
+
+    /// Which kernels write the format of the product that follows.
+    pub(crate) fn quantised(&self, choice: &Choice) -> Quantised {
+        let by = |kernel| {
+            let rule = self.rules.fusion.as_ref();
+            rule.is_some_and(|rule| rule.quantised_by.contains(&kernel))
+        };
+        Quantised {
+            by_norm: by(QuantisedBy::Norm)
+                || by(QuantisedBy::ReducedNorm) && self.fuses_norms(choice),
+            by_attention: by(QuantisedBy::Attention),
+            by_activation: by(QuantisedBy::Activation),
+        }
+    }
+
     /// Largest buffer that the engine's own all-reduce takes over `ranks` ranks of one domain, bytes.
     pub(crate) fn reduce_path(&self, ranks: u32, symmetric: bool) -> ReducePath {
         let reach = |graph: bool| {
@@ -85,5 +111,146 @@ impl<'a> Setup<'a> {
                 }
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::deployment::Deployment;
+    use crate::question::{Balance, Settings, Spread, Traffic};
+    use crate::step::tally::Op;
+    use parplan_profiles::{EfficiencyProfile, Library};
+
+    struct Ground {
+        model: ModelProfile,
+        gpu: GpuProfile,
+        rules: EngineRules,
+    }
+
+    impl Ground {
+        fn of(model: &str, gpu: &str, engine: &str, version: &str) -> Ground {
+            let library = Library::embedded();
+            Ground {
+                model: library.model(model).unwrap(),
+                gpu: library.gpu(gpu).unwrap(),
+                rules: library
+                    .engine(engine)
+                    .unwrap()
+                    .resolve(Some(version), false)
+                    .unwrap(),
+            }
+        }
+
+        fn setup(&self) -> Setup<'_> {
+            let prices = EfficiencyProfile::embedded(&self.rules.name, &self.gpu).unwrap();
+            Setup {
+                model: &self.model,
+                gpu: &self.gpu,
+                rules: &self.rules,
+                costs: OpCosts::new(prices, &self.gpu).unwrap(),
+                overheads: Overheads::embedded(&self.rules.name, &self.gpu).unwrap(),
+            }
+        }
+    }
+
+    fn choice(tp: u32, attention_dp: u32) -> Choice {
+        Choice {
+            layout: Layout {
+                replicas: 1,
+                tp,
+                attention_dp,
+                dcp: 1,
+                ep: 1,
+                pp: 1,
+                nodes: 1,
+            },
+            kv_dtype: parplan_profiles::Dtype::Bf16,
+            cuda_graphs: true,
+            symmetric_memory: false,
+            speculative_steps: 0,
+            expert_all_to_all: false,
+        }
+    }
+
+    #[test]
+    fn sums_over_ranks_norm_where_the_engine_s_version_and_model_have_it() {
+        let fuses = |model, gpu, engine, version, tp, dp| {
+            let ground = Ground::of(model, gpu, engine, version);
+            ground.setup().fuses_norms(&choice(tp, dp))
+        };
+        assert!(fuses(
+            "llama-3.1-70b-fp8",
+            "h200",
+            "trtllm",
+            "1.2.0rc2",
+            8,
+            1
+        ));
+        assert!(!fuses(
+            "llama-3.1-70b-fp8",
+            "h200",
+            "trtllm",
+            "1.2.0rc2",
+            1,
+            1
+        ));
+        assert!(!fuses("qwen3-32b-fp8", "h200", "trtllm", "1.2.0rc2", 8, 1));
+        assert!(!fuses("gpt-oss-120b", "b200", "trtllm", "1.2.0rc2", 4, 4));
+        assert!(!fuses("qwen3-32b", "h200", "vllm", "0.16.0", 2, 1));
+        assert!(fuses("qwen3-32b", "h200", "vllm", "0.17.0", 2, 1));
+        assert!(!fuses("qwen3-32b", "b300", "vllm", "0.18.0", 2, 1));
+        assert!(fuses("qwen3-32b", "b300", "vllm", "0.19.0", 2, 1));
+        assert!(!fuses("deepseek-r1", "h200", "sglang", "0.5.6.post2", 8, 1));
+        assert!(fuses("deepseek-r1", "h200", "sglang", "0.5.9", 8, 1));
+    }
+
+    #[test]
+    fn what_is_folded_costs_its_bytes_and_no_launch() {
+        let ground = Ground::of("llama-3.1-70b-fp8", "h200", "trtllm", "1.2.0rc2");
+        let plain = Ground {
+            rules: EngineRules {
+                fusion: None,
+                ..ground.rules.clone()
+            },
+            model: ground.model.clone(),
+            gpu: ground.gpu.clone(),
+        };
+        let traffic = Traffic {
+            isl: 1024.0,
+            osl: 1024.0,
+            prompts: Spread::NONE,
+            outputs: Spread::NONE,
+            concurrency: 8.0,
+            prefix_hit: 0.0,
+            balance: Balance::Even,
+            waves: 10.0,
+            requests_per_s: None,
+            speculation: None,
+        };
+        let step = |ground: &Ground| {
+            let setup = ground.setup();
+            let settings = Settings::default();
+            let deployment = Deployment::new(&setup, &traffic, &settings, choice(8, 1));
+            deployment.steps(&traffic, false).decode(8.0)
+        };
+        let (folded, apart) = (step(&ground), step(&plain));
+        for op in [
+            Op::Elementwise,
+            Op::QkvProjection,
+            Op::OutProjection,
+            Op::DenseFfn,
+        ] {
+            assert!(folded.us(op) < apart.us(op), "{}", op.name());
+        }
+        // Two norms and four quantisations of 80 layers, some 2 us each.
+        let saved = apart.total_us() - folded.total_us();
+        assert!((500.0..1500.0).contains(&saved), "{saved}");
+        assert_eq!(
+            folded.us(Op::AttentionReduce),
+            apart.us(Op::AttentionReduce)
+        );
     }
 }

@@ -11,7 +11,7 @@ pub mod tally;
 
 use crate::question::Speculation;
 use crate::volume::{DcpShape, Exchange};
-use parplan_profiles::{Attention, LayerGroup, Overheads};
+use parplan_profiles::{Attention, LayerGroup, ModelCode, Overheads};
 use pass::{Fixed, Pass};
 use tally::{Op, Tally};
 
@@ -22,6 +22,8 @@ pub struct Steps<'a> {
     pub fixed: Fixed<'a>,
     /// What the engine adds.
     pub overheads: &'a Overheads,
+    /// What is known of its code for such models.
+    pub model_code: &'a ModelCode,
     /// How rows reach the feed-forward blocks in decode.
     pub decode_exchange: Exchange,
     /// The same in passes that carry prefill.
@@ -54,6 +56,16 @@ impl Steps<'_> {
     /// Query tokens of a decoding request in one step.
     fn width(&self) -> f64 {
         1.0 + self.speculation.map_or(0.0, |s| f64::from(s.steps))
+    }
+
+    /// Measured over modelled kernel time of a decode step.
+    fn decode_scale(&self) -> f64 {
+        self.overheads.decode_scale * self.model_code.decode
+    }
+
+    /// The same of a pass that carries prompts.
+    fn prefill_scale(&self) -> f64 {
+        self.overheads.prefill_scale * self.model_code.prefill
     }
 
     /// Rows rounded up to whole ones and to attention TP, where DP ranks gather.
@@ -124,7 +136,7 @@ impl Steps<'_> {
             graph: bucket.is_some(),
             exchange: self.decode_exchange,
         };
-        let mut tally = self.pass(&pass, self.overheads.decode_scale);
+        let mut tally = self.pass(&pass, self.decode_scale());
         if let Some(s) = self.speculation {
             pass::draft(&self.fixed, &pass, f64::from(s.steps), &mut tally);
         }
@@ -155,7 +167,7 @@ impl Steps<'_> {
             graph: false,
             exchange: self.prefill_exchange,
         };
-        let mut tally = self.pass(&pass, self.overheads.prefill_scale);
+        let mut tally = self.pass(&pass, self.prefill_scale());
         let requests = if decoding_ranks > 0.0 { decoding } else { 0.0 };
         self.around(&mut tally, &pass, requests, self.overheads.prefill_pass_us);
         tally

@@ -12,8 +12,8 @@ pub mod version;
 use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
-    AllReduceRule, DcpRule, ExpertExchange, GeometryRule, GraphRule, KernelRule, MemoryRule,
-    PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
+    AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
+    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,9 @@ pub struct EngineProfile {
     /// Kernels of a layer, where they are known one by one.
     #[serde(default)]
     pub kernels: Vec<Since<KernelRule>>,
+    /// Kernels that are folded into others, where they are known.
+    #[serde(default)]
+    pub fusion: Vec<Since<FusionRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
@@ -142,6 +145,8 @@ pub struct EngineRules {
     pub experts: ExpertExchange,
     /// Kernels of a layer, where they are known one by one.
     pub kernels: Option<KernelRule>,
+    /// Kernels that are folded into others, where they are known.
+    pub fusion: Option<FusionRule>,
     /// Spellings of KV cache formats; a format that is not here cannot be asked for.
     pub kv_names: BTreeMap<Dtype, String>,
     /// Spellings of ways to draft; a way that is not here cannot be asked for.
@@ -230,7 +235,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 14] = [
+        let kinds: [(&str, bool, Vec<Version>); 15] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -243,6 +248,7 @@ impl EngineProfile {
             ("symmetric", false, starts(&self.symmetric)),
             ("experts", true, starts(&self.experts)),
             ("kernels", false, starts(&self.kernels)),
+            ("fusion", false, starts(&self.fusion)),
             ("kv_names", true, starts(&self.kv_names)),
             ("draft_names", true, starts(&self.draft_names)),
         ];
@@ -367,6 +373,7 @@ impl EngineProfile {
             symmetric: latest(&self.symmetric, version, "symmetric", &mut sources),
             experts: required(&self.experts, version, "experts", name, &mut sources)?,
             kernels: latest(&self.kernels, version, "kernels", &mut sources),
+            fusion: latest(&self.fusion, version, "fusion", &mut sources),
             draft_names: required(
                 &self.draft_names,
                 version,
@@ -400,6 +407,7 @@ impl EngineProfile {
         versions.extend(starts(&self.symmetric));
         versions.extend(starts(&self.experts));
         versions.extend(starts(&self.kernels));
+        versions.extend(starts(&self.fusion));
         versions.extend(starts(&self.kv_names));
         versions.extend(starts(&self.draft_names));
         for flag in self.flags.values().flatten() {

@@ -25,6 +25,6 @@ pub use model::{
     ActiveCounts, Attention, BlockSparse, Compressed, DenseFfn, Ffn, GatedDelta, Gqa, Indexer,
     KimiDelta, LayerGroup, Mamba2, Mla, ModelProfile, MoeFfn, Published, WeightFormats,
 };
-pub use overheads::{Gaps, Overheads, OverheadsError, SyncCosts};
+pub use overheads::{FrontEnd, Gaps, ModelCode, Overheads, OverheadsError, SyncCosts};
 pub use params::{AttentionParams, FfnParams, LayerParams, ModelParams};
 pub use workload::{Imbalance, Lengths, Load, Slo, Speculation, Trace, TraceRequest, Workload};

@@ -2,6 +2,7 @@
 //! through its front end. Fitted from measured serving runs; each profile names them.
 
 use crate::efficiency::GpuArchitecture;
+use crate::engine::version::Version;
 use crate::fault::Faults;
 use crate::gpu::GpuProfile;
 use crate::validate::Checker;
@@ -39,8 +40,8 @@ pub struct Overheads {
     /// Share of the tokens that choose experts independently and uniformly; below 1 because real
     /// routers have favourites, so that a batch reads fewer distinct experts.
     pub expert_spread: f64,
-    /// Standard deviation of ln(measured / predicted) TPOT, over runs of models that were left out of
-    /// the fit in turn.
+    /// Standard deviation of ln(measured / predicted) TPOT, over runs of models, GPUs and versions that
+    /// were left out of the fit in turn.
     pub tpot_sigma: f64,
     /// The same of TTFT.
     pub ttft_sigma: f64,
@@ -55,10 +56,50 @@ pub struct Overheads {
     /// ([`crate::engine::rules::KernelRule`]).
     #[serde(default)]
     pub gaps: Gaps,
+    /// Where the engine's code for an architecture of models was seen to be faster or slower than its
+    /// kernels by the tables: kernels that it fuses or adds, products that it tunes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub model_code: Vec<ModelCode>,
+    /// Releases whose front end was seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub front_ends: Vec<FrontEnd>,
     /// Device memory that one kernel of a captured graph keeps, bytes; none where only whole engines
     /// were looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graph_node_bytes: Option<f64>,
+}
+
+/// An engine's code for one architecture of models, beside what its other models make expected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelCode {
+    /// The architecture, by the name in its Hugging Face configuration.
+    pub architecture: String,
+    /// Kernel time of decode steps: multiplies [`Overheads::decode_scale`].
+    pub decode: f64,
+    /// Kernel time of prefill passes: multiplies [`Overheads::prefill_scale`].
+    pub prefill: f64,
+    /// The front end, which has the architecture's tokenizer and chat template: multiplies
+    /// [`Overheads::request_us`].
+    pub request: f64,
+}
+
+/// Nothing known: the engine's own figures.
+static NO_CODE: ModelCode = ModelCode {
+    architecture: String::new(),
+    decode: 1.0,
+    prefill: 1.0,
+    request: 1.0,
+};
+
+/// The front end of one release, beside what other releases make expected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FrontEnd {
+    /// The release. Others, older or newer, have the engine's own figure.
+    pub version: Version,
+    /// Multiplies [`Overheads::request_us`].
+    pub request: f64,
 }
 
 /// What a kernel takes in a layer beyond its time back to back with its own kind: its neighbour is
@@ -176,6 +217,24 @@ impl Overheads {
         check.quantity("decode_scale", self.decode_scale, 0.1, 10.0, "(a ratio)");
         check.quantity("prefill_scale", self.prefill_scale, 0.1, 10.0, "(a ratio)");
         check.quantity("expert_spread", self.expert_spread, 0.01, 1.0, "(a share)");
+        for code in &self.model_code {
+            for (field, value) in [
+                ("model_code.decode", code.decode),
+                ("model_code.prefill", code.prefill),
+                ("model_code.request", code.request),
+            ] {
+                check.quantity(field, value, 0.1, 10.0, "(a ratio)");
+            }
+        }
+        for release in &self.front_ends {
+            check.quantity(
+                "front_ends.request",
+                release.request,
+                0.1,
+                10.0,
+                "(a ratio)",
+            );
+        }
         if let Some(bytes) = self.graph_node_bytes {
             check.quantity("graph_node_bytes", bytes, 0.0, 1e9, "bytes");
         }
@@ -201,6 +260,20 @@ impl Overheads {
             "(of the logarithm)",
         );
         Faults::or_ok(check.faults)
+    }
+
+    /// What is known of the engine's code for an architecture of models, by its Hugging Face name.
+    pub fn model_code(&self, architecture: &str) -> &ModelCode {
+        self.model_code
+            .iter()
+            .find(|code| code.architecture == architecture)
+            .unwrap_or(&NO_CODE)
+    }
+
+    /// The front end of a request under one release, its tokens aside, microseconds.
+    pub fn request_us_of(&self, version: Version, architecture: &str) -> f64 {
+        let release = self.front_ends.iter().find(|r| r.version == version);
+        self.request_us * release.map_or(1.0, |r| r.request) * self.model_code(architecture).request
     }
 
     /// The embedded overheads of an engine on a GPU.
@@ -257,5 +330,30 @@ mod tests {
         assert!(mi300x.tpot_sigma > h200.tpot_sigma);
         let unknown = Overheads::embedded("lmdeploy", &library.gpu("h200").unwrap());
         assert!(unknown.unwrap_err().to_string().contains("known: sglang"));
+    }
+
+    #[test]
+    fn models_and_releases_that_were_measured_have_ratios_and_others_none() {
+        let library = Library::embedded();
+        let h200 = library.gpu("h200").unwrap();
+        let vllm = Overheads::embedded("vllm", &h200).unwrap();
+        let known = vllm.model_code("LlamaForCausalLM");
+        assert_eq!(known.architecture, "LlamaForCausalLM");
+        assert!(known.decode != 1.0);
+        let unknown = vllm.model_code("NobodyForCausalLM");
+        assert_eq!((unknown.decode, unknown.prefill), (1.0, 1.0));
+        let seen = vllm.front_ends[0].clone();
+        let of = |version| vllm.request_us_of(version, "NobodyForCausalLM");
+        assert_eq!(of(seen.version), vllm.request_us * seen.request);
+        assert_eq!(of(Version::release(9, 0, 0)), vllm.request_us);
+        let wrong = Overheads {
+            front_ends: vec![FrontEnd {
+                request: -1.0,
+                ..seen
+            }],
+            ..vllm.clone()
+        };
+        let faults = wrong.validate().unwrap_err().to_string();
+        assert!(faults.contains("front_ends.request"), "{faults}");
     }
 }

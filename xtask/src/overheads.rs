@@ -2,6 +2,7 @@
 
 mod choices;
 mod errors;
+mod figures;
 mod fit;
 mod folds;
 mod runs;
@@ -134,21 +135,25 @@ struct Fit<'a> {
     folds: Vec<(Fold, Vec<Outcome<'a>>)>,
 }
 
-/// Fits one engine. Its spreads are those of predictions for models that a fit had not seen, where the
-/// runs have more than one model.
+/// Fits one engine. Its spreads are those of predictions for what fits had not seen, a model, a GPU or a
+/// version, where the runs have more than one.
 fn full<'a>(runs: &[&'a Run], held_out: bool) -> Result<Fit<'a>> {
     ensure!(!runs.is_empty(), "an engine has no run to fit");
     let figures = fit::fit_from_expected(runs)?;
     let mut folds = Vec::new();
     for fold in Fold::ALL {
-        if held_out || fold == Fold::Model {
-            folds.push((fold, fold.without_each(runs, figures)?));
+        if held_out || fold.gives_spreads() {
+            folds.push((fold, fold.without_each(runs, &figures)?));
         }
     }
-    let judged = match folds.first() {
-        Some((_, model)) if !model.is_empty() => model.clone(),
-        _ => outcomes(runs, &fit::finished(runs, &figures, &[]))?,
-    };
+    let mut judged: Vec<Outcome<'_>> = folds
+        .iter()
+        .filter(|(fold, _)| fold.gives_spreads())
+        .flat_map(|(_, outcomes)| outcomes.iter().copied())
+        .collect();
+    if judged.is_empty() {
+        judged = outcomes(runs, &fit::finished(runs, &figures, &[]))?;
+    }
     let entries = fit::finished(runs, &figures, &judged);
     for (_, outcomes) in &mut folds {
         *outcomes = promised(outcomes, &entries);
@@ -201,6 +206,15 @@ fn report(entries: &[Overheads], outcomes: &[Outcome<'_>], held_out: &[Outcome<'
             e.tpot_sigma,
             e.ttft_sigma
         );
+        for code in &e.model_code {
+            println!(
+                "  {}: decode x{}, prefill x{}, front end x{}",
+                code.architecture, code.decode, code.prefill, code.request
+            );
+        }
+        for release in &e.front_ends {
+            println!("  {}: front end x{}", release.version, release.request);
+        }
     }
     println!();
     print_tables(outcomes);

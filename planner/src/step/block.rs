@@ -22,8 +22,14 @@ impl Meter<'_, '_> {
         match &group.block {
             Block::None => return,
             Block::Dense { up, down } => {
-                self.linear(Op::DenseFfn, n, ffn_rows, up);
-                self.linear(Op::DenseFfn, n, ffn_rows, down);
+                self.linear_of(self.fixed.quantised.by_norm, Op::DenseFfn, n, ffn_rows, up);
+                self.linear_of(
+                    self.fixed.quantised.by_activation,
+                    Op::DenseFfn,
+                    n,
+                    ffn_rows,
+                    down,
+                );
                 self.elementwise(n, ffn_rows * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
             }
             Block::Moe {
@@ -98,7 +104,7 @@ impl Meter<'_, '_> {
                 }
             }
         }
-        self.elementwise(n, rows.max * hidden * ACTIVATION_BYTES * 4.0, 1.0);
+        self.norm(n, rows.max, hidden);
     }
 
     /// Two products with an activation between them.

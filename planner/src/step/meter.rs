@@ -1,7 +1,7 @@
 //! Adds operations to a tally, each at its price.
 
 use super::launches;
-use super::pass::Fixed;
+use super::pass::{ACTIVATION_BYTES, Fixed};
 use super::record::Recorded;
 use super::tally::{Op, Tally};
 use crate::cost::{
@@ -9,6 +9,7 @@ use crate::cost::{
 };
 use crate::shard::Linear;
 use crate::volume::{Call, Group, Kind};
+use parplan_profiles::Dtype;
 
 /// Prices operations of one pass into a tally.
 pub(super) struct Meter<'a, 'b> {
@@ -55,6 +56,37 @@ impl Meter<'_, '_> {
             weights: weight.dtype,
         };
         self.add(op, layers, &Operation::Gemm(gemm));
+    }
+
+    /// A product whose rows the kernel before it wrote in its format, where there is one such for the
+    /// whole tensor, if `written`.
+    pub(super) fn linear_of(
+        &mut self,
+        written: bool,
+        op: Op,
+        layers: f64,
+        rows: f64,
+        weight: &Linear,
+    ) {
+        self.linear(op, layers, rows, weight);
+        if written && weight.dtype == Dtype::Fp8 && rows > 0.0 {
+            let gemm = Gemm {
+                m: rows,
+                n: weight.n,
+                k: weight.k,
+                weights: weight.dtype,
+            };
+            let costs = self.fixed.costs;
+            let quantising = costs.gemm(&gemm) - costs.gemm_quantised(&gemm);
+            self.tally.hide(op, layers * quantising);
+        }
+    }
+
+    /// Adds the residual and norms: two rows read, two written, by a kernel of its own or that of the sum
+    /// over ranks before it.
+    pub(super) fn norm(&mut self, layers: f64, rows: f64, hidden: f64) {
+        let kernels = if self.fixed.fused_norms { 0.0 } else { 1.0 };
+        self.elementwise(layers, rows * hidden * ACTIVATION_BYTES * 4.0, kernels);
     }
 
     pub(super) fn elementwise(&mut self, layers: f64, bytes: f64, kernels: f64) {

@@ -28,7 +28,13 @@ impl Meter<'_, '_> {
                 window,
                 shared_norm,
             } => {
-                self.linear(Op::QkvProjection, n, rows, qkv);
+                self.linear_of(
+                    self.fixed.quantised.by_norm,
+                    Op::QkvProjection,
+                    n,
+                    rows,
+                    qkv,
+                );
                 if *shared_norm && self.fixed.attention_tp > 1 {
                     self.shared_norm(n, rows, qkv.n);
                 }
@@ -67,7 +73,13 @@ impl Meter<'_, '_> {
                     };
                     self.add(Op::PrefillAttention, n, &Operation::PrefillGqa(a));
                 }
-                self.linear(Op::OutProjection, n, rows, out);
+                self.linear_of(
+                    self.fixed.quantised.by_attention,
+                    Op::OutProjection,
+                    n,
+                    rows,
+                    out,
+                );
             }
             Mixer::Mla {
                 down,
@@ -168,8 +180,7 @@ impl Meter<'_, '_> {
             }
         }
         if !matches!(group.mixer, Mixer::None) {
-            // Residual add and norm: two rows read, two written.
-            self.elementwise(n, rows * hidden * ACTIVATION_BYTES * 4.0, 1.0);
+            self.norm(n, rows, hidden);
         }
     }
 

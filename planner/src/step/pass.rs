@@ -54,6 +54,18 @@ pub struct ReducePath {
     pub symmetric: bool,
 }
 
+/// Which kernels before a product that is quantised per tensor write its format, so that no kernel of its
+/// own does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quantised {
+    /// Norms.
+    pub by_norm: bool,
+    /// Attention.
+    pub by_attention: bool,
+    /// The activation of a dense block.
+    pub by_activation: bool,
+}
+
 /// What stays the same over the passes of one configuration.
 #[derive(Debug, Clone, Copy)]
 pub struct Fixed<'a> {
@@ -79,6 +91,10 @@ pub struct Fixed<'a> {
     pub dcp_lse_apart: bool,
     /// The engine's kernels, where they are known one by one.
     pub kernels: Option<KernelRule>,
+    /// The sum over ranks adds the residual and norms.
+    pub fused_norms: bool,
+    /// Kernels that write the format of the product that follows.
+    pub quantised: Quantised,
     /// Ranks exchange what a layer needs of each other. Off, where one rank runs alone what it would
     /// run in a group.
     pub exchanges: bool,

@@ -60,9 +60,9 @@ impl Steps<'_> {
         let mut tally = Tally::new();
         pass::layers(&steps.fixed, pass, &mut tally);
         let scale = if pass.prefill_tokens > 0.0 {
-            self.overheads.prefill_scale
+            self.prefill_scale()
         } else {
-            self.overheads.decode_scale
+            self.decode_scale()
         };
         tally.scale_kernels(scale);
         steps.between(&mut tally, pass);

@@ -4,6 +4,7 @@
 //! which kind holds and with which numbers; nothing else in the project asks which engine it is.
 
 mod communication;
+mod fusion;
 mod geometry;
 mod graphs;
 mod kernels;
@@ -14,6 +15,7 @@ pub use communication::{
     AllReduceCandidate, AllReduceKind, AllReduceRule, DcpMerge, DcpRule, ExpertExchange,
     GatherCost, PaddingRule, SymmetricRule,
 };
+pub use fusion::{FusionRule, QuantisedBy, ReduceNorm};
 pub use geometry::{AttentionDpWidths, DenseFfnSplit, ExpertWidths, GeometryRule};
 pub use graphs::{
     GraphAlignment, GraphRule, GraphUnit, LargestGraph, PoolCap, PrefillGraphs, Span,

@@ -1,46 +1,12 @@
-//! The fit: a dozen figures an engine, by a search that always takes the same path.
+//! The fit: the figures with the least robust loss, by Gauss and Newton's method from fixed starts, so that
+//! it always takes the same path.
 
 use anyhow::Result;
-use parplan_profiles::{Gaps, GpuArchitecture, Overheads, SyncCosts};
+use parplan_profiles::{GpuArchitecture, Overheads};
 
 use super::errors::{Errors, Outcome, quantile};
+use super::figures::{COMMON, Figures, Slopes};
 use super::runs::{Run, Times};
-
-/// How many figures an engine has.
-const FIGURES: usize = 12;
-
-/// The figures of an engine: eight that its host decides, and two scales of the kernel time for
-/// each architecture.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Figures([f64; FIGURES]);
-
-/// Names, in the order of the figures.
-const STEP: usize = 0;
-const REQUEST_IN_STEP: usize = 1;
-const GRAPH_LAYER: usize = 2;
-const EAGER_LAYER: usize = 3;
-const PREFILL_PASS: usize = 4;
-const REQUEST: usize = 5;
-const PROMPT_TOKEN: usize = 6;
-const HOPPER: usize = 7;
-const BLACKWELL: usize = 9;
-const EXPERT_SPREAD: usize = 11;
-
-/// What is expected before a run is seen, and how far from it (in ln) is surprising.
-const PRIOR: [(f64, f64); FIGURES] = [
-    (800.0, 0.8),
-    (10.0, 1.0),
-    (5.0, 1.5),
-    (300.0, 1.0),
-    (3000.0, 1.5),
-    (30000.0, 1.2),
-    (3.0, 1.5),
-    (1.0, 0.2),
-    (1.0, 0.3),
-    (1.0, 0.2),
-    (1.0, 0.4),
-    (0.8, 0.3),
-];
 
 /// Weight of the prior beside the mean loss of the runs.
 const PRIOR_WEIGHT: f64 = 0.0015;
@@ -52,66 +18,17 @@ const CORNER: f64 = 0.15;
 const TTFT_WEIGHT: f64 = 0.3;
 const TTFT_MOST: f64 = 0.45;
 
-/// Rounds of the search, at most and at least, and the gain that is worth another.
-const ROUNDS: usize = 60;
-const LEAST_ROUNDS: usize = 12;
-const WORTH: f64 = 1e-6;
+/// Rounds of the search, at most, and the gain that is worth another.
+const ROUNDS: usize = 40;
+const WORTH: f64 = 1e-7;
 
-impl Figures {
-    /// What is expected before a run is seen.
-    pub fn expected() -> Figures {
-        Figures(PRIOR.map(|(value, _)| value))
-    }
+/// Slopes are taken over so much either way (in ln): predictions have small steps where a batch takes
+/// the next graph.
+const REACH: f64 = 0.05;
 
-    /// The entry of one architecture, without its spreads.
-    pub fn overheads(&self, engine: &str, architecture: GpuArchitecture) -> Overheads {
-        let f = &self.0;
-        let scales = if architecture == GpuArchitecture::Blackwell {
-            BLACKWELL
-        } else {
-            HOPPER
-        };
-        let rounded = |value: f64, digits: i32| {
-            let unit = 10f64.powi(digits);
-            (value * unit).round() / unit
-        };
-        Overheads {
-            engine: engine.to_owned(),
-            architecture,
-            step_us: rounded(f[STEP], 0),
-            step_request_us: rounded(f[REQUEST_IN_STEP], 1),
-            graph_layer_us: rounded(f[GRAPH_LAYER], 1),
-            eager_layer_us: rounded(f[EAGER_LAYER], 0),
-            prefill_pass_us: rounded(f[PREFILL_PASS], 0),
-            request_us: rounded(f[REQUEST], 0),
-            prompt_token_us: rounded(f[PROMPT_TOKEN], 2),
-            decode_scale: rounded(f[scales], 3),
-            prefill_scale: rounded(f[scales + 1], 3),
-            expert_spread: rounded(f[EXPERT_SPREAD], 2),
-            tpot_sigma: 0.0,
-            ttft_sigma: 0.0,
-            runs: 0,
-            source: super::write::SOURCE.to_owned(),
-            sync: SyncCosts::default(),
-            gaps: Gaps::default(),
-            graph_node_bytes: None,
-        }
-    }
-
-    fn possible(&self) -> bool {
-        let scales = self.0[HOPPER..EXPERT_SPREAD].iter().all(|&x| x >= 0.3);
-        let spread = self.0[EXPERT_SPREAD];
-        self.0.iter().all(|&x| x > 0.0) && scales && (0.2..=1.0).contains(&spread)
-    }
-
-    fn surprise(&self) -> f64 {
-        self.0
-            .iter()
-            .zip(PRIOR)
-            .map(|(value, (expected, width))| ((value / expected).ln() / width).powi(2))
-            .sum()
-    }
-}
+/// The largest step of a figure (in ln), and how often a step that does not help is halved.
+const STRIDE: f64 = 0.5;
+const HALVINGS: usize = 6;
 
 /// Predictions of `runs` under one set of figures, or under another for each architecture.
 pub(super) fn predict(runs: &[&Run], entries: &[Overheads]) -> Result<Vec<Times>> {
@@ -128,6 +45,16 @@ pub(super) fn predict(runs: &[&Run], entries: &[Overheads]) -> Result<Vec<Times>
         .collect()
 }
 
+/// Errors of `runs` under figures.
+fn errors(runs: &[&Run], figures: &Figures) -> Result<Vec<Errors>> {
+    let entries = entries(runs, figures);
+    let times = predict(runs, &entries)?;
+    let found = runs.iter().zip(times);
+    Ok(found
+        .map(|(run, times)| Errors::of(&times, &run.measured))
+        .collect())
+}
+
 fn huber(error: f64) -> f64 {
     if error.abs() < CORNER {
         error * error / (2.0 * CORNER)
@@ -136,20 +63,36 @@ fn huber(error: f64) -> f64 {
     }
 }
 
-fn loss(runs: &[&Run], figures: &Figures) -> Result<f64> {
-    if !figures.possible() {
-        return Ok(f64::INFINITY);
-    }
-    let entries = entries(runs, figures);
+/// Second derivative of the loss that stands for [`huber`] about an error.
+fn weight(error: f64) -> f64 {
+    1.0 / error.abs().max(CORNER)
+}
+
+/// Weights of a run's two errors in the normal equations.
+fn weights(run: &Run, errors: &Errors) -> (f64, f64) {
+    let counts = run.first_token_counts && huber(errors.ttft) < TTFT_MOST;
+    let ttft = if counts {
+        TTFT_WEIGHT * weight(errors.ttft)
+    } else {
+        0.0
+    };
+    (weight(errors.tpot), ttft)
+}
+
+fn loss(runs: &[&Run], errors: &[Errors], figures: &Figures) -> f64 {
     let mut sum = 0.0;
-    for (run, times) in runs.iter().zip(predict(runs, &entries)?) {
-        let errors = Errors::of(&times, &run.measured);
+    for (run, errors) in runs.iter().zip(errors) {
         sum += huber(errors.tpot);
         if run.first_token_counts {
             sum += TTFT_WEIGHT * huber(errors.ttft).min(TTFT_MOST);
         }
     }
-    Ok(sum / runs.len() as f64 + PRIOR_WEIGHT * figures.surprise())
+    let surprise: f64 = figures
+        .surprises()
+        .iter()
+        .map(|(off, width)| (off / width).powi(2))
+        .sum();
+    sum / runs.len() as f64 + PRIOR_WEIGHT * surprise
 }
 
 /// One entry for each architecture that `runs` have.
@@ -162,101 +105,121 @@ fn entries(runs: &[&Run], figures: &Figures) -> Vec<Overheads> {
         .into()
 }
 
-impl Figures {
-    /// As [`Figures::overheads`], not rounded: a search must see small steps.
-    fn exact(&self, engine: &str, architecture: GpuArchitecture) -> Overheads {
-        let f = &self.0;
-        let scales = if architecture == GpuArchitecture::Blackwell {
-            BLACKWELL
-        } else {
-            HOPPER
-        };
-        Overheads {
-            step_us: f[STEP],
-            step_request_us: f[REQUEST_IN_STEP],
-            graph_layer_us: f[GRAPH_LAYER],
-            eager_layer_us: f[EAGER_LAYER],
-            prefill_pass_us: f[PREFILL_PASS],
-            request_us: f[REQUEST],
-            prompt_token_us: f[PROMPT_TOKEN],
-            decode_scale: f[scales],
-            prefill_scale: f[scales + 1],
-            expert_spread: f[EXPERT_SPREAD],
-            ..self.overheads(engine, architecture)
+/// Slopes of every run's errors by the common figures: TPOT's, and TTFT's.
+fn slopes(runs: &[&Run], figures: &Figures) -> Result<Vec<(Slopes, Slopes)>> {
+    let mut out = vec![([0.0; COMMON], [0.0; COMMON]); runs.len()];
+    for at in 0..COMMON {
+        let above = errors(runs, &figures.with(at, REACH))?;
+        let below = errors(runs, &figures.with(at, -REACH))?;
+        for ((slopes, above), below) in out.iter_mut().zip(above).zip(below) {
+            slopes.0[at] = (above.tpot - below.tpot) / (2.0 * REACH);
+            slopes.1[at] = (above.ttft - below.ttft) / (2.0 * REACH);
         }
     }
+    Ok(out)
 }
 
-/// Uniform numbers in [-1, 1) from a fixed seed (Knuth's MMIX generator), so that a fit repeats.
-struct Draws(u64);
-
-impl Draws {
-    fn next(&mut self) -> f64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as f64 / f64::from(1u32 << 31) * 2.0 - 1.0
+/// The step of Gauss and Newton's method; none where the equations have no solution.
+fn step(
+    runs: &[&Run],
+    errors: &[Errors],
+    slopes: &[(Slopes, Slopes)],
+    figures: &Figures,
+) -> Option<Vec<f64>> {
+    let n = figures.len();
+    let (mut curvature, mut gradient) = (vec![vec![0.0; n]; n], vec![0.0; n]);
+    for ((run, errors), slopes) in runs.iter().zip(errors).zip(slopes) {
+        let (of_tpot, of_ttft) = weights(run, errors);
+        for (error, slopes, weight) in [
+            (errors.tpot, &slopes.0, of_tpot),
+            (errors.ttft, &slopes.1, of_ttft),
+        ] {
+            let slopes = figures.spread_out(run, slopes);
+            for &(a, slope) in &slopes {
+                gradient[a] += weight * slope * error;
+                for &(b, other) in &slopes {
+                    curvature[a][b] += weight * slope * other;
+                }
+            }
+        }
     }
+    let prior = 2.0 * PRIOR_WEIGHT * runs.len() as f64;
+    for (at, (off, width)) in figures.surprises().into_iter().enumerate() {
+        curvature[at][at] += prior / (width * width);
+        gradient[at] += prior * off / (width * width);
+    }
+    let step = solve(curvature, gradient)?;
+    Some(step.iter().map(|x| (-x).clamp(-STRIDE, STRIDE)).collect())
+}
+
+/// Solves a · x = b by elimination; none where a pivot is nothing.
+fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Option<Vec<f64>> {
+    let n = b.len();
+    for pivot in 0..n {
+        let best = (pivot..n).max_by(|&i, &j| a[i][pivot].abs().total_cmp(&a[j][pivot].abs()))?;
+        a.swap(pivot, best);
+        b.swap(pivot, best);
+        if a[pivot][pivot].abs() < 1e-12 {
+            return None;
+        }
+        let (above, below) = a.split_at_mut(pivot + 1);
+        let (row, value) = (&above[pivot], b[pivot]);
+        for (other, target) in below.iter_mut().zip(&mut b[pivot + 1..]) {
+            let factor = other[pivot] / row[pivot];
+            for (x, y) in other.iter_mut().zip(row).skip(pivot) {
+                *x -= factor * y;
+            }
+            *target -= factor * value;
+        }
+    }
+    for at in (0..n).rev() {
+        let known: f64 = a[at][at + 1..]
+            .iter()
+            .zip(&b[at + 1..])
+            .map(|(x, y)| x * y)
+            .sum();
+        b[at] = (b[at] - known) / a[at][at];
+    }
+    Some(b)
 }
 
 /// Fits `runs`, all of one engine, from what is expected and from where time before a first token is
-/// launches rather than the front end, and keeps the better: a search that moves a figure at a time does
-/// not find the way from one to the other.
+/// launches rather than the front end, and keeps the better: there is no way down from one to the other.
 pub(super) fn fit_from_expected(runs: &[&Run]) -> Result<Figures> {
-    let mut launches = Figures::expected();
-    launches.0[EAGER_LAYER] *= 2.5;
-    launches.0[REQUEST] *= 0.5;
-    launches.0[PREFILL_PASS] *= 0.3;
-    let mut best = None;
-    for start in [Figures::expected(), launches] {
+    let mut best: Option<(f64, Figures)> = None;
+    for start in [Figures::expected(runs), Figures::expected_launches(runs)] {
         let figures = fit(runs, start)?;
-        let left = loss(runs, &figures)?;
-        if best.is_none_or(|(least, _)| left < least) {
+        let left = loss(runs, &errors(runs, &figures)?, &figures);
+        if best.as_ref().is_none_or(|(least, _)| left < *least) {
             best = Some((left, figures));
         }
     }
-    Ok(best.map_or(Figures::expected(), |(_, figures)| figures))
+    Ok(best.map_or(Figures::expected(runs), |(_, figures)| figures))
 }
 
-/// Fits `runs`, all of one engine, from `start`: each figure up and down by a step that grows where
-/// it helps and shrinks where it does not, then ten random moves of all of them.
+/// Fits `runs`, all of one engine, from `start`.
 pub(super) fn fit(runs: &[&Run], start: Figures) -> Result<Figures> {
     let mut best = start;
-    let mut least = loss(runs, &best)?;
-    let mut draws = Draws(12345);
-    let mut steps = [0.4f64; FIGURES];
-    for round in 0..ROUNDS {
+    let mut off = errors(runs, &best)?;
+    let mut least = loss(runs, &off, &best);
+    for _ in 0..ROUNDS {
+        let Some(step) = step(runs, &off, &slopes(runs, &best)?, &best) else {
+            break;
+        };
         let before = least;
-        for (at, step) in steps.iter_mut().enumerate() {
-            let mut moved = false;
-            for factor in [step.exp(), (-*step).exp()] {
-                let mut trial = best;
-                trial.0[at] = (trial.0[at] * factor).max(1e-2);
-                if at == EXPERT_SPREAD {
-                    trial.0[at] = trial.0[at].min(1.0);
-                }
-                let value = loss(runs, &trial)?;
-                if value < least {
-                    (best, least, moved) = (trial, value, true);
-                    break;
-                }
-            }
-            *step = (*step * if moved { 1.3 } else { 0.6 }).clamp(0.005, 1.5);
-        }
-        for _ in 0..10 {
-            let mut trial = best;
-            for value in &mut trial.0 {
-                if draws.next() > 0.3 {
-                    *value *= (0.15 * draws.next()).exp();
-                }
-            }
-            let value = loss(runs, &trial)?;
+        let mut share = 1.0;
+        for _ in 0..HALVINGS {
+            let part: Vec<f64> = step.iter().map(|x| x * share).collect();
+            let trial = best.moved(&part);
+            let found = errors(runs, &trial)?;
+            let value = loss(runs, &found, &trial);
             if value < least {
-                (best, least) = (trial, value);
+                (best, off, least) = (trial, found, value);
+                break;
             }
+            share /= 2.0;
         }
-        if round > LEAST_ROUNDS && before - least < WORTH {
+        if before - least < WORTH {
             break;
         }
     }

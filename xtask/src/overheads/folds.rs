@@ -6,7 +6,8 @@ use anyhow::Result;
 use parplan_profiles::Overheads;
 
 use super::errors::{Outcome, outcomes};
-use super::fit::{self, Figures};
+use super::figures::Figures;
+use super::fit;
 use super::runs::Run;
 
 /// A way to divide the runs of an engine: each part is left out in turn.
@@ -28,7 +29,7 @@ pub(super) enum Fold {
 const RANGES: [f64; 3] = [8.0, 32.0, 128.0];
 
 impl Fold {
-    /// All of them, in the order of the docs. The first gives the spreads of the file.
+    /// All of them, in the order of the docs.
     pub const ALL: [Fold; 5] = [
         Fold::Model,
         Fold::Gpu,
@@ -36,6 +37,12 @@ impl Fold {
         Fold::Lengths,
         Fold::Concurrency,
     ];
+
+    /// Whether errors on its parts say what to expect of something new, rather than of something between
+    /// what was seen.
+    pub fn gives_spreads(self) -> bool {
+        matches!(self, Fold::Model | Fold::Gpu | Fold::Version)
+    }
 
     /// What is left out, in words.
     pub fn title(self) -> &'static str {
@@ -66,7 +73,7 @@ impl Fold {
     /// Errors on each part of fits that had not seen it, in the order of `runs`. A part that leaves its
     /// architecture without a run is judged by the engine's figures of the other one; of an engine whose
     /// runs are all in one part nothing can be said.
-    pub fn without_each<'a>(self, runs: &[&'a Run], start: Figures) -> Result<Vec<Outcome<'a>>> {
+    pub fn without_each<'a>(self, runs: &[&'a Run], start: &Figures) -> Result<Vec<Outcome<'a>>> {
         let parts: BTreeSet<String> = runs.iter().map(|run| self.part(run)).collect();
         let mut out = Vec::new();
         for part in parts {
@@ -75,7 +82,7 @@ impl Fold {
             if seen.is_empty() {
                 continue;
             }
-            let figures = fit::fit(&seen, start)?;
+            let figures = fit::fit(&seen, start.seen_by(&seen))?;
             let mut entries = fit::finished(&seen, &figures, &[]);
             if let Some(first) = entries.first().cloned() {
                 for run in &left {

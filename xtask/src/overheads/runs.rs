@@ -13,6 +13,7 @@ use parplan_planner::plan::Choice;
 use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::serve::Service;
 use parplan_profiles::engine::EngineRules;
+use parplan_profiles::engine::version::Version;
 use parplan_profiles::{
     Dtype, EfficiencyProfile, GpuArchitecture, GpuProfile, Library, ModelProfile, Overheads,
 };
@@ -135,6 +136,11 @@ pub(super) struct Runs {
 }
 
 impl Run {
+    /// The release that it ran; none of a nightly build, or where the row does not say.
+    pub fn release(&self) -> Option<Version> {
+        self.version.parse().ok()
+    }
+
     /// Whether `other` is this run again: same set-up, and times that differ by rounding only.
     fn repeats(&self, other: &Run) -> bool {
         let near = |a: f64, b: f64| (a / b).ln().abs() < SAME;

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::errors::{Errors, Outcome, Pairs, outcomes, quantile, ratios, table};
-use super::fit::{Figures, finished, fit, predict};
+use super::figures::Figures;
+use super::fit::{finished, fit, predict};
 use super::runs::{Run, Runs, read};
 use super::write::{differences, parse, render};
 use parplan_planner::question::Spread;
@@ -79,7 +80,7 @@ fn truth() -> Overheads {
     Overheads {
         step_us: 1500.0,
         decode_scale: 1.1,
-        ..Figures::expected().overheads("vllm", GpuArchitecture::Blackwell)
+        ..Figures::expected(&[]).overheads("vllm", GpuArchitecture::Blackwell)
     }
 }
 
@@ -102,8 +103,9 @@ fn planted() -> Vec<Run> {
 fn a_fit_finds_planted_figures_and_takes_the_same_path_twice() {
     let runs = planted();
     let runs: Vec<&Run> = runs.iter().collect();
-    let figures = fit(&runs, Figures::expected()).unwrap();
-    assert_eq!(figures, fit(&runs, Figures::expected()).unwrap());
+    let start = Figures::expected(&runs);
+    let figures = fit(&runs, start.clone()).unwrap();
+    assert_eq!(figures, fit(&runs, start).unwrap());
     let plain = finished(&runs, &figures, &[]);
     let judged = outcomes(&runs, &plain).unwrap();
     let entries = finished(&runs, &figures, &judged);
@@ -114,7 +116,7 @@ fn a_fit_finds_planted_figures_and_takes_the_same_path_twice() {
     for (run, times) in runs.iter().zip(&times) {
         assert!(Errors::of(times, &run.measured).tpot.abs() < 0.05);
     }
-    let plain = [Figures::expected().overheads("vllm", GpuArchitecture::Blackwell)];
+    let plain = [Figures::expected(&[]).overheads("vllm", GpuArchitecture::Blackwell)];
     let before = predict(&runs, &plain).unwrap();
     let off: Vec<f64> = runs
         .iter()
@@ -180,4 +182,33 @@ fn a_written_file_keeps_comments_and_other_engines_and_checks_clean() {
     assert!(found[0].contains("step_us"));
     fresh[0].engine = "lmdeploy".to_owned();
     assert!(differences(&parse(old).unwrap(), &fresh, 0.005)[0].contains("no entry"));
+}
+
+#[test]
+fn what_one_release_differs_by_is_found_and_left_to_it() {
+    let mut runs = planted();
+    // One of two releases answers 40 ms later.
+    for (at, run) in runs.iter_mut().enumerate() {
+        if at % 2 == 0 {
+            run.version = "0.18.0".to_owned();
+            run.measured.ttft_ms += 40.0;
+        }
+    }
+    let runs: Vec<&Run> = runs.iter().collect();
+    let figures = fit(&runs, Figures::expected(&runs)).unwrap();
+    let o = figures.exact("vllm", GpuArchitecture::Blackwell);
+    let later =
+        |version: &str| o.request_us_of(version.parse().unwrap(), "MiniMaxM2ForCausalLM") / 1e3;
+    let gap = later("0.18.0") - later("0.19.0");
+    assert!((20.0..45.0).contains(&gap), "{gap}");
+    // Without its runs nothing is said of it.
+    let others: Vec<&Run> = runs
+        .iter()
+        .copied()
+        .filter(|r| r.version != "0.18.0")
+        .collect();
+    let left = figures
+        .seen_by(&others)
+        .exact("vllm", GpuArchitecture::Blackwell);
+    assert_eq!(left.front_ends.len(), 1);
 }

@@ -50,6 +50,20 @@ fn entry(o: &Overheads) -> String {
         o.runs,
         o.source,
     );
+    for code in &o.model_code {
+        let _ = write!(
+            out,
+            "\n\n[[overheads.model_code]]\narchitecture = {:?}\ndecode = {:.3}\nprefill = {:.3}\nrequest = {:.2}",
+            code.architecture, code.decode, code.prefill, code.request
+        );
+    }
+    for release in &o.front_ends {
+        let _ = write!(
+            out,
+            "\n\n[[overheads.front_ends]]\nversion = \"{}\"\nrequest = {:.2}",
+            release.version, release.request
+        );
+    }
     out
 }
 
@@ -98,7 +112,7 @@ pub(super) fn differences(old: &[Overheads], fresh: &[Overheads], tolerance: f64
             out.push(format!("{name}: no entry"));
             continue;
         };
-        let figures = [
+        let mut figures: Vec<(String, f64, f64, f64)> = [
             ("step_us", was.step_us, new.step_us, 1.0),
             (
                 "step_request_us",
@@ -137,7 +151,31 @@ pub(super) fn differences(old: &[Overheads], fresh: &[Overheads], tolerance: f64
             ("tpot_sigma", was.tpot_sigma, new.tpot_sigma, 0.001),
             ("ttft_sigma", was.ttft_sigma, new.ttft_sigma, 0.001),
             ("runs", f64::from(was.runs), f64::from(new.runs), 0.0),
-        ];
+        ]
+        .map(|(figure, a, b, digit)| (figure.to_owned(), a, b, digit))
+        .into();
+        for code in &new.model_code {
+            let name = &code.architecture;
+            let old = was.model_code(name);
+            figures.push((format!("decode of {name}"), old.decode, code.decode, 0.001));
+            figures.push((
+                format!("prefill of {name}"),
+                old.prefill,
+                code.prefill,
+                0.001,
+            ));
+            figures.push((
+                format!("request of {name}"),
+                old.request,
+                code.request,
+                0.01,
+            ));
+        }
+        for release in &new.front_ends {
+            let old = was.front_ends.iter().find(|r| r.version == release.version);
+            let name = format!("request of {}", release.version);
+            figures.push((name, old.map_or(1.0, |r| r.request), release.request, 0.01));
+        }
         for (figure, a, b, digit) in figures {
             let allowed = (tolerance * a.abs().max(b.abs())).max(1.01 * digit);
             if (a - b).abs() > allowed {
