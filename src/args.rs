@@ -145,11 +145,34 @@ fn typed<W: Into<OsString> + Clone>(
 /// What clap refuses, in one line, and where the missing names are found.
 fn refusal(error: &clap::Error) -> String {
     let mut text = one_line(&error.render().to_string());
+    if let Some((theirs, right)) = number_wanted(error) {
+        text = text.replace(&theirs, right);
+    }
     let missing = error.kind() == ErrorKind::MissingRequiredArgument;
     if missing && (text.contains("--model") || text.contains("--gpu")) {
         text.push_str("; `parplan profiles list` names the models and GPUs");
     }
     text
+}
+
+/// Where a number could not be read: Rust's words, and what would be right. Options with a
+/// range of their own have words of their own.
+fn number_wanted(error: &clap::Error) -> Option<(String, &'static str)> {
+    use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
+    let source = std::error::Error::source(error)?;
+    let right = if let Some(e) = source.downcast_ref::<ParseIntError>() {
+        match e.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => {
+                "must be a smaller whole number"
+            }
+            _ => "must be a whole number, such as 0, 1 or 64",
+        }
+    } else if source.is::<ParseFloatError>() {
+        "must be a number, such as 0.5 or 30"
+    } else {
+        return None;
+    };
+    Some((source.to_string(), right))
 }
 
 /// Clap's message without its usage block, as one line.
@@ -193,6 +216,28 @@ mod tests {
         let line = one_line(&error.render().to_string());
         assert!(line.chars().count() < 700, "{}", line.len());
         assert!(line.contains("1 to 16384"), "{line}");
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_read_is_told_what_would_be_right() {
+        let asked = [
+            ("sync", "--ranks", "x"),
+            ("sync", "--ranks", "-1"),
+            ("stack", "--batch", "1.5"),
+            ("stack", "--layers", "99999999999999999999999"),
+            ("stack", "--scale", "two"),
+            ("collectives", "--at-least", "x"),
+        ];
+        for (run, option, value) in asked {
+            let error = typed(["parplan", "run", run, option, value]).unwrap_err();
+            let line = refusal(&error);
+            assert!(
+                line.contains(option) && line.contains(value) && line.contains("must be a "),
+                "{line}"
+            );
+            let theirs = ["digit found", "literal", "target type"];
+            assert!(!theirs.iter().any(|t| line.contains(t)), "{line}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use parplan_profiles::{
 pub mod assume;
 pub mod calibrated;
 pub mod choice;
+pub mod hub;
 mod names;
 pub mod space;
 mod traffic;
@@ -63,7 +64,7 @@ impl Ask {
     ) -> Result<Ask, Failure> {
         let mut assumptions = Assumptions::default();
         let library = library(args.model.profiles.as_deref());
-        let model = names::model(&library, &args.model)?;
+        let model = names::model(&library, &args.model, &mut assumptions)?;
         let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
         let mut efficiency = library.efficiency(&rules.name, &gpu)?;

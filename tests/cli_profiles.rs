@@ -48,6 +48,44 @@ fn every_listed_profile_can_be_shown() {
 }
 
 #[test]
+fn a_fetched_model_is_planned_by_its_id() {
+    let cache = tempfile::tempdir().unwrap();
+    let copies = cache
+        .path()
+        .join("models--someone--their-model/snapshots/0123abc");
+    fs::create_dir_all(&copies).unwrap();
+    fs::copy(CONFIG, copies.join("config.json")).unwrap();
+    let arguments = [
+        "recommend",
+        "--model",
+        "someone/their-model",
+        "--gpu",
+        "h200",
+        "--gpus",
+        "1",
+    ];
+    let mut found = command(&arguments);
+    found.env("HF_HUB_CACHE", cache.path());
+    let output = checked(found, &arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(page.starts_with("their-model on 1 h200"), "{page}");
+    assert!(page.contains("--model-path someone/their-model"), "{page}");
+    assert!(page.contains("someone/their-model is as\n"), "{page}");
+
+    let mut missing = command(&arguments);
+    missing.env("HF_HUB_CACHE", cache.path().join("none"));
+    let output = checked(missing, &arguments);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("`someone/their-model` is not known"),
+        "{said}"
+    );
+    assert!(said.contains("by the path of its config.json"), "{said}");
+}
+
+#[test]
 fn a_shown_model_says_how_large_it_is() {
     let page = text(&["profiles", "show", "deepseek-ai/DeepSeek-V3"]);
     assert!(page.starts_with("# 671.0"), "{page}");

@@ -81,6 +81,30 @@ fn a_second_run_does_what_is_missing() {
 }
 
 #[test]
+fn the_table_takes_results_alone_for_cases() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("not run: there is no python3");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let verify = folder.path().join("verify");
+    std::fs::create_dir_all(&verify).unwrap();
+    // As `verify` leaves them: its verdict, and what it measured.
+    let verdict =
+        r#"{"command": [], "took_s": 1.0, "result": {"summary": {"median_error": 0.016}}}"#;
+    std::fs::write(verify.join("made-here.json"), verdict).unwrap();
+    std::fs::write(verify.join("measured.json"), r#"{"steps": []}"#).unwrap();
+    let end = finished(node(folder.path(), &["--stages", "gather", "--limit", "0"]));
+    assert_eq!(end.code(), Some(0), "{}", end.stderr);
+    assert!(
+        end.stdout
+            .contains("verify against made-here: median_error 0.016"),
+        "{}",
+        end.stdout
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_named() {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("not run: there is no python3");

@@ -17,6 +17,7 @@ mod dtype;
 mod error;
 pub mod gather;
 pub mod jobs;
+mod loading;
 pub mod nccl;
 pub mod peer;
 pub mod probes;

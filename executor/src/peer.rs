@@ -147,7 +147,7 @@ impl PeerCollectives {
         let (rank, size) = (control.rank(), control.size());
         let kernels = gpu.kernels()?;
         for operation in Operation::ALL {
-            kernels.prepare(gpu, operation.kernel(), 0)?;
+            kernels.prepare(gpu, operation.kernel(size), 0)?;
         }
         let epochs = gpu.alloc("peer call counters", MAX_BLOCKS as usize * 4)?;
         gpu.fill(&epochs.all(), 0)?;
@@ -205,7 +205,7 @@ impl PeerCollectives {
         unsafe {
             self.kernels.launch(
                 &self.gpu,
-                operation.kernel(),
+                operation.kernel(self.args.size as usize),
                 Grid::linear(blocks(words), THREADS),
                 &arguments,
             )

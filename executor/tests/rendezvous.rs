@@ -190,3 +190,30 @@ fn a_short_secret_is_refused() {
     );
     assert_eq!(e.exit_code(), 2);
 }
+
+#[test]
+fn ranks_that_poll_before_they_sleep_meet_late_ones_and_keep_their_deadline() {
+    let outcomes = meet(2, |rank, joined| {
+        let mut comm = joined.unwrap().comm;
+        comm.poll_before_sleep(Duration::from_millis(30));
+        if rank == 1 {
+            // Later than the other polls.
+            std::thread::sleep(Duration::from_millis(120));
+        }
+        let met = comm.all_gather_bytes(&[rank as u8]).unwrap();
+        if rank == 1 {
+            // Stays, and does not enter.
+            std::thread::sleep(Duration::from_millis(900));
+            return (met, String::new());
+        }
+        comm.set_deadline(Duration::from_millis(200));
+        let begin = Instant::now();
+        let late = comm.all_gather_bytes(&[0]).unwrap_err().to_string();
+        assert!(begin.elapsed() < Duration::from_millis(800), "{late}");
+        (met, late)
+    });
+    for (met, _) in &outcomes {
+        assert_eq!(met, &[vec![0], vec![1]]);
+    }
+    assert!(outcomes[0].1.contains("rank 1"), "{}", outcomes[0].1);
+}

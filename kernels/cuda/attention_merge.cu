@@ -108,6 +108,7 @@ extern "C" __global__ void __launch_bounds__(256) parplan_dcp_merge(const __grid
 // `parts` and `lses` goes to that rank; the own part is read where it lies.
 extern "C" __global__ void __launch_bounds__(512)
     parplan_dcp_merge_packets(const __grid_constant__ PeerArgs a, const __grid_constant__ MergeArgs m) {
+    after_previous();
     const u32 epoch = begin_call(a);
     const u32 words = m.dim / 4, message = words + 1;
     const u32 each = (m.rows + gridDim.x - 1) / gridDim.x;
@@ -224,6 +225,7 @@ __device__ inline void end_bulk(const BulkArgs& a, u32 epoch) {
 // As parplan_dcp_merge_packets. A source's staging: rows [rows, dim] of bf16, then [rows] of f32.
 extern "C" __global__ void __launch_bounds__(512)
     parplan_dcp_merge_bulk(const __grid_constant__ BulkArgs a, const __grid_constant__ MergeArgs m) {
+    after_previous();
     const u32 epoch = begin_bulk(a);
     const u32 words = m.dim / 8;
     const u32 each = (m.rows + gridDim.x - 1) / gridDim.x;
@@ -273,93 +275,4 @@ extern "C" __global__ void __launch_bounds__(512)
         if (j == 0) ((float*)m.lse_out)[row] = merged.lse();
     }
     end_bulk(a, epoch);
-}
-
-// All-gather by lines of 128 bytes: 15 words of 8 bytes and, in the last 8 bytes, the
-// number of the call. Eight neighbouring threads of a warp store a line in one
-// instruction and load it in one, and NVLink and the GPU's memory keep such a line whole,
-// so that data and arrival are one store as with packets, at 15/16 of the link instead of
-// half of it. (NCCL calls this LL128 and uses it over NVLink from Volta on.) Received
-// words are copied on while the next lines are still on their way.
-//
-// Staging of a rank: [2 parities][size sources][blocks][slots of a block], 16 bytes a slot,
-// eight slots a line. Why two parities suffice stands in peer.cuh; a block without lines
-// relies on those of the same launch that have some.
-#define LINE_WORDS 15
-
-__device__ inline uint4* lines_of(const PeerArgs& a, u32 owner, u32 epoch, u32 source) {
-    const u64 region = (u64)(epoch & 1) * a.size + source;
-    return (uint4*)a.staging[owner] + (region * a.max_blocks + blockIdx.x) * a.slots_per_block;
-}
-
-// Whole warps call these; lanes whose line does not exist are not `active`. The flag is
-// the last element of what every eighth lane has.
-#ifdef PARPLAN_SHIM
-__device__ inline void send_line(uint4* to, uint4 v, bool active) {
-    const bool last = threadIdx.x % 8 == 7;
-    if (active && !last) *to = v;
-    if (active && last) to->x = v.x, to->y = v.y;
-    __syncwarp();
-    if (active && last) __atomic_store_n((u64*)to + 1, (u64)v.z | (u64)v.w << 32, __ATOMIC_RELEASE);
-}
-__device__ inline uint4 receive_line(const uint4* from, u32 flag, bool active) {
-    const bool last = threadIdx.x % 8 == 7;
-    bool waiting;
-    do {
-        waiting = active && last && (u32)(__atomic_load_n((const u64*)from + 1, __ATOMIC_ACQUIRE) >> 32) != flag;
-        if (waiting) sched_yield();
-    } while (__any_sync(0xffffffffu, waiting));
-    return active ? *from : make_uint4(0, 0, 0, 0);
-}
-#else
-__device__ inline void send_line(uint4* to, uint4 v, bool active) {
-    if (active)
-        asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
-}
-__device__ inline uint4 receive_line(const uint4* from, u32 flag, bool active) {
-    uint4 v = make_uint4(0, 0, 0, flag);
-    bool waiting;
-    do {
-        if (active)
-            asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
-        waiting = threadIdx.x % 8 == 7 && v.w != flag;
-    } while (__any_sync(0xffffffffu, waiting));
-    return v;
-}
-#endif
-
-// recv[source] = send of every rank, `words` 8-byte words from each; blocks of whole warps.
-extern "C" __global__ void __launch_bounds__(1024)
-    parplan_all_gather_lines(const __grid_constant__ PeerArgs a, const uint2* send, uint2* recv, u64 words) {
-    const u32 epoch = begin_call(a);
-    const u32 count = (u32)words, lines = (count + LINE_WORDS - 1) / LINE_WORDS;
-    const u32 each = (lines + gridDim.x - 1) / gridDim.x;
-    const u32 first = each * blockIdx.x < lines ? each * blockIdx.x : lines;
-    const u32 mine = first + each < lines ? each : lines - first;
-    // Eight threads have one line for one peer at a time, so that lines for all peers are
-    // under way at once. The words of a thread are `lane` and `lane + 8`; the last has but one.
-    const u32 lane = threadIdx.x % 8, step = blockDim.x / 8, all = mine * (a.size - 1);
-    for (u32 base = threadIdx.x / 32 * 4; base < all; base += step) {
-        const u32 at = base + threadIdx.x % 32 / 8, k = a.size == 2 ? 0 : at / mine, line = at - k * mine, word = (first + line) * LINE_WORDS + lane;
-        const u32 peer = a.rank + 1 + k < a.size ? a.rank + 1 + k : a.rank + 1 + k - a.size;
-        const bool active = at < all, low = active && word < count, high = active && lane < 7 && word + 8 < count;
-        const uint2 v = low ? send[word] : make_uint2(0, 0);
-        const uint2 w = high ? send[word + 8] : make_uint2(epoch, epoch);
-        send_line(lines_of(a, active ? peer : a.rank, epoch, a.rank) + line * 8 + lane, make_uint4(v.x, v.y, w.x, w.y), active);
-        uint2* to = recv + (u64)a.rank * count + word;
-        if (low && k == 0) to[0] = v;
-        if (high && k == 0) to[8] = w;
-    }
-    if (a.size == 1)
-        for (u32 word = first * LINE_WORDS + threadIdx.x; word < count && word < (first + mine) * LINE_WORDS; word += blockDim.x) recv[word] = send[word];
-    for (u32 base = threadIdx.x / 32 * 4; base < all; base += step) {
-        const u32 at = base + threadIdx.x % 32 / 8, k = a.size == 2 ? 0 : at / mine, line = at - k * mine, word = (first + line) * LINE_WORDS + lane;
-        const u32 peer = a.rank + 1 + k < a.size ? a.rank + 1 + k : a.rank + 1 + k - a.size;
-        const bool active = at < all;
-        const uint4 v = receive_line(lines_of(a, a.rank, epoch, active ? peer : a.rank) + line * 8 + lane, epoch, active);
-        uint2* to = recv + (u64)peer * count + word;
-        if (active && word < count) to[0] = make_uint2(v.x, v.y);
-        if (active && lane < 7 && word + 8 < count) to[8] = make_uint2(v.z, v.w);
-    }
-    end_call(a, epoch);
 }

@@ -3,37 +3,55 @@
 //   k       [pages, page, 576]: 512 latent, which is also the value, then 64 rotary
 //   q       [tokens, heads, 576]      out  [tokens, heads, 512]
 //
-// A block has 64 rows of a tile (query token times head) and walks units of 64 KV
-// tokens, of which two are in shared memory: each is read once from global memory and
-// serves as key and as value. Four warpgroups:
-//   0  copies units in, three barriers each, so that products begin on the first third
-//   1  scores: 64x64 products over 576, the softmax, weights to shared memory
-//   2, 3  values: each 256 columns of the output, in its registers
-// The scores of the next unit run beside the values of this one. Tiles of 128 rows are
-// shared by two neighbouring blocks that read the same KV at the same time, so that it
-// comes from device memory once.
+// A block has 64 rows of a tile (query token times head) and walks its KV by pairs of
+// units of 64 tokens. Shared memory holds the queries and one pair, each unit read once
+// from global memory as key and as value. Three warpgroups:
+//   0     copies units in
+//   1, 2  side 0 and side 1: side i has the scores and the softmax of unit i of each
+//         pair, and columns 256 * i on of the output, in its registers
+// The sides take turns on the tensor cores. While one has a softmax, the other multiplies:
+//
+//   side 0   scores of 0 | softmax | values of 0            | values of 1 | scores of 0 ...
+//   side 1   scores of 1 |  wait   | values of 0, softmax   | values of 1 | scores of 1 ...
+//
+// Each side keeps its weights in registers for its own columns and hands them to the other
+// through shared memory, with what they are relative to; both add unit 0 and then unit 1,
+// so that their outputs stay relative to the same.
+//
+// A unit is handed over in five groups of columns, each with its own pair of barriers: it is
+// multiplied as soon as it is there, and its place is loaded anew as soon as its last
+// reader is through, while the others are still in use. That hides the loads: there is no
+// room for a third unit.
+//
+// Tiles of 128 rows are shared by two neighbouring blocks that read the same KV at the
+// same time, so that it comes from device memory once.
 #include "attention.cuh"
 #include "mma.cuh"
 #include "wgmma.cuh"
 
 #define WG_UNIT 64
 #define BLOCK 8192  // bytes of 64 rows of 64 elements
-#define Q_BYTES (8 * BLOCK)
 #define K_BYTES (9 * BLOCK)
-#define P_BYTES BLOCK
-#define SHARED_P (Q_BYTES + 2 * K_BYTES)
-#define SHARED_F32 (SHARED_P + 2 * P_BYTES)
+#define SHARED_K (8 * BLOCK)  // behind the latent part of the queries
+#define SHARED_P (SHARED_K + 2 * K_BYTES)
+#define SHARED_F32 (SHARED_P + 2 * BLOCK)
 #define SHARED_BARRIERS (SHARED_F32 + 4 * 64 * 4)
 
+// Groups of columns of a unit: 128 latent ones each, and the rotary ones.
+#define GROUPS 5
+#define ROTARY 4
 // Barriers, by offset.
-#define FULL(stage, third) (SHARED_BARRIERS + 8 * (3 * (stage) + (third)))
-#define EMPTY(stage) (SHARED_BARRIERS + 48 + 8 * (stage))
-#define P_FULL(slot) (SHARED_BARRIERS + 64 + 8 * (slot))
-#define P_EMPTY(slot) (SHARED_BARRIERS + 80 + 8 * (slot))
-#define DONE_FULL (SHARED_BARRIERS + 96)
-#define DONE_EMPTY (SHARED_BARRIERS + 104)
+#define FULL(unit, group) (SHARED_BARRIERS + 8 * (GROUPS * (unit) + (group)))
+#define EMPTY(unit, group) (SHARED_BARRIERS + 80 + 8 * (GROUPS * (unit) + (group)))
+#define P_FULL(unit) (SHARED_BARRIERS + 160 + 8 * (unit))
+#define Q_FULL (SHARED_BARRIERS + 176)
+#define Q_EMPTY (SHARED_BARRIERS + 184)
 
 #define LN2 0.69314718056f
+
+// What weights are relative to is raised to a score that is 2^RAISE above it, not to every
+// new maximum: each step costs a pass over the output, and f32 and bf16 have room for 2^8.
+#define RAISE 8.0f
 
 // One segment: what a block has of one item, which with a single KV head is a tile.
 struct Segment {
@@ -57,107 +75,226 @@ struct Segments {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(512, 1) parplan_mla_bf16_wgmma(const __grid_constant__ AttentionArgs a) {
 #if __CUDA_ARCH__ >= 900
-    extern __shared__ __align__(1024) unsigned char shared[];
-    const PlanView p = plan_of(a);
-    const u32 halves = a.rows / 64, chunk_index = blockIdx.x / halves, half_rows = blockIdx.x % halves * 64;
-    if (chunk_index >= p.header[2]) return;
-    const u32 base = shared_address(shared);
-    const u32 warpgroup = threadIdx.x / 128, thread = threadIdx.x % 128;
-    const u32 warp = thread / 32, lane = thread % 32, quad = lane % 4, group_row = lane / 4;
-    float* keep_of = (float*)(shared + SHARED_F32);  // [2][64]
-    float* norm_of = keep_of + 128;                  // [64]
-    float* lse_of = keep_of + 192;                   // [64]
 
-    if (threadIdx.x == 0) {
-        for (u32 s = 0; s < 2; s++) {
-            for (u32 t = 0; t < 3; t++) barrier_init(base + FULL(s, t), 128);
-            barrier_init(base + EMPTY(s), 12);
-            barrier_init(base + P_FULL(s), 4);
-            barrier_init(base + P_EMPTY(s), 8);
-        }
-        barrier_init(base + DONE_FULL, 4);
-        barrier_init(base + DONE_EMPTY, 8);
-    }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncthreads();
+// The order in which the groups of a unit come free, which is the order in which they are
+// loaded and multiplied: a side's own half of the columns first.
+template <u32 unit>
+__device__ constexpr u32 group_at(u32 i) {
+    return unit == 0 ? i : i == 4 ? 4u : (i + 2) % 4;
+}
 
-    const ChunkBegin begin = p.chunks[chunk_index];
-    Segments walk = {begin.tile, begin.unit, begin.count};
-    Segment segment;
-    u32 n = 0;  // units so far
-
-    if (warpgroup == 0) {
-        registers_down<40>();
-        const u32 c = thread % 8, first_row = thread / 8;
-        // Eight threads bring 128 bytes of a row; this one serves four rows.
-        u32 rows[4];
-        auto look_up = [&](const Segment& s, u32 unit) {
+__device__ inline void load(const AttentionArgs& a, Segments walk, const PlanView& p, u32 half_rows, u32 base) {
+    const u32 thread = threadIdx.x, c = thread % 8, first_row = thread / 8;
+    // Eight threads bring 128 bytes of a row; this one serves four rows, 16 apart.
+    const u32 place = first_row * 128 + ((c ^ (first_row & 7)) << 4);
+    u32 rows[4];
+    auto look_up = [&](const Segment& s, u32 unit) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const u32 token = unit * WG_UNIT + first_row + 16 * i;
-                if (token >= s.tile.limit) {
-                    rows[i] = 0xffffffffu;
-                    continue;
-                }
-                u32 page, in_page;
-                if (a.page_shift < 32) {
-                    page = token >> a.page_shift;
-                    in_page = token & (a.page - 1);
-                } else {
-                    page = token / a.page;
-                    in_page = token - page * a.page;
-                }
-                rows[i] = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page) * a.page + in_page;
+        for (int i = 0; i < 4; i++) {
+            const u32 token = unit * WG_UNIT + first_row + 16 * i;
+            if (token >= s.tile.limit || unit >= s.first + s.count) {
+                rows[i] = 0xffffffffu;
+                continue;
             }
-        };
-        while (walk.next(a, p, &segment)) {
-            look_up(segment, segment.first);
-            for (u32 u = 0; u < segment.count; u++, n++) {
-                const u32 stage = n % 2;
-                const char* from[4];
-                bool valid[4];
+            u32 page, in_page;
+            if (a.page_shift < 32) {
+                page = token >> a.page_shift;
+                in_page = token & (a.page - 1);
+            } else {
+                page = token / a.page;
+                in_page = token - page * a.page;
+            }
+            rows[i] = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page) * a.page + in_page;
+        }
+    };
+    const char* from[4];
+    bool valid[4];
+    auto copy = [&](u32 to, u32 tile) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) copy16(to + tile * BLOCK + i * 16 * 128, from[i] + tile * 128, valid[i]);
+    };
+    u32 n = 0;  // pairs so far
+    Segment segment;
+    for (u32 segments = 0; walk.next(a, p, &segment); segments++) {
+        look_up(segment, segment.first);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const u32 row = half_rows + first_row + 16 * i;
+            valid[i] = row < segment.tile.rows;
+            const u32 in_request = segment.tile.row_begin + (valid[i] ? row : 0);
+            from[i] = (const char*)a.q + part_row(a, a.q_part_heads, segment.tile.token_begin + in_request / a.group, in_request % a.group) * 1152 + c * 16;
+        }
+        if (segments) barrier_wait(base + Q_EMPTY, (segments - 1) & 1);
+#pragma unroll
+        for (u32 t = 0; t < 8; t++) copy(base + place, t);
+        barrier_arrive_after_copies(base + Q_FULL);
+
+        for (u32 u = 0; u < segment.count; u += 2, n++) {
+            auto load_unit = [&](auto constant) {
+                constexpr u32 unit = decltype(constant)::value;
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     valid[i] = rows[i] != 0xffffffffu;
                     from[i] = (const char*)a.k + (valid[i] ? (u64)rows[i] * 1152 : 0) + c * 16;
                 }
-                if (u + 1 < segment.count) look_up(segment, segment.first + u + 1);
-                if (n >= 2) barrier_wait(base + EMPTY(stage), (n / 2 - 1) & 1);
-                const u32 to = base + Q_BYTES + stage * K_BYTES + first_row * 128 + ((c ^ (first_row & 7)) << 4);
+                look_up(segment, segment.first + u + unit + 1);
+                const u32 to = base + SHARED_K + unit * K_BYTES + place;
 #pragma unroll
-                for (int b = 0; b < 9; b++) {
+                for (u32 i = 0; i < GROUPS; i++) {
+                    const u32 group = group_at<unit>((i + 4) % 5);  // the rotary columns come free first
+                    if (n) barrier_wait(base + EMPTY(unit, group), (n - 1) & 1);
+                    copy(to, 2 * group);
+                    if (group != ROTARY) copy(to, 2 * group + 1);
+                    barrier_arrive_after_copies(base + FULL(unit, group));
+                }
+            };
+            load_unit(Constant<0>());
+            load_unit(Constant<1>());
+        }
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// What the two sides do, and how they differ.
+template <u32 side>
+struct Side {
+    const AttentionArgs& a;
+    unsigned char* shared;
+    u32 base, warp, lane, row;  // row: the first of this thread's two, the other is 8 further
+    float o[128], top[2], sum[2];
+
+    __device__ inline void arrive(u32 barrier) const {
+        if (lane == 0) barrier_arrive(base + barrier);
+    }
+    // By row: what the weights of a unit are relative to; the sum of a side's weights.
+    __device__ inline float* tops(u32 unit) const { return (float*)(shared + SHARED_F32) + 64 * unit; }
+    __device__ inline float* sums(u32 of_side) const { return (float*)(shared + SHARED_F32) + 128 + 64 * of_side; }
+
+    __device__ inline void rescale(const float (&keep)[2]) {
+        if (__any_sync(0xffffffffu, keep[0] != 1.0f || keep[1] != 1.0f)) {
 #pragma unroll
-                    for (int i = 0; i < 4; i++) copy16(to + b * BLOCK + i * 16 * 128, from[i] + b * 128, valid[i]);
-                    if (b % 3 == 2) barrier_arrive_after_copies(base + FULL(stage, b / 3));
+            for (int i = 0; i < 128; i++) o[i] *= keep[i / 2 % 2];
+        }
+    }
+    // Goes on relative to what the other side has chosen for its unit.
+    __device__ inline void follow(u32 unit) {
+        float keep[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float now = tops(unit)[row + 8 * h];
+            keep[h] = now == top[h] ? 1.0f : exp2_fast((top[h] - now) * a.scale_log2);
+            sum[h] *= keep[h];
+            top[h] = now;
+        }
+        rescale(keep);
+    }
+    // Begins s = q k^T of this side's unit; the products are not waited for.
+    __device__ inline void scores(float (&s)[32], const u32 (&rotary)[4][4], u32 parity) const {
+        const u32 keys = base + SHARED_K + side * K_BYTES;
+#pragma unroll
+        for (u32 i = 0; i < GROUPS; i++) {
+            const u32 group = group_at<side>(i);
+            barrier_wait(base + FULL(side, group), parity);
+            fence_for_products();
+            products_begin();
+#pragma unroll
+            for (u32 k = 0; k < (group == ROTARY ? 4 : 8); k++) {
+                const u32 at = 2 * group * BLOCK + k / 4 * BLOCK + k % 4 * 32;
+                const u64 key = tile_descriptor(keys + at, 16, 1024);
+                if (group == ROTARY)
+                    multiply_64x64_registers(s, rotary[k], key, true);
+                else
+                    multiply_64x64(s, tile_descriptor(base + at, 16, 1024), key, i > 0 || k > 0);
+            }
+            products_commit();
+        }
+    }
+    // Scores become weights, packed as the first operand of products; `keep`: what the
+    // output so far is to be multiplied by.
+    __device__ inline void softmax(float (&s)[32], u32 (&weights)[4][4], float (&keep)[2]) {
+        const float slack = RAISE / a.scale_log2;
+        float high[2] = {MINUS_INFINITY, MINUS_INFINITY};
+        keep[0] = keep[1] = 1.0f;
+#pragma unroll
+        for (int i = 0; i < 32; i++) high[i / 2 % 2] = fmaxf(high[i / 2 % 2], s[i]);
+        if (__any_sync(0xffffffffu, high[0] > top[0] + slack || high[1] > top[1] + slack)) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                high[h] = fmaxf(high[h], __shfl_xor_sync(0xffffffffu, high[h], 1));
+                high[h] = fmaxf(high[h], __shfl_xor_sync(0xffffffffu, high[h], 2));
+                if (high[h] > top[h]) {
+                    keep[h] = exp2_fast((top[h] - high[h]) * a.scale_log2);
+                    top[h] = high[h];
+                    sum[h] *= keep[h];
                 }
             }
         }
-        asm volatile("cp.async.wait_all;" ::: "memory");
-    } else if (warpgroup == 1) {
-        u32 segments = 0;
-        while (walk.next(a, p, &segment)) {
+        const float offset[2] = {top[0] > MINUS_INFINITY ? top[0] * a.scale_log2 : 0.0f,
+                                 top[1] > MINUS_INFINITY ? top[1] * a.scale_log2 : 0.0f};
+#pragma unroll
+        for (int i = 0; i < 32; i++) {
+            s[i] = exp2_fast(s[i] * a.scale_log2 - offset[i / 2 % 2]);
+            sum[i / 2 % 2] += s[i];
+        }
+#pragma unroll
+        for (int i = 0; i < 16; i++) weights[i / 4][i % 4] = pack_bf16(s[2 * i], s[2 * i + 1]);
+    }
+    // Hands the weights to the other side, and what they are relative to.
+    __device__ inline void hand_over(const u32 (&weights)[4][4]) const {
+        const u32 quad = lane % 4;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            unsigned char* to = shared + SHARED_P + side * BLOCK + (row + 8 * h) * 128 + quad * 4;
+#pragma unroll
+            for (int i = 0; i < 8; i++) *(u32*)(to + ((i ^ (row & 7)) << 4)) = weights[i / 2][i % 2 * 2 + h];
+            if (quad == 0) tops(side)[row + 8 * h] = top[h];
+        }
+        fence_for_products();
+        __syncwarp();
+        arrive(P_FULL(side));
+    }
+    // Begins o += weights * values of a unit, in two halves of this side's columns.
+    template <class Multiply>
+    __device__ inline void values(u32 unit, Multiply multiply) {
+        const u32 values = base + SHARED_K + unit * K_BYTES + side * 4 * BLOCK;
+        products_begin();
+#pragma unroll
+        for (int k = 0; k < 4; k++) multiply(Constant<0>(), k, tile_descriptor(values + k * 2048, BLOCK, 1024));
+        products_commit();
+#pragma unroll
+        for (int k = 0; k < 4; k++) multiply(Constant<1>(), k, tile_descriptor(values + 2 * BLOCK + k * 2048, BLOCK, 1024));
+        products_commit();
+    }
+    __device__ inline void values_of_other(u32 unit) {
+        fence_for_products();
+        values(unit, [&](auto part, int k, u64 value) {
+            multiply_64x128<decltype(part)::value>(o, tile_descriptor(base + SHARED_P + unit * BLOCK + k * 32, 16, 1024), value);
+        });
+    }
+    __device__ inline void values_of_mine(const u32 (&weights)[4][4]) {
+        values(side, [&](auto part, int k, u64 value) { multiply_64x128_registers<decltype(part)::value>(o, weights[k], value); });
+    }
+    // Waits for the values of a unit that were begun last, and gives their places free.
+    __device__ inline void finish_values(u32 unit) {
+        products_wait<1>();
+        arrive(EMPTY(unit, 2 * side));
+        products_wait<0>();
+        arrive(EMPTY(unit, 2 * side + 1));
+        results_are_here(o);
+    }
+
+    __device__ inline void run(Segments walk, const PlanView& p, u32 chunk_index, u32 half_rows) {
+        const u32 quad = lane % 4;
+        u32 n = 0;  // pairs so far
+        Segment segment;
+        for (u32 segments = 0; walk.next(a, p, &segment); segments++) {
             const TileRecord& tile = segment.tile;
-            // Everyone is through with the queries before.
-            sync_warpgroup<1>();
-            for (u32 i = thread; i < 64 * 64; i += 128) {
-                const u32 row = i / 64, c = i % 64;  // 16-byte chunks of the latent part
-                uint4 v = make_uint4(0, 0, 0, 0);
-                if (half_rows + row < tile.rows) {
-                    const u32 in_request = tile.row_begin + half_rows + row;
-                    const u64 at = part_row(a, a.q_part_heads, tile.token_begin + in_request / a.group, in_request % a.group);
-                    v = *(const uint4*)((const u16*)a.q + at * 576 + c * 8);
-                }
-                *(uint4*)(shared + c / 8 * BLOCK + row * 128 + ((c % 8 ^ (row & 7)) << 4)) = v;
-            }
-            u32 rotary[4][4];
-            u32 limit[2];
+            u32 rotary[4][4], limit[2];
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const u32 row = half_rows + warp * 16 + group_row + 8 * h;
-                const bool exists = row < tile.rows;
-                const u32 in_request = tile.row_begin + (exists ? row : 0);
+                const bool exists = half_rows + row + 8 * h < tile.rows;
+                const u32 in_request = tile.row_begin + (exists ? half_rows + row + 8 * h : 0);
                 limit[h] = exists ? row_limit(a, tile, in_request / a.group) : 0;
                 const u64 at = part_row(a, a.q_part_heads, tile.token_begin + in_request / a.group, in_request % a.group);
                 const u16* from = (const u16*)a.q + at * 576 + 512 + 2 * quad;
@@ -166,150 +303,123 @@ extern "C" __global__ void __launch_bounds__(512, 1) parplan_mla_bf16_wgmma(cons
                     rotary[k][h] = exists ? *(const u32*)(from + 16 * k) : 0;
                     rotary[k][h + 2] = exists ? *(const u32*)(from + 16 * k + 8) : 0;
                 }
+                top[h] = MINUS_INFINITY;
+                sum[h] = 0.0f;
             }
             const u32 all_see = row_limit(a, tile, tile.row_begin / a.group);
-            fence_for_products();
-            sync_warpgroup<1>();
+#pragma unroll
+            for (int i = 0; i < 128; i++) o[i] = 0.0f;
+            barrier_wait(base + Q_FULL, segments & 1);
 
-            float top[2] = {MINUS_INFINITY, MINUS_INFINITY}, sum[2] = {0.0f, 0.0f};
-            for (u32 u = 0; u < segment.count; u++, n++) {
-                const u32 stage = n % 2, parity = (n / 2) & 1;
-                const u32 keys = base + Q_BYTES + stage * K_BYTES;
-                float s[32];
-#pragma unroll
-                for (int third = 0; third < 3; third++) {
-                    barrier_wait(base + FULL(stage, third), parity);
-                    fence_for_products();
-                    products_begin();
-#pragma unroll
-                    for (int b = 3 * third; b < 3 * third + 3; b++)
-#pragma unroll
-                        for (int k = 0; k < 4; k++) {
-                            const u64 key = tile_descriptor(keys + b * BLOCK + k * 32, 16, 1024);
-                            if (b < 8)
-                                multiply_64x64(s, tile_descriptor(base + b * BLOCK + k * 32, 16, 1024), key, b > 0 || k > 0);
-                            else
-                                multiply_64x64_registers(s, rotary[k], key, true);
-                        }
-                    products_commit();
+            for (u32 u = 0; u < segment.count; u += 2, n++) {
+                const u32 parity = n & 1;
+                float s[32], keep[2];
+                u32 weights[4][4];
+                scores(s, rotary, parity);
+                if (side == 1) {
+                    barrier_wait(base + P_FULL(0), parity);
+                    follow(0);
+                    values_of_other(0);
+                    products_wait<2>();
+                } else {
+                    products_wait<0>();
                 }
-                products_wait();
-                if (lane == 0) barrier_arrive(base + EMPTY(stage));
+                results_are_here(s);
+                arrive(EMPTY(side, ROTARY));
+                if (u + 2 >= segment.count) arrive(Q_EMPTY);
 
-                const u32 first_token = (segment.first + u) * WG_UNIT;
-                if (first_token + WG_UNIT > all_see) {
+                const u32 first_token = (segment.first + u + side) * WG_UNIT;
+                if (first_token + WG_UNIT > all_see || u + side >= segment.count) {
 #pragma unroll
                     for (int i = 0; i < 32; i++)
-                        if (first_token + i / 4 * 8 + 2 * quad + i % 2 >= limit[i / 2 % 2]) s[i] = MINUS_INFINITY;
+                        if (first_token + i / 4 * 8 + 2 * quad + i % 2 >= limit[i / 2 % 2] || u + side >= segment.count) s[i] = MINUS_INFINITY;
                 }
-                float high[2] = {MINUS_INFINITY, MINUS_INFINITY}, keep[2] = {1.0f, 1.0f};
-#pragma unroll
-                for (int i = 0; i < 32; i++) high[i / 2 % 2] = fmaxf(high[i / 2 % 2], s[i]);
-                if (__any_sync(0xffffffffu, high[0] > top[0] || high[1] > top[1])) {
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        high[h] = fmaxf(high[h], __shfl_xor_sync(0xffffffffu, high[h], 1));
-                        high[h] = fmaxf(high[h], __shfl_xor_sync(0xffffffffu, high[h], 2));
-                        const float now = fmaxf(top[h], high[h]);
-                        keep[h] = now == top[h] ? 1.0f : exp2_fast((top[h] - now) * a.scale_log2);
-                        top[h] = now;
-                        sum[h] *= keep[h];
-                    }
+                softmax(s, weights, keep);
+                hand_over(weights);
+                if (side == 1) finish_values(0);
+                rescale(keep);
+                values_of_mine(weights);
+                finish_values(side);
+                if (side == 0) {
+                    barrier_wait(base + P_FULL(1), parity);
+                    follow(1);
+                    values_of_other(1);
+                    finish_values(1);
                 }
-                const float offset[2] = {top[0] > MINUS_INFINITY ? top[0] * a.scale_log2 : 0.0f,
-                                         top[1] > MINUS_INFINITY ? top[1] * a.scale_log2 : 0.0f};
-#pragma unroll
-                for (int i = 0; i < 32; i++) {
-                    s[i] = exp2_fast(s[i] * a.scale_log2 - offset[i / 2 % 2]);
-                    sum[i / 2 % 2] += s[i];
-                }
-                if (n >= 2) barrier_wait(base + P_EMPTY(stage), (n / 2 - 1) & 1);
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    const u32 row = warp * 16 + group_row + 8 * h;
-                    unsigned char* to = shared + SHARED_P + stage * P_BYTES + row * 128 + quad * 4;
-#pragma unroll
-                    for (int i = 0; i < 8; i++) *(u32*)(to + ((i ^ (row & 7)) << 4)) = pack_bf16(s[4 * i + 2 * h], s[4 * i + 2 * h + 1]);
-                    if (quad == 0) keep_of[stage * 64 + row] = keep[h];
-                }
-                fence_for_products();
-                __syncwarp();
-                if (lane == 0) barrier_arrive(base + P_FULL(stage));
             }
 
-            if (segments) barrier_wait(base + DONE_EMPTY, (segments - 1) & 1);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
                 sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
-                if (quad == 0) {
-                    const u32 row = warp * 16 + group_row + 8 * h;
-                    norm_of[row] = sum[h] > 0.0f ? 1.0f / sum[h] : 0.0f;
-                    lse_of[row] = sum[h] > 0.0f ? (top[h] * a.scale_log2 + __log2f(sum[h])) * LN2 : MINUS_INFINITY;
-                }
+                if (quad == 0) sums(side)[row + 8 * h] = sum[h];
             }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(base + DONE_FULL);
-            segments++;
-        }
-    } else {
-        registers_up<168>();
-        const u32 side = warpgroup - 2;  // which 256 columns
-        u32 segments = 0;
-        while (walk.next(a, p, &segment)) {
-            float o[128];
-#pragma unroll
-            for (int i = 0; i < 128; i++) o[i] = 0.0f;
-            for (u32 u = 0; u < segment.count; u++, n++) {
-                const u32 stage = n % 2;
-                barrier_wait(base + P_FULL(stage), (n / 2) & 1);
-                const float keep[2] = {keep_of[stage * 64 + warp * 16 + group_row], keep_of[stage * 64 + warp * 16 + group_row + 8]};
-                if (__any_sync(0xffffffffu, keep[0] != 1.0f || keep[1] != 1.0f)) {
-#pragma unroll
-                    for (int i = 0; i < 128; i++) o[i] *= keep[i / 2 % 2];
-                }
-                fence_for_products();
-                products_begin();
-#pragma unroll
-                for (int k = 0; k < 4; k++) {
-                    const u64 weights = tile_descriptor(base + SHARED_P + stage * P_BYTES + k * 32, 16, 1024);
-                    const u32 values = base + Q_BYTES + stage * K_BYTES + side * 4 * BLOCK + k * 2048;
-                    multiply_64x128<0>(o, weights, tile_descriptor(values, BLOCK, 1024));
-                    multiply_64x128<1>(o, weights, tile_descriptor(values + 2 * BLOCK, BLOCK, 1024));
-                }
-                products_commit();
-                products_wait();
-                if (lane == 0) {
-                    barrier_arrive(base + EMPTY(stage));
-                    barrier_arrive(base + P_EMPTY(stage));
-                }
-            }
-            barrier_wait(base + DONE_FULL, segments & 1);
+            sync_warpgroups<1, 256>();
             const bool whole = segment.count == segment.units;
             const u64 slot = 2 * (u64)chunk_index + (segment.first == 0 ? 1 : 0);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const u32 in_block = warp * 16 + group_row + 8 * h, row = half_rows + in_block;
-                if (row >= segment.tile.rows) continue;
-                const float norm = norm_of[in_block], lse = lse_of[in_block];
+                const u32 in_tile = half_rows + row + 8 * h;
+                if (in_tile >= tile.rows) continue;
+                const float total = sums(0)[row + 8 * h] + sums(1)[row + 8 * h];
+                const float norm = total > 0.0f ? 1.0f / total : 0.0f;
+                const float lse = total > 0.0f ? (top[h] * a.scale_log2 + __log2f(total)) * LN2 : MINUS_INFINITY;
                 if (whole) {
-                    const u32 in_request = segment.tile.row_begin + row;
-                    const u64 at = part_row(a, a.out_part_heads, segment.tile.token_begin + in_request / a.group, in_request % a.group);
+                    const u32 in_request = tile.row_begin + in_tile;
+                    const u64 at = part_row(a, a.out_part_heads, tile.token_begin + in_request / a.group, in_request % a.group);
                     u16* to = (u16*)a.out + at * 512 + side * 256 + 2 * quad;
 #pragma unroll
                     for (int i = 0; i < 32; i++) *(u32*)(to + 8 * i) = pack_bf16(o[4 * i + 2 * h] * norm, o[4 * i + 2 * h + 1] * norm);
                     if (a.lse && side == 0 && quad == 0) ((float*)a.lse)[at] = lse;
                 } else {
-                    float* to = (float*)a.partial_out + (slot * a.rows + row) * 512 + side * 256 + 2 * quad;
+                    float* to = (float*)a.partial_out + (slot * a.rows + in_tile) * 512 + side * 256 + 2 * quad;
 #pragma unroll
                     for (int i = 0; i < 32; i++) *(float2*)(to + 8 * i) = make_float2(o[4 * i + 2 * h] * norm, o[4 * i + 2 * h + 1] * norm);
-                    if (side == 0 && quad == 0) ((float*)a.partial_lse)[slot * a.rows + row] = lse;
+                    if (side == 0 && quad == 0) ((float*)a.partial_lse)[slot * a.rows + in_tile] = lse;
                 }
             }
-            __syncwarp();
-            if (lane == 0) barrier_arrive(base + DONE_EMPTY);
-            segments++;
         }
+    }
+};
+#endif
+
+extern "C" __global__ void __launch_bounds__(384, 1) parplan_mla_bf16_wgmma(const __grid_constant__ AttentionArgs a) {
+#if __CUDA_ARCH__ >= 900
+    extern __shared__ __align__(1024) unsigned char shared[];
+    const PlanView p = plan_of(a);
+    const u32 halves = a.rows / 64, chunk_index = blockIdx.x / halves, half_rows = blockIdx.x % halves * 64;
+    if (chunk_index >= p.header[2]) return;
+    const u32 base = shared_address(shared);
+    const u32 warpgroup = threadIdx.x / 128, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+
+    if (threadIdx.x == 0) {
+        for (u32 unit = 0; unit < 2; unit++) {
+            for (u32 group = 0; group < GROUPS; group++) {
+                barrier_init(base + FULL(unit, group), 128);
+                barrier_init(base + EMPTY(unit, group), 4);
+            }
+            barrier_init(base + P_FULL(unit), 4);
+        }
+        barrier_init(base + Q_FULL, 128);
+        barrier_init(base + Q_EMPTY, 8);
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncthreads();
+
+    const ChunkBegin begin = p.chunks[chunk_index];
+    const Segments walk = {begin.tile, begin.unit, begin.count};
+    const u32 row = warp * 16 + lane / 4;
+    if (warpgroup == 0) {
+        registers_down<40>();
+        load(a, walk, p, half_rows, base);
+    } else if (warpgroup == 1) {
+        registers_up<232>();
+        Side<0> side = {a, shared, base, warp, lane, row};
+        side.run(walk, p, chunk_index, half_rows);
+    } else {
+        registers_up<232>();
+        Side<1> side = {a, shared, base, warp, lane, row};
+        side.run(walk, p, chunk_index, half_rows);
     }
 #else
     __trap();  // chosen on sm_90 only

@@ -155,6 +155,7 @@ __device__ inline uint2 four_bf16(float4 v) {
 template <int dim>
 __device__ inline void combine(const AttentionArgs& a) {
     constexpr int fours = (dim + 127) / 128;
+    let_next_come();  // what merges over ranks
     __shared__ float lse_of[COMBINE_WARPS];
     __shared__ __align__(16) float sum_of[COMBINE_WARPS][dim];
     const PlanView p = plan_of(a);

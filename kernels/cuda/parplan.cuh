@@ -37,3 +37,20 @@ __device__ inline u16 f32_to_bf16(float f) {
     bits += 0x7fffu + ((bits >> 16) & 1u);
     return (u16)(bits >> 16);
 }
+
+// For kernels that may be launched while the one before them in the stream still ends
+// (programmatic dependent launch; see `Grid::early` in the executor): waits until all of it
+// is done and can be seen. Nothing that it wrote may be read before, and nothing that it
+// reads may be written. Where a kernel was launched after the one before, no time passes.
+__device__ inline void after_previous() {
+#if !defined(PARPLAN_SHIM) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Once all blocks have said so or ended, the next kernel may be launched, if it is of those.
+__device__ inline void let_next_come() {
+#if !defined(PARPLAN_SHIM) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}

@@ -6,6 +6,8 @@
 #include "../cuda/memory.cu"
 #include "../cuda/attention_plan.cu"
 #include "../cuda/attention_merge.cu"
+#include "../cuda/attention_gather.cu"
+#include "../cuda/stamp.cu"
 
 extern "C" {
 
@@ -26,15 +28,13 @@ void shim_scale_bf16(u16* out, const u16* in, float factor, u64 count, u32 block
 void shim_peer(u32 op, const PeerArgs* args, const void* send, void* recv, u64 words, u32 blocks, u32 threads) {
     const uint2* in = (const uint2*)send;
     uint2* out = (uint2*)recv;
-    shim_launch(blocks, threads, [&] {
-        switch (op) {
-            case 0: parplan_all_gather(*args, in, out, words); break;
-            case 1: parplan_all_reduce_one_shot_f32(*args, in, out, words); break;
-            case 2: parplan_all_reduce_one_shot_bf16(*args, in, out, words); break;
-            case 3: parplan_all_reduce_two_shot_f32(*args, in, out, words); break;
-            case 4: parplan_all_reduce_two_shot_bf16(*args, in, out, words); break;
-        }
-    });
+    const bool many = args->size > 2;
+    const auto kernel = op == 0   ? (many ? parplan_all_gather_many : parplan_all_gather)
+                        : op == 1 ? (many ? parplan_all_reduce_one_shot_f32_many : parplan_all_reduce_one_shot_f32)
+                        : op == 2 ? (many ? parplan_all_reduce_one_shot_bf16_many : parplan_all_reduce_one_shot_bf16)
+                        : op == 3 ? (many ? parplan_all_reduce_two_shot_f32_many : parplan_all_reduce_two_shot_f32)
+                                  : (many ? parplan_all_reduce_two_shot_bf16_many : parplan_all_reduce_two_shot_bf16);
+    shim_launch(blocks, threads, [&] { kernel(*args, in, out, words); });
 }
 
 void shim_synthetic(u32 fp8, void* out, const u64* rows, u64 count, u64 columns, u64 full, u64 column, u64 seed, float scale, float offset,
@@ -140,7 +140,10 @@ void shim_dcp_merge_packets(const PeerArgs* peer, const MergeArgs* args, u32 blo
 void shim_dcp_merge_bulk(const BulkArgs* bulk, const MergeArgs* args, u32 blocks, u32 threads) {
     shim_launch(blocks, threads, [&] { parplan_dcp_merge_bulk(*bulk, *args); });
 }
-void shim_all_gather_lines(const PeerArgs* peer, const void* send, void* recv, u64 words, u32 blocks, u32 threads) {
-    shim_launch(blocks, threads, [&] { parplan_all_gather_lines(*peer, (const uint2*)send, (uint2*)recv, words); });
+void shim_all_gather_lines(const LineArgs* args, const void* send, void* recv, u64 words, u32 blocks, u32 threads) {
+    shim_launch(blocks, threads, [&] { parplan_all_gather_lines(*args, (const uint4*)send, (uint4*)recv, words); });
+}
+void shim_stamp(u64* at) {
+    shim_launch(1, 1, [&] { parplan_stamp(at); });
 }
 }

@@ -56,6 +56,9 @@ pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
 /// Merges of attention over ranks.
 pub const ATTENTION_MERGE: Module = module!("attention_merge");
 
+/// All-gather of what attention needs of other ranks.
+pub const ATTENTION_GATHER: Module = module!("attention_gather");
+
 /// The small operations of a decoder layer.
 pub const LAYER: Module = module!("layer");
 /// Products of many experts in one launch.
@@ -63,9 +66,11 @@ pub const GROUPED: Module = module!("grouped");
 
 /// Reading and filling memory.
 pub const MEMORY: Module = module!("memory");
+/// When a point of a stream is reached.
+pub const STAMP: Module = module!("stamp");
 
 /// Every module.
-pub const MODULES: [Module; 10] = [
+pub const MODULES: [Module; 12] = [
     ROWS,
     PEER,
     MEMORY,
@@ -74,6 +79,8 @@ pub const MODULES: [Module; 10] = [
     ATTENTION_MLA,
     ATTENTION_MLA_WGMMA,
     ATTENTION_MERGE,
+    ATTENTION_GATHER,
+    STAMP,
     LAYER,
     GROUPED,
 ];
@@ -115,7 +122,7 @@ mod tests {
                 PEER,
                 crate::peer::Operation::ALL
                     .iter()
-                    .map(|o| o.kernel())
+                    .flat_map(|o| o.kernels())
                     .collect(),
             ),
             (
@@ -132,6 +139,8 @@ mod tests {
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
             (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
             (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
+            (ATTENTION_GATHER, vec![crate::attention::ALL_GATHER_LINES]),
+            (STAMP, vec![crate::stamp::STAMP]),
             (LAYER, crate::layer::names::ALL.to_vec()),
             (GROUPED, crate::layer::Grouped::NAMES.to_vec()),
         ];

@@ -8,3 +8,4 @@ pub mod launch;
 pub mod layer;
 pub mod peer;
 pub mod reference;
+pub mod stamp;

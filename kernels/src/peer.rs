@@ -40,15 +40,35 @@ impl Operation {
         Operation::TwoShotBf16,
     ];
 
-    /// Entry point; arguments `(PeerArgs, const u2* send, u2* recv, u64 words)`.
+    /// Entry point for so many ranks; arguments `(PeerArgs, const u2* send, u2* recv, u64 words)`.
+    /// Above two, packets of several ranks are looked for at once (`cuda/peer.cu`).
     #[must_use]
-    pub fn kernel(self) -> &'static str {
+    pub fn kernel(self, ranks: usize) -> &'static str {
+        let [of_two, of_many] = self.kernels();
+        if ranks > 2 { of_many } else { of_two }
+    }
+
+    /// Entry points: of two ranks, and of more.
+    #[must_use]
+    pub fn kernels(self) -> [&'static str; 2] {
         match self {
-            Operation::AllGather => "parplan_all_gather",
-            Operation::OneShotF32 => "parplan_all_reduce_one_shot_f32",
-            Operation::OneShotBf16 => "parplan_all_reduce_one_shot_bf16",
-            Operation::TwoShotF32 => "parplan_all_reduce_two_shot_f32",
-            Operation::TwoShotBf16 => "parplan_all_reduce_two_shot_bf16",
+            Operation::AllGather => ["parplan_all_gather", "parplan_all_gather_many"],
+            Operation::OneShotF32 => [
+                "parplan_all_reduce_one_shot_f32",
+                "parplan_all_reduce_one_shot_f32_many",
+            ],
+            Operation::OneShotBf16 => [
+                "parplan_all_reduce_one_shot_bf16",
+                "parplan_all_reduce_one_shot_bf16_many",
+            ],
+            Operation::TwoShotF32 => [
+                "parplan_all_reduce_two_shot_f32",
+                "parplan_all_reduce_two_shot_f32_many",
+            ],
+            Operation::TwoShotBf16 => [
+                "parplan_all_reduce_two_shot_bf16",
+                "parplan_all_reduce_two_shot_bf16_many",
+            ],
         }
     }
 

@@ -8,8 +8,8 @@ mod shim_library;
 use half::bf16;
 use libloading::Symbol;
 use parplan_kernels::attention::{
-    AttentionArgs, BulkArgs, Kernel, Kind, KvType, LINE_BLOCKS, MergeArgs, Shape, Shard,
-    bulk_bytes, line_slots, line_staging_bytes, plan_bytes,
+    AttentionArgs, BulkArgs, Kernel, Kind, KvType, LineArgs, MergeArgs, Shape, Shard, bulk_bytes,
+    line_staging_bytes, plan_bytes,
 };
 use parplan_kernels::peer::{PeerArgs, staging_bytes};
 use parplan_kernels::reference::{
@@ -432,46 +432,61 @@ fn exchanges_over_peer_memory_merge_what_all_ranks_sent() {
 
 #[test]
 fn lines_bring_every_word_of_every_rank() {
-    type Gather = unsafe extern "C" fn(*const PeerArgs, *const u64, *mut u64, u64, u32, u32);
+    type Gather = unsafe extern "C" fn(*const LineArgs, *const u128, *mut u128, u64, u32, u32);
     let gather: Symbol<'_, Gather> = symbol("shim_all_gather_lines");
-    // Whole warps, so that every thread of the group votes; blocks with one line, with
-    // several rounds of lines, with a last line that is not full, and without any.
+    // Words, blocks, threads, roles. Whole warps, so that every thread of the group votes;
+    // blocks with one line, with several rounds of lines, with a last line that is not full,
+    // and without any.
     let grids = [
-        (1usize, 2, 32),
-        (14, 2, 32),
-        (15, 1, 32),
-        (16, 3, 64),
-        (400, 3, 32),
-        (76, 2, 64),
+        (1usize, 2, 32, 1),
+        (15, 2, 32, 2),
+        (72, 2, 32, 1),
+        (72, 2, 32, 2),
+        (8, 1, 32, 1),
+        (41, 3, 64, 1),
+        (65, 4, 32, 2),
     ];
-    for ranks in [1usize, 2, 3, 5] {
-        let slots = line_slots(LINE_BLOCKS as usize * 14 * 120);
-        let mut staging = vec![vec![0u128; line_staging_bytes(ranks, slots) / 16]; ranks];
-        let mut epochs = vec![vec![0u32; LINE_BLOCKS as usize]; ranks];
+    const MOST: usize = 9;
+    const COUNTERS: u32 = 5;
+    for ranks in [1usize, 2, 3, 4, 8] {
+        // Threads of all ranks run at once.
+        let grids = &grids[..if ranks > 3 { 4 } else { grids.len() }];
+        let mut staging = vec![vec![0u128; line_staging_bytes(ranks, MOST).div_ceil(16)]; ranks];
+        let mut epochs = vec![vec![0u32; COUNTERS as usize]; ranks];
         let mut addresses = [0u64; 8];
         for (a, m) in addresses.iter_mut().zip(&mut staging) {
             *a = m.as_mut_ptr() as u64;
         }
         let counters: Vec<u64> = epochs.iter_mut().map(|e| e.as_mut_ptr() as u64).collect();
-        let word = |rank: usize, call: usize, i: usize| {
-            u64::from_le_bytes(fill_word((rank * 97 + call) as u64, i as u64, KvType::Bf16))
+        // Some words are those whose arrival their line does not tell by itself, and some
+        // are zero.
+        let word = |rank: usize, call: usize, i: usize| match i % 48 {
+            7 | 15 => u128::MAX - (rank + call) as u128,
+            23 => 0,
+            _ => {
+                let half =
+                    |k| fill_word((rank * 97 + call) as u64, (2 * i + k) as u64, KvType::Bf16);
+                u128::from_le_bytes([half(0), half(1)].concat().try_into().unwrap())
+            }
         };
         std::thread::scope(|scope| {
             for (rank, &counter) in counters.iter().enumerate() {
                 let gather = &gather;
                 scope.spawn(move || {
-                    let args = PeerArgs {
-                        staging: addresses,
-                        epoch: counter,
-                        rank: rank as u32,
-                        size: ranks as u32,
-                        max_blocks: LINE_BLOCKS,
-                        slots_per_block: slots,
-                    };
                     // The calls follow each other without a barrier between ranks.
-                    for (call, (words, blocks, threads)) in grids.into_iter().enumerate() {
-                        let send: Vec<u64> = (0..words).map(|i| word(rank, call, i)).collect();
-                        let mut recv = vec![u64::MAX; ranks * words + 1];
+                    for (call, &(words, blocks, threads, roles)) in grids.iter().enumerate() {
+                        let args = LineArgs {
+                            staging: addresses,
+                            epoch: counter,
+                            rank: rank as u32,
+                            size: ranks as u32,
+                            most: MOST as u32,
+                            counters: COUNTERS,
+                            roles,
+                            pad: 0,
+                        };
+                        let send: Vec<u128> = (0..words).map(|i| word(rank, call, i)).collect();
+                        let mut recv = vec![77; ranks * words + 1];
                         // SAFETY: the memory of all ranks outlives the threads and has room.
                         unsafe {
                             gather(
@@ -483,7 +498,7 @@ fn lines_bring_every_word_of_every_rank() {
                                 threads,
                             );
                         }
-                        assert_eq!(recv.pop(), Some(u64::MAX), "nothing is written behind it");
+                        assert_eq!(recv.pop(), Some(77), "nothing is written behind it");
                         for (i, got) in recv.into_iter().enumerate() {
                             assert_eq!(
                                 got,
@@ -495,5 +510,31 @@ fn lines_bring_every_word_of_every_rank() {
                 });
             }
         });
+        let calls = vec![grids.len() as u32; COUNTERS as usize];
+        assert_eq!(
+            epochs,
+            vec![calls; ranks],
+            "every counter counts every call"
+        );
+        let lines = 2 * ranks * MOST * 8;
+        let untold = |memory: &Vec<u128>| memory[7..lines].iter().step_by(8).all(|w| w >> 96 == 0);
+        assert!(
+            staging.iter().all(untold),
+            "no line is left that is not taken"
+        );
     }
+}
+
+#[test]
+fn stamps_follow_each_other() {
+    type Stamp = unsafe extern "C" fn(*mut u64);
+    let stamp: Symbol<'_, Stamp> = symbol("shim_stamp");
+    let mut times = [0u64; 2];
+    for time in &mut times {
+        // SAFETY: it writes the one word.
+        unsafe { stamp(time) };
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let apart = times[1].checked_sub(times[0]).unwrap();
+    assert!(apart >= 2_000_000, "{apart} ns for 2 ms and more");
 }

@@ -10,7 +10,7 @@ mod library;
 
 pub use fit::{
     A2aFit, AllReduceFit, Carried, CollectiveFit, DecodeFit, DeepEpFit, ElementwiseFit, GemmFit,
-    MoeFit, NetworkFit, Note, PrefillFit, RingFit, ScanFit, SparseFit,
+    LowLatencyFit, MoeFit, NetworkFit, Note, PrefillFit, RingFit, ScanFit, SparseFit,
 };
 pub use library::{EfficiencyError, GpuArchitecture};
 

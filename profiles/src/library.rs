@@ -54,8 +54,18 @@ impl From<Fault> for LibraryError {
 }
 
 fn suggest(nearest: &[String], kind: &str) -> String {
+    let is_model = kind == "model";
     match nearest {
+        [] if is_model => {
+            "; `parplan profiles list` shows every model, and any other can be given by \
+             the path of its config.json"
+                .to_owned()
+        }
         [] => format!("; `parplan profiles list` shows every {kind}"),
+        names if is_model => format!(
+            "; did you mean {}? Any other model can be given by the path of its config.json",
+            names.join(", ")
+        ),
         names => format!("; did you mean {}?", names.join(", ")),
     }
 }
@@ -89,12 +99,18 @@ impl Library {
         self.folder.as_deref()
     }
 
-    /// The model of a name, an alias or a Hugging Face id; upper and lower case are one.
+    /// The model of a name, an alias or a Hugging Face id, with or without its organisation; upper
+    /// and lower case are one. Several ids may share a profile: the one that was named is the
+    /// [`ModelProfile::repository`] that comes back, so that it is what gets launched.
     ///
     /// # Errors
     /// An unknown name with the nearest known ones, or every fault of the profile.
     pub fn model(&self, name: &str) -> Result<ModelProfile, LibraryError> {
-        self.find(name)
+        let mut model: ModelProfile = self.find(name)?;
+        if let Some(named) = lookup::repository_of(&model, name) {
+            model.repository = named;
+        }
+        Ok(model)
     }
 
     /// The GPU of a name or an alias; upper and lower case are one.

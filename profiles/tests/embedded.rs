@@ -59,6 +59,10 @@ fn every_name_selects_its_own_profile() {
         for name in listed.aliases.iter().chain([&listed.name]) {
             let found = library.model(&name.to_uppercase()).expect("a model");
             assert_eq!(found.name, listed.name, "{name}");
+            // What is launched is what was named.
+            if name.contains('/') {
+                assert_eq!(found.repository, *name);
+            }
         }
         let model = library.model(&listed.name).expect("a model");
         let by_repository = library.model(&model.repository).expect("a model");
@@ -85,6 +89,38 @@ fn every_name_selects_its_own_profile() {
                 "{name}"
             );
         }
+    }
+}
+
+#[test]
+fn an_id_is_what_gets_launched_with_or_without_its_organisation() {
+    let library = Library::embedded();
+    for (named, profile, repository) in [
+        (
+            "deepseek-v3-0324",
+            "deepseek-v3",
+            "deepseek-ai/DeepSeek-V3-0324",
+        ),
+        (
+            "deepseek-ai/DeepSeek-V3",
+            "deepseek-v3",
+            "deepseek-ai/DeepSeek-V3",
+        ),
+        ("deepseek-v3", "deepseek-v3", "deepseek-ai/DeepSeek-V3"),
+        ("dsv3", "deepseek-v3", "deepseek-ai/DeepSeek-V3"),
+        ("GLM-4.7", "glm-4.6", "zai-org/GLM-4.7"),
+        (
+            "Llama-3.3-70B-Instruct",
+            "llama-3.3-70b",
+            "meta-llama/Llama-3.3-70B-Instruct",
+        ),
+    ] {
+        let model = library.model(named).expect("a model");
+        assert_eq!(
+            (model.name.as_str(), model.repository.as_str()),
+            (profile, repository),
+            "{named}"
+        );
     }
 }
 

@@ -56,6 +56,10 @@ def main():
         sys.exit(f"node.py: {given.nccl_tests} has no all_gather_perf; --nccl-tests names the folder of nccl-tests' programs")
     node = Node.of(given)
     work = Work(given.work, given.pack)
+    if node.gpus:
+        # The driver compiles kernels where it finds no earlier result, some seconds for each
+        # process of each case; its own folder is none on machines without a home.
+        node.keep_compiled(os.path.join(os.path.abspath(given.work), "cuda-cache"))
     work.note_machine(node)
     for name in wanted:
         begin = time.monotonic()

@@ -27,6 +27,11 @@ class Node:
         else:
             self.mpi_env = self.env
 
+    def keep_compiled(self, folder):
+        """Compiled kernels of every program that is run, unless the user has a place for them."""
+        for env in (os.environ, self.env, self.mpi_env):
+            env.setdefault("CUDA_CACHE_PATH", folder)
+
     @staticmethod
     def of(given):
         if given.ranks:
@@ -118,12 +123,15 @@ class Work:
         }, indent=1))
 
     def cases(self, name):
-        """Finished cases of a stage, (name, content), in order."""
+        """Finished cases of a stage, (name, content), in order. Other files that a stage
+        keeps, such as what `verify --keep` wrote, are none."""
         path = os.path.join(self.folder, name)
         for file in sorted(os.listdir(path) if os.path.isdir(path) else []):
             if file.endswith(".json"):
                 with open(os.path.join(path, file)) as opened:
-                    yield file[:-5], json.load(opened)
+                    content = json.load(opened)
+                if isinstance(content, dict) and "result" in content:
+                    yield file[:-5], content
 
 
 class Stage:

@@ -1,11 +1,11 @@
 //! Names to profiles: the model, the library, the engine's rules.
 
-use super::Assumptions;
+use super::{Assumptions, hub};
 use crate::args::{EngineArgs, ModelArgs};
 use crate::failure::Failure;
 use parplan_profiles::engine::version::VersionError;
 use parplan_profiles::engine::{EngineError, EngineRules};
-use parplan_profiles::{Dtype, Library, ModelProfile, WeightFormats, hf};
+use parplan_profiles::{Dtype, Library, LibraryError, ModelProfile, WeightFormats, hf};
 use std::path::{Path, PathBuf};
 
 /// Engine that is planned for when none is named.
@@ -24,13 +24,26 @@ pub fn user_folder() -> Option<PathBuf> {
     dirs::config_dir().map(|dir| dir.join("parplan").join("profiles"))
 }
 
-/// The model that was named, by profile or by `config.json`.
-pub(super) fn model(library: &Library, args: &ModelArgs) -> Result<ModelProfile, Failure> {
-    model_named(library, &args.model, args.weights)
+/// The model that was named; a copy that its configuration was found in is noted.
+pub(super) fn model(
+    library: &Library,
+    args: &ModelArgs,
+    assumptions: &mut Assumptions,
+) -> Result<ModelProfile, Failure> {
+    let (model, fetched) = find(library, &args.model)?;
+    if let Some(config) = fetched {
+        assumptions.note(format!(
+            "{} is as {} describes it",
+            model.repository,
+            config.display()
+        ));
+    }
+    Ok(stored_in(model, args.weights))
 }
 
 /// The model of a profile's name, a Hugging Face id or a path, its linear layers stored in
-/// `weights` where that is given.
+/// `weights` where that is given. An id that no profile answers to is read from where Hugging
+/// Face's client keeps what it fetched.
 ///
 /// # Errors
 /// A name that nothing has, or a file that cannot be read.
@@ -39,17 +52,32 @@ pub fn model_named(
     name: &str,
     weights: Option<Dtype>,
 ) -> Result<ModelProfile, Failure> {
-    let model = match as_path(name) {
-        Some(path) => hf::read(path)?,
-        None => library.model(name)?,
-    };
-    Ok(match weights {
+    let (model, _) = find(library, name)?;
+    Ok(stored_in(model, weights))
+}
+
+/// The model of a name, and the fetched configuration that it comes from, if it does.
+fn find(library: &Library, name: &str) -> Result<(ModelProfile, Option<PathBuf>), Failure> {
+    if let Some(path) = as_path(name) {
+        return Ok((hf::read(path)?, None));
+    }
+    match library.model(name) {
+        Err(unknown @ LibraryError::Unknown { .. }) => match hub::config(name.trim()) {
+            Some(config) => Ok((hf::read(&config)?, Some(config))),
+            None => Err(unknown.into()),
+        },
+        found => Ok((found?, None)),
+    }
+}
+
+fn stored_in(model: ModelProfile, weights: Option<Dtype>) -> ModelProfile {
+    match weights {
         Some(format) => {
             let embedding = model.weights.embedding;
             model.with_weights(WeightFormats::uniform(format, embedding))
         }
         None => model,
-    })
+    }
 }
 
 /// The path that a model's name is, if it is one: it exists, or it cannot be anything else.

@@ -12,10 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use parplan_executor::jobs::{Backend, Job};
-use parplan_executor::ranks::{
-    Event, Plan, Supervised, from_environment, supervise, supervise_events,
-};
+use parplan_executor::jobs::{Backend, Doing, Job};
+use parplan_executor::ranks::{Event, Plan, Supervised, from_environment, supervise};
 use parplan_executor::rendezvous::Secret;
 use parplan_executor::{Error, Result};
 
@@ -92,7 +90,14 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
         meet_within: Duration::from_secs_f64(common.meet),
         limit: Duration::from_secs_f64(common.limit),
     };
-    let run = supervise(&plan, |note| eprintln!("{note}"))?;
+    let run = supervise(&plan, |event| match event {
+        Event::Note(note) => eprintln!("{note}"),
+        Event::Progress(value) => {
+            if let Ok(Doing(what)) = serde_json::from_value(value.clone()) {
+                eprintln!("{what}");
+            }
+        }
+    })?;
     outcome::report(&run, &logs, common.logs.is_some());
     Ok((run.exit_code(), run.result))
 }
@@ -125,7 +130,7 @@ pub fn ranks(
         meet_within: job.limits.meet,
         limit,
     };
-    let run = supervise_events(&plan, hear)?;
+    let run = supervise(&plan, hear)?;
     outcome::report(&run, &logs, false);
     Ok(run)
 }

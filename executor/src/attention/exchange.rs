@@ -1,13 +1,13 @@
 //! Gathering queries and merging partial outputs over memory that the GPUs of one host
-//! map from each other. The protocols are in `kernels/cuda/peer.cuh` and
-//! `kernels/cuda/attention_merge.cu`.
+//! map from each other. The protocols are in `kernels/cuda/peer.cuh`,
+//! `kernels/cuda/attention_gather.cu` and `kernels/cuda/attention_merge.cu`.
 
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, MERGE_BULK,
-    MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid, line_slots,
-    line_staging_bytes, packet_blocks, packet_threads,
+    ALL_GATHER_LINES, BULK_BLOCKS, BulkArgs, EXCHANGE_THREADS, LINE_BLOCKS, LINE_WORD, LineArgs,
+    MERGE_BULK, MERGE_PACKETS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, bulk_bytes, line_grid,
+    line_staging_bytes, lines, packet_blocks, packet_threads,
 };
 use parplan_kernels::peer::{MAX_RANKS, Operation, PeerArgs, WORD, staging_bytes};
 
@@ -32,7 +32,7 @@ pub trait Peers {
     /// Every rank's `send` in every rank's `recv`, in rank order.
     ///
     /// # Errors
-    /// [`Error::Arguments`] for sizes that are no multiple of 8 or too large, [`Error::Cuda`].
+    /// [`Error::Arguments`] for sizes that [`gathers`](Self::gathers) refuses, [`Error::Cuda`].
     fn all_gather(&self, send: &View, recv: &View) -> Result<()>;
 
     /// Sends part r of `parts` and `lses` to rank r and merges what all ranks sent here:
@@ -48,7 +48,7 @@ pub struct PeerExchange {
     gpu: Arc<Gpu>,
     packets: PeerArgs,
     /// Only where a line of 128 bytes crosses the link whole.
-    lines: Option<PeerArgs>,
+    lines: Option<LineArgs>,
     bulk: BulkArgs,
     _memory: PeerMemory,
     _epochs: Buffer,
@@ -68,14 +68,14 @@ impl PeerExchange {
     ) -> Result<std::result::Result<Self, String>> {
         let (rank, size) = (control.rank(), control.size());
         let kernels = gpu.kernels()?;
-        let all_gather = Operation::AllGather.kernel();
+        let all_gather = Operation::AllGather.kernel(size);
         for name in [MERGE_PACKETS, MERGE_BULK, ALL_GATHER_LINES, all_gather] {
             kernels.prepare(gpu, name, 0)?;
         }
         let stride = most.next_multiple_of(16);
         let packet_bytes = staging_bytes(size, PACKET_BLOCKS, PACKET_SLOTS);
-        let slots = line_slots(most);
-        let bulk_at = packet_bytes + line_staging_bytes(size, slots);
+        let most_lines = lines(most);
+        let bulk_at = (packet_bytes + line_staging_bytes(size, most_lines)).next_multiple_of(256);
         let flags_at = bulk_at + 2 * size * stride;
         let flag_bytes = size * BULK_BLOCKS as usize * 4;
         let epochs = gpu.alloc(
@@ -104,12 +104,14 @@ impl PeerExchange {
             max_blocks: PACKET_BLOCKS,
             slots_per_block: PACKET_SLOTS,
         };
-        let lines = memory.joined.then_some(PeerArgs {
+        let lines = memory.joined.then_some(LineArgs {
             staging: behind(packet_bytes),
             epoch: epoch + u64::from(PACKET_BLOCKS) * 4,
-            max_blocks: LINE_BLOCKS,
-            slots_per_block: slots,
-            ..packets
+            rank: rank as u32,
+            size: size as u32,
+            most: most_lines as u32,
+            counters: LINE_BLOCKS,
+            ..LineArgs::default()
         });
         let bulk = BulkArgs {
             staging: behind(bulk_at),
@@ -143,7 +145,9 @@ impl PeerExchange {
 impl Peers for PeerExchange {
     fn gathers(&self, bytes: usize) -> bool {
         let packets = (PACKET_BLOCKS * PACKET_SLOTS) as usize * WORD;
-        bytes as u64 <= self.bulk.stride && (self.lines.is_some() || bytes <= packets)
+        bytes as u64 <= self.bulk.stride
+            && bytes.is_multiple_of(LINE_WORD)
+            && (self.lines.is_some() || bytes <= packets)
     }
 
     fn merges(&self, bytes: usize) -> bool {
@@ -152,45 +156,68 @@ impl Peers for PeerExchange {
 
     fn all_gather(&self, send: &View, recv: &View) -> Result<()> {
         crate::comm::check::all_gather(self.bulk.size as usize, send.len(), recv.len())?;
+        let misfit = |why: String| Error::Arguments {
+            op: "peer exchange",
+            why,
+        };
+        if !send.len().is_multiple_of(LINE_WORD) {
+            return Err(misfit(format!(
+                "{} bytes, they must be a multiple of {LINE_WORD}",
+                send.len()
+            )));
+        }
         if !self.gathers(send.len()) {
             return Err(self.too_much(send.len()));
-        }
-        if !send.len().is_multiple_of(WORD) {
-            return Err(Error::Arguments {
-                op: "peer exchange",
-                why: format!("{} bytes, they must be a multiple of {WORD}", send.len()),
-            });
         }
         if send.is_empty() {
             return Ok(());
         }
-        let (words, size) = (send.len() / WORD, self.bulk.size as usize);
-        let (name, fixed, (blocks, threads)) = match self.lines {
+        let (from, to) = (send.address()?, recv.address()?);
+        if [from, to]
+            .iter()
+            .any(|a| !a.is_multiple_of(LINE_WORD as u64))
+        {
+            return Err(misfit(format!(
+                "addresses {from:#x} and {to:#x}: both must be multiples of {LINE_WORD}"
+            )));
+        }
+        let (name, fixed, words, grid) = match self.lines {
             Some(lines) => {
-                let grid = line_grid(words, size, lines.slots_per_block);
-                let grid = grid.ok_or_else(|| self.too_much(send.len()))?;
-                (ALL_GATHER_LINES, lines, grid)
+                let chosen = line_grid(send.len(), self.bulk.size as usize);
+                let fixed = Argument::Lines(LineArgs {
+                    roles: chosen.roles,
+                    ..lines
+                });
+                let grid = Grid::linear(chosen.blocks, chosen.threads).early();
+                (ALL_GATHER_LINES, fixed, send.len() / LINE_WORD, grid)
             }
             None => {
+                let words = send.len() / WORD;
                 let threads = packet_threads(words);
                 let blocks = (words as u32).div_ceil(threads).clamp(1, PACKET_BLOCKS);
-                let kernel = Operation::AllGather.kernel();
-                (kernel, self.packets, (blocks, threads))
+                let fixed = Argument::Peer(self.packets);
+                let grid = Grid::linear(blocks, threads);
+                (
+                    Operation::AllGather.kernel(self.packets.size as usize),
+                    fixed,
+                    words,
+                    grid,
+                )
             }
         };
         let arguments = [
-            Argument::Peer(fixed),
-            Argument::Address(send.address()?),
-            Argument::Address(recv.address()?),
+            fixed,
+            Argument::Address(from),
+            Argument::Address(to),
             Argument::U64(words as u64),
         ];
         self.gpu.bind()?;
         // SAFETY: the views hold what was checked, and the staging memory of all ranks
-        // has room for it.
+        // has room for it; the kernel by lines waits for the one before by itself.
         unsafe {
             self.gpu
                 .kernels()?
-                .launch(&self.gpu, name, Grid::linear(blocks, threads), &arguments)
+                .launch(&self.gpu, name, grid, &arguments)
         }
     }
 
@@ -223,9 +250,9 @@ impl Peers for PeerExchange {
                 (MERGE_BULK, grid, Argument::Bulk(self.bulk))
             }
         };
-        let grid = Grid::linear(blocks, threads);
+        let grid = Grid::linear(blocks, threads).early();
         self.gpu.bind()?;
-        // SAFETY: as above; the views' sizes were checked against rows and dim.
+        // SAFETY: as above, for both kernels; the views' sizes were checked against rows and dim.
         unsafe {
             self.gpu
                 .kernels()?

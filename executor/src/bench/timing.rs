@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::seat::Seat;
 use crate::Result;
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, Graph};
@@ -78,6 +79,10 @@ pub struct Timer {
     pub warmup: usize,
     /// Graph launches of one repeat, each of `iterations` operations.
     pub graph_launches: usize,
+    /// Launches that come one by one, from the CPU that launches fastest of those that are the
+    /// rank's own: measured before each timing, and left afterwards.
+    #[serde(default)]
+    pub fastest_cpu: bool,
 }
 
 impl Timer {
@@ -103,10 +108,18 @@ impl Timer {
             (Launch::Graph, Some(gpu)) => Some(self.captured(gpu, &mut operation)?),
             _ => None,
         };
-        let head_start = head_start(graph.is_none() && gpu.is_some());
+        let launches = match graph.is_none() && gpu.is_some() {
+            true => Launches::OneByOne,
+            false => Launches::Few,
+        };
+        // After the first operations, in which NCCL starts its threads.
+        let _seat = match (launches, gpu) {
+            (Launches::OneByOne, Some(gpu)) if self.fastest_cpu => Some(Seat::fastest(gpu)?),
+            _ => None,
+        };
         let mut micros = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats.max(1) {
-            start_together(control, head_start)?;
+            start_together(control, launches)?;
             // Untimed: after a wait the first launches find cold caches.
             match &graph {
                 Some((graph, _)) => graph.launch()?,
@@ -151,7 +164,7 @@ impl Timer {
         let mut micros = vec![Vec::with_capacity(self.repeats); lanes];
         for _ in 0..self.repeats.max(1) {
             for (lane, micros) in micros.iter_mut().enumerate() {
-                start_together(control, head_start(false))?;
+                start_together(control, Launches::Few)?;
                 // Untimed: after a wait the first launches find cold caches.
                 run(lane)?;
                 finish()?;
@@ -208,34 +221,55 @@ impl Timer {
     }
 }
 
-/// Busy time before a common start. A little lets the ranks' notes to each other arrive in
-/// time. Launches one by one onto a GPU are bound by the host's speed, and a core that has
-/// waited for the other ranks comes back slow: on a 2 × H200 host they took 9.5 instead of
-/// 6.5 us after 0.15 ms and after 3 ms of busy work, and seldom after 20 ms. (The processes of
-/// nccl-tests, under MPICH, never let their cores wait.)
-pub(crate) fn head_start(launches_one_by_one: bool) -> Duration {
-    if launches_one_by_one {
-        Duration::from_millis(20)
-    } else {
-        Duration::from_micros(150)
+/// What a timed repeat asks of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Launches {
+    /// A launch for every operation, onto a GPU: the host's speed is what is timed, and that
+    /// depends on the core. One that has slept may come back slow, and its rank may come back
+    /// on another one. So ranks meet without sleeping, as the processes of nccl-tests do under
+    /// MPICH, and stay busy for a while (docs/executor.md has what that was seen to do).
+    OneByOne,
+    /// Graphs, or work of the CPU itself.
+    Few,
+}
+
+impl Launches {
+    /// Busy time before a common start. A little lets the ranks' notes to each other arrive.
+    fn head_start(self) -> Duration {
+        match self {
+            Launches::OneByOne => Duration::from_millis(20),
+            Launches::Few => Duration::from_micros(150),
+        }
+    }
+
+    /// How long a rank that waits for the others polls before it sleeps.
+    fn polls(self) -> Duration {
+        match self {
+            Launches::OneByOne => Duration::from_millis(50),
+            Launches::Few => Duration::ZERO,
+        }
     }
 }
 
 /// Lets all ranks start within a microsecond of each other where they share a clock.
 /// A barrier alone lets them go tens of microseconds apart and with cold cores, which
 /// short operations would be charged for.
-pub(crate) fn start_together(control: &mut CpuCommunicator, head_start: Duration) -> Result<()> {
+pub(crate) fn start_together(control: &mut CpuCommunicator, launches: Launches) -> Result<()> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let mut mine = monotonic_ns().to_le_bytes().to_vec();
     mine.extend_from_slice(boot.as_bytes());
-    let all = control.all_gather_bytes(&mine)?;
+    control.poll_before_sleep(launches.polls());
+    let all = control.all_gather_bytes(&mine);
+    control.poll_before_sleep(Duration::ZERO);
+    let all = all?;
     let clocks = all
         .iter()
         .filter_map(|b| Some((u64::from_le_bytes(*b.first_chunk()?), &b[8..])));
     let same_clock = clocks.clone().all(|(_, theirs)| theirs == boot.as_bytes());
     let latest = clocks.map(|(ns, _)| ns).max().unwrap_or(0);
     // On other machines the clocks mean nothing: go on from one's own end of the exchange.
-    let start = if same_clock { latest } else { monotonic_ns() } + head_start.as_nanos() as u64;
+    let start =
+        if same_clock { latest } else { monotonic_ns() } + launches.head_start().as_nanos() as u64;
     while monotonic_ns() < start {
         std::hint::spin_loop();
     }

@@ -94,6 +94,12 @@ impl CpuCommunicator {
         self.transport().lost()
     }
 
+    /// Lets the exchanges of all groups of this world poll for that long before they sleep:
+    /// for ranks with a core each, whose next launches must not begin on a cold one.
+    pub fn poll_before_sleep(&mut self, time: Duration) {
+        self.transport().poll_before_sleep(time);
+    }
+
     /// Watches the ranks of the world for [`crate::cuda::Gpu::set_watch`].
     #[must_use]
     pub fn watch(&self) -> Box<dyn crate::cuda::Watch> {

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -121,6 +121,8 @@ pub struct MeshTransport {
     /// By world rank; none at this rank's own place.
     streams: Vec<Option<TcpStream>>,
     incoming: Vec<Incoming>,
+    /// How long an exchange polls before it sleeps.
+    polls: Duration,
 }
 
 impl MeshTransport {
@@ -139,6 +141,7 @@ impl MeshTransport {
             rank,
             incoming: streams.iter().map(|_| Incoming::default()).collect(),
             streams,
+            polls: Duration::ZERO,
         })
     }
 
@@ -160,6 +163,7 @@ impl MeshTransport {
     ) -> Result<Vec<Message>> {
         let mut sends: Vec<Outgoing> = send.iter().map(|(to, m)| Outgoing::new(*to, m)).collect();
         let mut got: Vec<Option<Message>> = from.iter().map(|_| None).collect();
+        let begin = Instant::now();
         loop {
             let mut stuck = Vec::with_capacity(sends.len());
             for mut out in sends {
@@ -193,7 +197,12 @@ impl MeshTransport {
             if sends.is_empty() && got.iter().all(Option::is_some) {
                 return Ok(got.into_iter().flatten().collect());
             }
-            self.wait(&sends, &got, from, deadline)?;
+            if begin.elapsed() < self.polls {
+                // Whoever else wants this core gets it.
+                std::thread::yield_now();
+            } else {
+                self.wait(&sends, &got, from, deadline)?;
+            }
         }
     }
 
@@ -338,6 +347,10 @@ impl Transport for MeshTransport {
     ) -> Result<Vec<Message>> {
         self.drive(send, from, deadline)
             .inspect_err(|e| self.tell_everyone(e))
+    }
+
+    fn poll_before_sleep(&mut self, time: Duration) {
+        self.polls = time;
     }
 
     fn lost(&mut self) -> Option<(usize, String)> {

@@ -39,6 +39,11 @@ pub trait Transport: Send {
         deadline: Deadline,
     ) -> Result<Vec<Message>>;
 
+    /// From now on an exchange polls for that long before it sleeps. A core that sleeps is
+    /// slow when it comes back, and its process may come back on another one. Transports
+    /// that never sleep in the kernel need not follow.
+    fn poll_before_sleep(&mut self, _time: Duration) {}
+
     /// Ranks that are known to be gone, with how that was noticed. Does not wait.
     fn lost(&mut self) -> Option<(usize, String)>;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::sys::{self, Status, Symbols};
-use crate::nccl::{in_packages, python_environments};
+use crate::loading::{Version, first_that_loads, in_packages, python_environments};
 use crate::{Error, Result};
 
 /// The files, newest first, and the Python package that ships each.
@@ -13,17 +13,6 @@ const FILES: [(&str, &str); 2] = [
     ("libcublasLt.so.13", "nvidia/cu13/lib"),
     ("libcublasLt.so.12", "nvidia/cublas/lib"),
 ];
-
-/// `cublasLtGetVersion`: major · 10000 + minor · 100 + patch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(pub usize);
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Version(v) = self;
-        write!(f, "{}.{}.{}", v / 10_000, v / 100 % 100, v % 100)
-    }
-}
 
 /// The oldest accepted: fp8 products and the layout of the heuristics' result as here.
 pub const MINIMUM: Version = Version(120_000);
@@ -91,25 +80,13 @@ impl Library {
     /// [`Error::Library`]: not found (and where it was looked for), too old, or the
     /// names of the symbols that it lacks.
     pub fn open(given: Option<&Path>) -> Result<Arc<Self>> {
-        let mut tried = Vec::new();
-        for name in candidates(given, &|n| std::env::var(n).ok())? {
-            // SAFETY: loading cuBLASLt runs its initialisers, which only set up its own state.
-            match unsafe { libloading::Library::new(&name) } {
-                Ok(library) => return Self::check(library, &name.display().to_string()),
-                Err(e) => {
-                    let why = std::error::Error::source(&e)
-                        .map_or_else(|| e.to_string(), ToString::to_string);
-                    tried.push(format!("{} ({why})", name.display()));
-                }
-            }
-        }
-        Err(Error::Library {
-            library: "cuBLASLt".into(),
-            why: format!(
-                "not found; tried {}; install it (pip install nvidia-cublas) or name it with --cublas-path",
-                tried.join(", ")
-            ),
-        })
+        let names = candidates(given, &|n| std::env::var(n).ok())?
+            .into_iter()
+            .map(|path| path.display().to_string());
+        let how = "install it (pip install nvidia-cublas) or name it with --cublas-path";
+        // SAFETY: cuBLASLt's initialisers only set up its own state.
+        let (library, name) = unsafe { first_that_loads("cuBLASLt", names, how) }?;
+        Self::check(library, &name)
     }
 
     fn check(library: libloading::Library, name: &str) -> Result<Arc<Self>> {
@@ -125,7 +102,10 @@ impl Library {
             ))
         })?;
         // SAFETY: takes nothing and returns a number.
-        let version = Version(unsafe { (symbols.get_version)() });
+        let code = unsafe { (symbols.get_version)() };
+        let Ok(version) = u32::try_from(code).map(Version) else {
+            return Err(fail(format!("cublasLtGetVersion says {code}")));
+        };
         if version < MINIMUM {
             return Err(fail(format!(
                 "it is cuBLAS {version}, {MINIMUM} or newer is needed"
@@ -208,11 +188,5 @@ mod tests {
         let home = root.path().display().to_string();
         let active = move |n: &str| (n == "VIRTUAL_ENV").then(|| home.clone());
         assert_eq!(candidates(None, &active).unwrap().last(), Some(&file));
-    }
-
-    #[test]
-    fn versions_read_as_people_write_them() {
-        assert_eq!(Version(130_100).to_string(), "13.1.0");
-        assert_eq!(Version(120_803).to_string(), "12.8.3");
     }
 }

@@ -6,5 +6,6 @@ mod library;
 mod products;
 pub mod sys;
 
-pub use library::{Library, MINIMUM, Version};
+pub use crate::loading::Version;
+pub use library::{Library, MINIMUM};
 pub use products::{Operands, Product, Products};

@@ -66,15 +66,6 @@ impl Gpu {
     }
 }
 
-/// Where an event is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// In the stream, now.
-    Stream,
-    /// As a node of the graph that is being captured: every replay records it again.
-    Node,
-}
-
 /// An event.
 pub struct Event(CudaEvent);
 
@@ -98,18 +89,8 @@ impl Event {
     ///
     /// # Errors
     /// [`Error::Cuda`].
-    pub fn record(&self, gpu: &Gpu, how: Record) -> Result<()> {
-        match how {
-            Record::Stream => cuda(|| "recording an event".into(), self.0.record(gpu.stream())),
-            Record::Node => {
-                let flags = sys::CUevent_record_flags::CU_EVENT_RECORD_EXTERNAL as u32;
-                // SAFETY: event and stream are alive and of one context.
-                let code = unsafe {
-                    sys::cuEventRecordWithFlags(self.0.cu_event(), gpu.stream().cu_stream(), flags)
-                };
-                cuda(|| "recording an event in a graph".into(), code.result())
-            }
-        }
+    pub fn record(&self, gpu: &Gpu) -> Result<()> {
+        cuda(|| "recording an event".into(), self.0.record(gpu.stream()))
     }
 
     /// Microseconds from this event to a later one; both must have been reached.

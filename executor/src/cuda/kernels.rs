@@ -1,11 +1,13 @@
 //! parplan's own kernels on one GPU.
 
 use std::collections::BTreeMap;
+use std::ffi::c_void;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cudarc::driver::{CudaFunction, CudaModule, DeviceRepr, LaunchConfig, PushKernelArg, sys};
+use cudarc::driver::{CudaFunction, CudaModule, sys};
 use cudarc::nvrtc::Ptx;
-use parplan_kernels::attention::{AttentionArgs, BulkArgs, MergeArgs};
+use parplan_kernels::attention::{AttentionArgs, BulkArgs, LineArgs, MergeArgs};
 use parplan_kernels::launch::MODULES;
 use parplan_kernels::layer::{CacheArgs, GroupedArgs};
 use parplan_kernels::peer::PeerArgs;
@@ -32,53 +34,32 @@ pub enum Argument {
     Merge(MergeArgs),
     /// The fixed part of an exchange by plain stores.
     Bulk(BulkArgs),
+    /// The fixed part of an exchange by lines.
+    Lines(LineArgs),
     /// The cache that a rotary kernel writes.
     Cache(CacheArgs),
     /// The arguments of a grouped product.
     Grouped(GroupedArgs),
 }
 
-/// `MergeArgs` as a kernel argument.
-#[repr(transparent)]
-struct MergeRepr(MergeArgs);
-
-// SAFETY: `MergeArgs` is repr(C), plain data, and mirrors the struct in attention_merge.cu.
-unsafe impl DeviceRepr for MergeRepr {}
-
-/// `BulkArgs` as a kernel argument.
-#[repr(transparent)]
-struct BulkRepr(BulkArgs);
-
-// SAFETY: `BulkArgs` is repr(C), plain data, and mirrors the struct in attention_merge.cu.
-unsafe impl DeviceRepr for BulkRepr {}
-
-/// `AttentionArgs` as a kernel argument.
-#[repr(transparent)]
-struct AttentionRepr(AttentionArgs);
-
-// SAFETY: `AttentionArgs` is repr(C), plain data, and mirrors the struct in attention.cuh.
-unsafe impl DeviceRepr for AttentionRepr {}
-
-/// `CacheArgs` as a kernel argument.
-#[repr(transparent)]
-struct CacheRepr(CacheArgs);
-
-// SAFETY: `CacheArgs` is repr(C), plain data, and mirrors the struct in layer.cu.
-unsafe impl DeviceRepr for CacheRepr {}
-
-/// `GroupedArgs` as a kernel argument.
-#[repr(transparent)]
-struct GroupedRepr(GroupedArgs);
-
-// SAFETY: `GroupedArgs` is repr(C), plain data, and mirrors the struct in grouped.cu.
-unsafe impl DeviceRepr for GroupedRepr {}
-
-/// `PeerArgs` as a kernel argument.
-#[repr(transparent)]
-struct PeerRepr(PeerArgs);
-
-// SAFETY: `PeerArgs` is repr(C), plain data, and mirrors the struct in peer.cu.
-unsafe impl DeviceRepr for PeerRepr {}
+impl Argument {
+    /// Where its value lies, for the driver to copy from.
+    fn place(&self) -> *mut c_void {
+        match self {
+            Argument::Address(v) | Argument::U64(v) => ptr::from_ref(v).cast(),
+            Argument::U32(v) => ptr::from_ref(v).cast(),
+            Argument::F32(v) => ptr::from_ref(v).cast::<c_void>(),
+            Argument::Peer(v) => ptr::from_ref(v).cast(),
+            Argument::Attention(v) => ptr::from_ref(v).cast(),
+            Argument::Merge(v) => ptr::from_ref(v).cast(),
+            Argument::Bulk(v) => ptr::from_ref(v).cast(),
+            Argument::Lines(v) => ptr::from_ref(v).cast(),
+            Argument::Cache(v) => ptr::from_ref(v).cast(),
+            Argument::Grouped(v) => ptr::from_ref(v).cast(),
+        }
+        .cast_mut()
+    }
+}
 
 /// Blocks, threads and memory of a launch.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +72,9 @@ pub struct Grid {
     pub threads: u32,
     /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
+    /// Whether it may be launched while the kernel before it in the stream still ends:
+    /// only kernels that wait for that by themselves (`after_previous` in their source).
+    pub early: bool,
 }
 
 impl Grid {
@@ -102,6 +86,16 @@ impl Grid {
             y: 1,
             threads,
             shared: 0,
+            early: false,
+        }
+    }
+
+    /// The same, launched [`early`](Self::early).
+    #[must_use]
+    pub fn early(self) -> Self {
+        Grid {
+            early: true,
+            ..self
         }
     }
 }
@@ -205,7 +199,8 @@ impl Kernels {
     ///
     /// # Safety
     /// The arguments must fit the kernel's signature, and every address must be live
-    /// device memory as large as the kernel's description says, until the work is done.
+    /// device memory as large as the kernel's description says, until the work is done. A
+    /// grid that is `early` needs a kernel that waits for the one before by itself.
     ///
     /// # Errors
     /// [`Error::Cuda`].
@@ -217,57 +212,41 @@ impl Kernels {
         arguments: &[Argument],
     ) -> Result<()> {
         let function = self.function(gpu, name, grid.shared)?;
-        // Launch arguments are taken by reference, so they need a place of their own.
-        enum Slot {
-            U64(u64),
-            U32(u32),
-            F32(f32),
-            Cache(CacheRepr),
-            Grouped(GroupedRepr),
-            Peer(PeerRepr),
-            Attention(AttentionRepr),
-            Merge(MergeRepr),
-            Bulk(BulkRepr),
-        }
-        let slots: Vec<Slot> = arguments
-            .iter()
-            .map(|a| match a {
-                Argument::Address(v) | Argument::U64(v) => Slot::U64(*v),
-                Argument::U32(v) => Slot::U32(*v),
-                Argument::F32(v) => Slot::F32(*v),
-                Argument::Cache(v) => Slot::Cache(CacheRepr(*v)),
-                Argument::Grouped(v) => Slot::Grouped(GroupedRepr(*v)),
-                Argument::Peer(v) => Slot::Peer(PeerRepr(*v)),
-                Argument::Attention(v) => Slot::Attention(AttentionRepr(*v)),
-                Argument::Merge(v) => Slot::Merge(MergeRepr(*v)),
-                Argument::Bulk(v) => Slot::Bulk(BulkRepr(*v)),
-            })
-            .collect();
-        let mut builder = gpu.stream().launch_builder(&function);
-        for slot in &slots {
-            match slot {
-                Slot::U64(v) => builder.arg(v),
-                Slot::U32(v) => builder.arg(v),
-                Slot::F32(v) => builder.arg(v),
-                Slot::Cache(v) => builder.arg(v),
-                Slot::Grouped(v) => builder.arg(v),
-                Slot::Peer(v) => builder.arg(v),
-                Slot::Attention(v) => builder.arg(v),
-                Slot::Merge(v) => builder.arg(v),
-                Slot::Bulk(v) => builder.arg(v),
-            };
-        }
-        let config = LaunchConfig {
-            grid_dim: (grid.x, grid.y, 1),
-            block_dim: (grid.threads, 1, 1),
-            shared_mem_bytes: grid.shared,
+        let mut places: Vec<*mut c_void> = arguments.iter().map(Argument::place).collect();
+        // Only in the code for 9.0 do kernels wait for the one before by themselves.
+        let mut early = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
         };
+        let attributes = u32::from(grid.early && self.capability == (9, 0));
+        let config = sys::CUlaunchConfig {
+            gridDimX: grid.x,
+            gridDimY: grid.y,
+            gridDimZ: 1,
+            blockDimX: grid.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared,
+            hStream: gpu.stream().cu_stream(),
+            attrs: &raw mut early,
+            numAttrs: attributes,
+        };
+        gpu.bind()?;
         let _inside = Inside::enter();
-        // SAFETY: the caller promises that the arguments fit.
-        cuda(
-            || format!("launching {name}"),
-            unsafe { builder.launch(config) }.map(drop),
-        )
+        // SAFETY: the caller promises that the arguments fit; their places, the attribute
+        // and the function outlive the call, which copies them.
+        let code = unsafe {
+            sys::cuLaunchKernelEx(
+                &raw const config,
+                function.cu_function(),
+                places.as_mut_ptr(),
+                ptr::null_mut(),
+            )
+        };
+        cuda(|| format!("launching {name}"), code.result())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The CUDA layer: one GPU with one stream as a [`crate::Device`], memory with an
 //! owner, graphs, events, kernels.
 
+mod device;
 mod gpu;
 mod graph;
 mod ipc;
@@ -10,7 +11,7 @@ mod pinned;
 mod stuck;
 
 pub use gpu::{Gpu, Watch, device_count};
-pub use graph::{Event, Graph, Record};
+pub use graph::{Event, Graph};
 pub use ipc::{Handle, Mapped};
 pub use kernels::{Argument, Grid, Kernels};
 pub use memory::Freer;

@@ -84,6 +84,10 @@ pub struct Context {
     pub listener: Option<Listener>,
 }
 
+/// What the ranks are doing, in words for whoever waits; see [`Context::report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doing(pub String);
+
 /// Hears of progress, as JSON.
 pub type Listener = Box<dyn FnMut(&serde_json::Value) + Send>;
 

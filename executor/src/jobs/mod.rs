@@ -18,7 +18,7 @@ pub(crate) use collectives::{Buffers, Point};
 pub use collectives::{
     CollectivesJob, CollectivesResult, Implementation, RegistrationCosts, Sample,
 };
-pub use context::{Backend, Context, Limits, Listener};
+pub use context::{Backend, Context, Doing, Limits, Listener};
 pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample, ReplaySample};
 pub use stack::{
     BF16_TOLERANCE, FP8_TOLERANCE, GraphBytes, MemoryKind, Part, StackJob, StackResult, StackStep,

@@ -7,23 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::blocks::Blocks;
 use super::locate::{FILE, Found, find};
 use super::sys::{self, Comm, ResultCode, Symbols, UniqueId};
+use crate::loading::{Version, first_that_loads};
 use crate::{Error, Result};
-
-/// `NCCL_VERSION_CODE`: major · 10000 + minor · 100 + patch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(pub i32);
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{}.{}.{}",
-            self.0 / 10_000,
-            self.0 / 100 % 100,
-            self.0 % 100
-        )
-    }
-}
 
 /// The oldest NCCL accepted: communicator split and configuration as used here.
 pub const MINIMUM: Version = Version(21_800);
@@ -56,25 +41,14 @@ impl Library {
     /// [`Error::Library`]: not found (and where it was looked for), too old, or the
     /// names of the symbols that it lacks.
     pub fn open(given: Option<&Path>) -> Result<Arc<Self>> {
-        let mut tried = Vec::new();
-        for found in find(given)? {
-            let name = match &found {
-                Found::File(path) => path.display().to_string(),
-                Found::System => FILE.to_owned(),
-            };
-            // SAFETY: loading NCCL runs its initialisers, which only set up its own state.
-            match unsafe { libloading::Library::new(&name) } {
-                Ok(library) => return Self::check(library, &name),
-                Err(e) => tried.push(format!("{name} ({})", reason(&e))),
-            }
-        }
-        Err(Error::Library {
-            library: "NCCL".into(),
-            why: format!(
-                "not found; tried {}; install it (pip install nvidia-nccl-cu13) or name it with --nccl-path",
-                tried.join(", ")
-            ),
-        })
+        let names = find(given)?.into_iter().map(|found| match found {
+            Found::File(path) => path.display().to_string(),
+            Found::System => FILE.to_owned(),
+        });
+        let how = "install it (pip install nvidia-nccl-cu13) or name it with --nccl-path";
+        // SAFETY: NCCL's initialisers only set up its own state.
+        let (library, name) = unsafe { first_that_loads("NCCL", names, how) }?;
+        Self::check(library, &name)
     }
 
     fn check(library: libloading::Library, name: &str) -> Result<Arc<Self>> {
@@ -94,7 +68,9 @@ impl Library {
         if unsafe { (symbols.get_version)(&raw mut code) } != sys::SUCCESS {
             return Err(fail("ncclGetVersion fails".into()));
         }
-        let version = Version(code);
+        let Ok(version) = u32::try_from(code).map(Version) else {
+            return Err(fail(format!("ncclGetVersion says {code}")));
+        };
         if version < MINIMUM {
             return Err(fail(format!(
                 "it is NCCL {version}, {MINIMUM} or newer is needed"
@@ -208,13 +184,6 @@ impl crate::cuda::Freer for Library {
     fn free(&self, address: u64) {
         self.blocks().give(address);
     }
-}
-
-/// The loader's reason without the name, which is said already.
-fn reason(e: &libloading::Error) -> String {
-    let text = std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string);
-    text.split_once(": ")
-        .map_or(text.clone(), |(_, rest)| rest.to_owned())
 }
 
 /// `ncclDataType_t` of an element type.

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::loading::{in_packages, python_environments};
 use crate::{Error, Result};
 
 /// The file that every NCCL package ships; `libnccl.so` is in development packages only.
@@ -59,42 +60,7 @@ fn in_path(path: &Path) -> Result<PathBuf> {
     })
 }
 
-/// Roots of the Python environments in use: the activated ones, and that of `python3`.
-pub(crate) fn python_environments(env: &impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    let mut roots: Vec<PathBuf> = ["VIRTUAL_ENV", "CONDA_PREFIX"]
-        .iter()
-        .filter_map(|n| env(n))
-        .map(PathBuf::from)
-        .collect();
-    let on_path = env("PATH").into_iter().flat_map(|path| {
-        path.split(':')
-            .map(|folder| Path::new(folder).join("python3"))
-            .filter(|p| p.is_file())
-            .collect::<Vec<_>>()
-    });
-    // bin/python3 → the environment around it; no interpreter is run.
-    roots.extend(on_path.filter_map(|p| Some(p.parent()?.parent()?.to_owned())));
-    roots
-}
-
 /// `lib/python3.*/site-packages/nvidia/nccl/lib/libnccl.so.2` under a root.
 fn in_environment(root: &Path) -> Vec<PathBuf> {
     in_packages(root, "nvidia/nccl/lib", FILE)
-}
-
-/// `file` of the Python package folder `package`, wherever the environment at `root` has it.
-pub(crate) fn in_packages(root: &Path, package: &str, file: &str) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(root.join("lib")) else {
-        return Vec::new();
-    };
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .filter(|e| e.file_name().to_string_lossy().starts_with("python3"))
-        .flat_map(|e| {
-            ["site-packages", "dist-packages"].map(|s| e.path().join(s).join(package).join(file))
-        })
-        .filter(|p| p.is_file())
-        .collect();
-    found.sort();
-    found
 }

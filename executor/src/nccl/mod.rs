@@ -8,8 +8,8 @@ mod locate;
 pub mod sys;
 mod windows;
 
+pub use crate::loading::Version;
 pub use comm::NcclCommunicator;
-pub use library::{Library, MINIMUM, ONE_SIDED, Version, WINDOWS};
+pub use library::{Library, MINIMUM, ONE_SIDED, WINDOWS};
 pub use locate::{Found, find, locate};
-pub(crate) use locate::{in_packages, python_environments};
 pub use windows::NcclRegistrar;

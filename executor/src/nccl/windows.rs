@@ -5,9 +5,10 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::NcclCommunicator;
-use super::library::{Library, Version, WINDOWS};
+use super::library::{Library, WINDOWS};
 use super::sys::{self, Comm};
 use crate::cuda::{Freer, Gpu, Inside};
+use crate::loading::Version;
 use crate::symmetric::{Registrar, Registration};
 use crate::{Buffer, Error, Result, View};
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use parplan_profiles::calibration::{Experiment, LaunchMode};
 use serde::{Deserialize, Serialize};
 
-use crate::bench::{head_start, start_together};
+use crate::bench::{Launches, start_together};
 use crate::comm::CpuCommunicator;
 use crate::cuda::Graph;
 use crate::jobs::Context;
@@ -99,8 +99,11 @@ pub(super) fn run(
     for _ in 0..times {
         anchors.push(anchor.time(context)?);
         if shared {
-            let one_by_one = graph.is_none() && context.gpu.is_some();
-            start_together(&mut context.control, head_start(one_by_one))?;
+            let launches = match graph.is_none() && context.gpu.is_some() {
+                true => Launches::OneByOne,
+                false => Launches::Few,
+            };
+            start_together(&mut context.control, launches)?;
         }
         // Untimed: after a wait the first launches find cold caches and sleeping cores.
         once(context, &mut work, graph.as_ref(), &mut turn)?;

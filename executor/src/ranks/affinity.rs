@@ -3,8 +3,19 @@
 //! Ranks wake each other over TCP, and a scheduler likes to put a process beside the one
 //! that woke it: on the other thread of the same core, where both launch more slowly.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+
+/// Whether this process has CPUs that no other rank uses.
+static OWN_CORES: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`take_share`] gave this process CPUs that no other rank of this machine uses.
+#[must_use]
+pub fn has_own_cores() -> bool {
+    OWN_CORES.load(Ordering::Relaxed)
+}
 
 /// Keeps this process to its share of the cores that it may use. Where that is not to be
 /// known or not allowed it goes on as it is: placement changes speed, not results.
@@ -25,13 +36,16 @@ pub fn take_share(local_rank: usize, local_world: usize) {
         .unwrap_or(cpu)
     };
     let mut set = CpuSet::new();
-    for cpu in share(&cpus, siblings, local_rank, local_world) {
+    let mine = share(&cpus, siblings, local_rank, local_world);
+    let apart = local_world == 1 || mine.len() < cpus.len();
+    for cpu in mine {
         if set.set(cpu).is_err() {
             return;
         }
     }
     // Refused by a container's rules, perhaps; see above.
-    let _ = sched_setaffinity(this, &set);
+    let taken = sched_setaffinity(this, &set).is_ok();
+    OWN_CORES.store(taken && apart, Ordering::Relaxed);
 }
 
 /// CPUs of one rank: whole cores, contiguous, as many for each rank. `first_of` gives the

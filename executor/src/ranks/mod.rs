@@ -8,10 +8,10 @@ mod supervisor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use affinity::take_share;
+pub use affinity::{has_own_cores, take_share};
 pub use child::{Channel, end_process, receive_spec};
 pub use launcher::{Launcher, from_environment};
-pub use supervisor::{End, Ended, Event, Plan, Supervised, supervise, supervise_events};
+pub use supervisor::{End, Ended, Event, Plan, Supervised, supervise};
 
 use crate::rendezvous::Secret;
 

@@ -155,25 +155,13 @@ pub enum Event<'a> {
     Progress(&'a Value),
 }
 
-/// Runs the ranks of this machine to their end. `note` gets what should be shown while
-/// they run. No process started here is left when this returns.
+/// Runs the ranks of this machine to their end. `hear` gets what they say while they run.
+/// No process started here is left when this returns.
 ///
 /// # Errors
 /// [`Error::Unusable`] for a plan that cannot be, [`Error::Io`] when a process or log
 /// cannot be made. Failures of ranks are in the [`Supervised`].
-pub fn supervise(plan: &Plan, mut note: impl FnMut(&str)) -> Result<Supervised> {
-    supervise_events(plan, |event| {
-        if let Event::Note(text) = event {
-            note(text);
-        }
-    })
-}
-
-/// As [`supervise`], for those who also want to hear of progress.
-///
-/// # Errors
-/// As [`supervise`].
-pub fn supervise_events(plan: &Plan, mut note: impl FnMut(Event<'_>)) -> Result<Supervised> {
+pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervised> {
     let signals = watch_signals()?;
     let world = plan.local_world * plan.nnodes;
     let secret = match &plan.secret {
@@ -248,7 +236,7 @@ pub fn supervise_events(plan: &Plan, mut note: impl FnMut(Event<'_>)) -> Result<
     let limit = Deadline::after(plan.limit);
     let (mut interrupted, mut timed_out) = (None, false);
     while run.running() {
-        run.listen(&rx, &mut note);
+        run.listen(&rx, &mut hear);
         run.reap();
         let signal = signals
             .iter()
@@ -267,7 +255,7 @@ pub fn supervise_events(plan: &Plan, mut note: impl FnMut(Event<'_>)) -> Result<
             server.cancel();
         }
     }
-    run.drain(&rx, &mut note);
+    run.drain(&rx, &mut hear);
     run.attach_errors();
     // One look at the processes may find several ends; the rank that was killed comes
     // before those that ended because of it.
@@ -395,35 +383,35 @@ impl Run {
         self.ranks.iter().any(|r| r.ended.is_none())
     }
 
-    fn listen(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(Event<'_>)) {
+    fn listen(&mut self, rx: &Receiver<(usize, Report)>, hear: &mut impl FnMut(Event<'_>)) {
         let mut first = rx.recv_timeout(TICK).ok();
         if first.is_none() {
             // All pipes closed returns at once; keep the loop from spinning.
             std::thread::sleep(Duration::from_millis(1));
         }
         while let Some((rank, report)) = first.take().or_else(|| rx.try_recv().ok()) {
-            self.take(rank, report, note);
+            self.take(rank, report, hear);
         }
     }
 
     /// Takes what is still on its way from ranks that have ended: a process can be seen to end
     /// before the thread that reads its pipe has run. Every reader ends at its pipe's end; the
     /// deadline is for a pipe that something else holds open.
-    fn drain(&mut self, rx: &Receiver<(usize, Report)>, note: &mut impl FnMut(Event<'_>)) {
+    fn drain(&mut self, rx: &Receiver<(usize, Report)>, hear: &mut impl FnMut(Event<'_>)) {
         let until = Instant::now() + GRACE;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match rx.recv_timeout(left) {
-                Ok((rank, report)) => self.take(rank, report, note),
+                Ok((rank, report)) => self.take(rank, report, hear),
                 Err(_) => break,
             }
         }
     }
 
-    fn take(&mut self, rank: usize, report: Report, note: &mut impl FnMut(Event<'_>)) {
+    fn take(&mut self, rank: usize, report: Report, hear: &mut impl FnMut(Event<'_>)) {
         match report {
-            Report::Note(text) => note(Event::Note(&text)),
-            Report::Progress(value) => note(Event::Progress(&value)),
+            Report::Note(text) => hear(Event::Note(&text)),
+            Report::Progress(value) => hear(Event::Progress(&value)),
             Report::Done(value) if rank == 0 => self.result = Some(value),
             Report::Done(_) => {}
             Report::Failed { error, .. } => {

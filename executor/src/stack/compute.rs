@@ -111,10 +111,13 @@ pub struct CacheWrite<'a> {
     pub kv: Format,
 }
 
-/// What a stack needs beside [`Device`]. As there, work is enqueued in call order. Row
-/// counts are those of the views; counts that change from replay to replay are read from
-/// device memory.
-pub trait Compute: Device {
+/// What a stack needs: the operations of a decoder layer, and the [`Device`] that they run
+/// on. As there, work is enqueued in call order. Row counts are those of the views; counts
+/// that change from replay to replay are read from device memory.
+pub trait Compute {
+    /// The device. `dyn Compute` derefs to it, so its operations are called alike.
+    fn device(&self) -> &(dyn Device + 'static);
+
     /// Synthetic rows of a tensor, by their numbers in it; fp8 is divided by `unit` first.
     /// Not for graphs.
     ///
@@ -293,6 +296,14 @@ pub trait Compute: Device {
     /// # Errors
     /// See [`add_rms_norm`](Compute::add_rms_norm).
     fn sum_parts(&self, out: &View, parts: &View, count: usize, base: Option<&View>) -> Result<()>;
+}
+
+impl std::ops::Deref for dyn Compute + '_ {
+    type Target = dyn Device;
+
+    fn deref(&self) -> &Self::Target {
+        self.device()
+    }
 }
 
 /// Bytes of a row with its choices behind it: whole 16-byte words.

@@ -87,6 +87,10 @@ fn store(write: &CacheWrite<'_>, cache: &View, kv_heads: usize, values: &[bf16])
 }
 
 impl Compute for CpuDevice {
+    fn device(&self) -> &(dyn Device + 'static) {
+        self
+    }
+
     fn synthetic(
         &self,
         out: &View,

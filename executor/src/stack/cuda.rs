@@ -1,7 +1,5 @@
 //! The operations on a GPU: products by cuBLASLt, everything else by parplan's kernels.
 
-mod device;
-
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,6 +119,10 @@ fn words(op: &'static str, columns: usize) -> Result<u64> {
 }
 
 impl Compute for CudaCompute {
+    fn device(&self) -> &(dyn Device + 'static) {
+        &self.gpu
+    }
+
     fn synthetic(
         &self,
         out: &View,
@@ -134,8 +136,8 @@ impl Compute for CudaCompute {
             out,
             rows.len() * what.columns * format.bytes(),
         )?;
-        let numbers = self.alloc("row numbers", rows.len() * 8)?;
-        self.write(&numbers.all(), bytemuck::cast_slice(rows))?;
+        let numbers = self.gpu.alloc("row numbers", rows.len() * 8)?;
+        self.gpu.write(&numbers.all(), bytemuck::cast_slice(rows))?;
         let name = match format {
             Format::Bf16 => names::SYNTHETIC_BF16,
             Format::Fp8 => names::SYNTHETIC_E4M3,
@@ -157,7 +159,7 @@ impl Compute for CudaCompute {
     }
 
     fn reserve(&mut self, rows: usize, columns: usize) -> Result<()> {
-        self.quantised = Some(self.alloc("quantised rows", rows * columns)?);
+        self.quantised = Some(self.gpu.alloc("quantised rows", rows * columns)?);
         Ok(())
     }
 
@@ -475,6 +477,7 @@ impl Compute for CudaCompute {
             y: max_tiles as u32,
             threads: Grouped::THREADS,
             shared: kernel.shared,
+            early: false,
         };
         self.launch(kernel.name, grid, &arguments)
     }

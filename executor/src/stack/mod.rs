@@ -21,6 +21,7 @@ pub mod reference;
 mod run;
 mod runner;
 mod spec;
+mod stamps;
 mod tensors;
 mod timing;
 mod weights;
@@ -40,5 +41,6 @@ pub use spec::{
     BlockSpec, DcpMerge, ExpertPath, Format, LayerSpec, MixerSpec, Narrowed, Phase, StackLayout,
     StackSpec, StepSpec,
 };
-pub use timing::{Breakdown, Quantiles, Timeline, graph_mark_us};
+pub use stamps::graph_mark_us;
+pub use timing::{Breakdown, MarkCount, Quantiles, Timeline};
 pub use weights::Layer;

@@ -1,5 +1,5 @@
-//! When each kind of work begins: clocks on the CPU, events on a GPU's stream or inside
-//! its graph.
+//! When each kind of work begins: clocks on the CPU, events on a GPU's stream, stamps
+//! inside its graph.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::op::Op;
 use super::run::Marks;
-use crate::cuda::{Event, Gpu, Record};
-use crate::{Device, Result};
+use super::stamps::Stamps;
+use crate::Result;
+use crate::cuda::{Event, Gpu};
 
 /// Microseconds over the repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,12 +65,20 @@ pub struct Timeline {
 
 enum Clock {
     Host(Vec<Instant>),
-    Gpu {
+    Events {
         gpu: Arc<Gpu>,
-        how: Record,
         /// Recorded in order, reused from step to step.
         events: Vec<Event>,
     },
+    Stamps(Stamps),
+}
+
+/// How many marks a step has: neighbouring ones of one kind are one, and one ends it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MarkCount {
+    last: Option<Op>,
+    /// Marks so far, the last one of the step included.
+    pub marks: usize,
 }
 
 impl Timeline {
@@ -82,17 +91,28 @@ impl Timeline {
         }
     }
 
-    /// Events on the stream of `gpu`, or nodes of the graph that is being captured on it.
+    /// Events on the stream of `gpu`.
     #[must_use]
-    pub fn gpu(gpu: &Arc<Gpu>, how: Record) -> Self {
+    pub fn events(gpu: &Arc<Gpu>) -> Self {
         Timeline {
             ops: Vec::new(),
-            clock: Clock::Gpu {
+            clock: Clock::Events {
                 gpu: Arc::clone(gpu),
-                how,
                 events: Vec::new(),
             },
         }
+    }
+
+    /// Kernels of the graph that is going to be captured on `gpu`, for a step of at most
+    /// so many `marks`: what [`MarkCount`] counts.
+    ///
+    /// # Errors
+    /// A device error.
+    pub fn stamps(gpu: &Arc<Gpu>, marks: usize) -> Result<Self> {
+        Ok(Timeline {
+            ops: Vec::new(),
+            clock: Clock::Stamps(Stamps::new(gpu, marks)?),
+        })
     }
 
     /// Starts another step.
@@ -106,12 +126,13 @@ impl Timeline {
     fn stamp(&mut self, index: usize) -> Result<()> {
         match &mut self.clock {
             Clock::Host(times) => times.push(Instant::now()),
-            Clock::Gpu { gpu, how, events } => {
+            Clock::Events { gpu, events } => {
                 if events.len() == index {
                     events.push(gpu.new_event()?);
                 }
-                events[index].record(gpu, *how)?;
+                events[index].record(gpu)?;
             }
+            Clock::Stamps(stamps) => stamps.stamp(index)?,
         }
         Ok(())
     }
@@ -131,10 +152,15 @@ impl Timeline {
     /// A device error.
     pub fn read(&self, per_mark: f64) -> Result<Breakdown> {
         let mut all = Breakdown::new();
+        let stamped = match &self.clock {
+            Clock::Stamps(stamps) => stamps.read(self.ops.len() + 1)?,
+            _ => Vec::new(),
+        };
         for (i, op) in self.ops.iter().enumerate() {
             let us = match &self.clock {
                 Clock::Host(times) => (times[i + 1] - times[i]).as_secs_f64() * 1e6,
-                Clock::Gpu { events, .. } => events[i].micros_until(&events[i + 1])?,
+                Clock::Events { events, .. } => events[i].micros_until(&events[i + 1])?,
+                Clock::Stamps(_) => stamped[i + 1].saturating_sub(stamped[i]) as f64 * 1e-3,
             };
             let entry = all.entry(*op).or_default();
             entry.0 += (us - per_mark).max(0.0);
@@ -155,55 +181,15 @@ impl Marks for Timeline {
     }
 }
 
-/// Microseconds that an event node between two kernels adds to a graph: the same chain of
-/// kernels of a few microseconds is replayed with a mark around each and without, by turns.
-/// The node's own time is in there, and that the next kernel is not made ready beside the
-/// one before.
-///
-/// # Errors
-/// A device error.
-pub fn graph_mark_us(gpu: &Arc<Gpu>) -> Result<f64> {
-    const KERNELS: usize = 64;
-    const BYTES: usize = 1 << 20;
-    const REPEATS: usize = 15;
-    let from = gpu.alloc("calibration of marks", 2 * BYTES)?;
-    gpu.fill(&from.all(), 0)?;
-    let (a, b) = (from.view(0, BYTES)?, from.view(BYTES, BYTES)?);
-    let events = (0..=KERNELS)
-        .map(|_| gpu.new_event())
-        .collect::<Result<Vec<_>>>()?;
-    // Each reads what the one before wrote.
-    let kernel = |i: usize| match i % 2 {
-        0 => gpu.scale_bf16(&b, &a, 1.0),
-        _ => gpu.scale_bf16(&a, &b, 1.0),
-    };
-    kernel(0)?;
-    gpu.wait(None)?;
-    let plain = gpu.capture(|| (0..KERNELS).try_for_each(kernel))?;
-    let marked = gpu.capture(|| {
-        for (i, event) in events.iter().enumerate() {
-            event.record(gpu, Record::Node)?;
-            if i < KERNELS {
-                kernel(i)?;
-            }
-        }
+impl Marks for MarkCount {
+    fn mark(&mut self, op: Op) -> Result<()> {
+        // The first is counted with the one that ends the step.
+        self.marks += match self.last.replace(op) {
+            None => 2,
+            Some(last) => usize::from(last != op),
+        };
         Ok(())
-    })?;
-    let mut times = [Vec::new(), Vec::new()];
-    for repeat in 0..=REPEATS {
-        for (graph, times) in [&plain, &marked].into_iter().zip(&mut times) {
-            let start = gpu.event()?;
-            graph.launch()?;
-            let end = gpu.event()?;
-            gpu.wait(None)?;
-            // The first launch of a graph is slower.
-            if repeat > 0 {
-                times.push(start.micros_until(&end)?);
-            }
-        }
     }
-    let [plain, marked] = times.map(|t| Quantiles::of(&t).median_us);
-    Ok(((marked - plain) / events.len() as f64).max(0.0))
 }
 
 #[cfg(test)]
@@ -221,10 +207,13 @@ mod tests {
     #[test]
     fn neighbouring_marks_of_one_kind_are_one() {
         let mut line = Timeline::host();
+        let mut count = MarkCount::default();
         for op in [Op::Router, Op::Router, Op::Experts, Op::Router] {
             line.mark(op).unwrap();
+            count.mark(op).unwrap();
         }
         line.end().unwrap();
+        assert_eq!(count.marks, 4);
         let read = line.read(0.0).unwrap();
         assert_eq!(read[&Op::Router].1, 2);
         assert_eq!(read[&Op::Experts].1, 1);

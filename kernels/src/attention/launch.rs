@@ -148,9 +148,9 @@ impl Kernel {
                 combine: COMBINE,
                 rows: 64 * pair,
                 unit_tokens: 64,
-                threads: 512,
-                // Queries, two units, two tiles of weights, four rows of f32, barriers.
-                shared: (8 + 2 * 9 + 2) * 8192 + 4 * 64 * 4 + 112,
+                threads: 384,
+                // Queries, two units, two tiles of weights, four rows of f32, 24 barriers.
+                shared: (8 + 2 * 9 + 2) * 8192 + 4 * 64 * 4 + 24 * 8,
                 resident: 1,
                 blocks_per_chunk: pair,
             };

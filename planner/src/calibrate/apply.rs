@@ -118,6 +118,10 @@ pub fn apply(
         overheads: overheads.clone(),
         used: Vec::new(),
     };
+    if own_kernels {
+        // parplan's executor makes no multicast objects, as when it measured.
+        out.gpu.link.multicast = false;
+    }
     for layer in layers {
         out.gpu = machine(&out.gpu, &layer.calibration.samples);
         let mut classes = Vec::new();

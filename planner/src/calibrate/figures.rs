@@ -7,7 +7,8 @@ use crate::cost::Collective;
 use parplan_profiles::Overheads;
 use parplan_profiles::calibration::{BufferRegistration, Class, CollectiveKind, SyncWay};
 use parplan_profiles::efficiency::{
-    AllReduceFit, DecodeFit, EfficiencyProfile, GemmFit, MoeFit, Note, PrefillFit, RingFit,
+    AllReduceFit, DecodeFit, EfficiencyProfile, GemmFit, LowLatencyFit, MoeFit, Note, PrefillFit,
+    RingFit,
 };
 
 /// The formula of a class with its figures.
@@ -237,7 +238,7 @@ impl Figures {
             ],
             Figures::Ring(fit, _) => {
                 let w = width(&fit.note);
-                vec![
+                let mut all = vec![
                     time("base_us", fit.base_us, w),
                     time("rank_us", fit.rank_us, w),
                     time("ramp_us", fit.ramp_us, w.max(0.6)),
@@ -245,7 +246,16 @@ impl Figures {
                     at("link_4", fit.link[1], w),
                     at("link_8", fit.link[2], w),
                     time("eager_us", fit.eager_us, w.max(0.8)),
-                ]
+                ];
+                if let Some(low) = &fit.low_latency {
+                    all.extend([
+                        time("low_latency_base_us", low.base_us, w),
+                        time("low_latency_rank_us", low.rank_us, w),
+                        time("low_latency_ramp_us", low.ramp_us, w.max(0.6)),
+                        at("low_latency_link", low.link, w.max(0.6)),
+                    ]);
+                }
+                all
             }
             Figures::Peer {
                 base_us,
@@ -317,7 +327,16 @@ impl Figures {
             },
             (
                 Figures::Ring(fit, kind),
-                &[base_us, rank_us, ramp_us, two, four, eight, eager_us],
+                &[
+                    base_us,
+                    rank_us,
+                    ramp_us,
+                    two,
+                    four,
+                    eight,
+                    eager_us,
+                    ref low @ ..,
+                ],
             ) => Figures::Ring(
                 RingFit {
                     base_us,
@@ -325,6 +344,15 @@ impl Figures {
                     ramp_us,
                     link: [share(two), share(four), share(eight)],
                     eager_us,
+                    low_latency: match *low {
+                        [base_us, rank_us, ramp_us, link] => Some(LowLatencyFit {
+                            base_us,
+                            rank_us,
+                            ramp_us,
+                            link: part(link),
+                        }),
+                        _ => fit.low_latency,
+                    },
                     ..fit.clone()
                 },
                 *kind,
@@ -420,6 +448,7 @@ fn peer_before(own: &Option<RingFit>, custom: &AllReduceFit) -> RingFit {
         ramp_us: 1.0,
         link: [0.5; 3],
         eager_us: custom.eager_us,
+        low_latency: None,
         note: Note {
             sigma: 0.7,
             samples: 0,

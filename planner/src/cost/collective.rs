@@ -1,7 +1,7 @@
 //! Collectives inside an NVLink domain, over PCIe, and between nodes.
 
 use super::resolve::OpCosts;
-use super::terms::RingTerm;
+use super::terms::{LowLatencyTerm, RingTerm};
 
 /// What a collective does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ pub enum Launch {
 pub enum Registration {
     /// Ordinary buffers.
     None,
-    /// Symmetric windows: NCCL runs whichever of its kernels is faster.
+    /// Symmetric windows: NCCL runs its symmetric kernels, also where they are slower.
     Symmetric,
 }
 
@@ -101,6 +101,16 @@ impl Collective {
         }
     }
 
+    /// Bytes of all ranks together that a low-latency kernel brings to every rank, its own among
+    /// them. Of an all-reduce that is every rank's whole buffer, which each then sums.
+    #[inline]
+    fn gathered(self, bytes: f64, ranks: f64) -> f64 {
+        match self {
+            Collective::AllReduce => bytes * ranks,
+            _ => bytes,
+        }
+    }
+
     #[inline]
     fn index(self) -> usize {
         match self {
@@ -112,7 +122,41 @@ impl Collective {
     }
 }
 
+/// Bytes of all ranks up to which NCCL takes its low-latency symmetric kernel. Its choice is by a model
+/// of both (`queryModel` of src/sym_kernels.cc, 2.27 and 2.28): 4.5 µs and 9 bytes for each byte of all
+/// ranks at 320 GiB/s against 7.8 µs, which meet at about 164 kB; kernels in captured graphs of 2, 4 and
+/// 8 H200 change between 131,072 and 262,144 bytes, as that says (docs/node.md).
+const LOW_LATENCY_BYTES: f64 = 160.0 * 1024.0;
+
+impl LowLatencyTerm {
+    /// `base + rank · (R − 2) + ramp · √received + received / bandwidth`.
+    #[inline]
+    fn time(&self, ranks: f64, gathered: f64) -> f64 {
+        let received = gathered * (ranks - 1.0) / ranks;
+        self.base_us
+            + self.rank_us * (ranks - 2.0)
+            + self.ramp_us_per_root_byte * received.sqrt()
+            + received * self.us_per_byte
+    }
+}
+
 impl RingTerm {
+    /// By the kernel that runs at this size: the low-latency one, where there is one, or the other,
+    /// which is never taken to be faster than the former was at its largest.
+    #[inline]
+    fn kernel(&self, kind: Collective, bytes: f64, ranks: f64, wire: f64) -> f64 {
+        let Some(low) = &self.low_latency else {
+            return self.time(ranks, wire);
+        };
+        let gathered = kind.gathered(bytes, ranks);
+        let small = low.time(ranks, gathered.min(LOW_LATENCY_BYTES));
+        if gathered <= LOW_LATENCY_BYTES {
+            small
+        } else {
+            self.time(ranks, wire).max(small)
+        }
+    }
+
     /// `base + rank · (R − 2) + ramp · √wire + wire / bandwidth(R)`. Beyond the 8 ranks of the
     /// tables the latency grows by half the 8-rank figure a doubling, as trees do.
     #[inline]
@@ -126,7 +170,7 @@ impl RingTerm {
     /// The same as launched: the host paces an eager launch while the kernel is short.
     #[inline]
     pub(super) fn launched(&self, kind: Collective, bytes: f64, ranks: f64, launch: Launch) -> f64 {
-        let us = self.time(ranks, kind.wire(ranks) * bytes);
+        let us = self.kernel(kind, bytes, ranks, kind.wire(ranks) * bytes);
         match launch {
             Launch::Graph => us,
             Launch::Eager => super::overlap(us, self.eager_us + self.base_us),
@@ -183,14 +227,21 @@ impl OpCosts<'_> {
         let mut us = ring.time(ranks, wire);
         let mut floor_us = ring.eager_us + ring.base_us;
         if t.registration == Registration::Symmetric && t.kind != Collective::AllToAll {
-            // A switch that multicasts and reduces moves n + n/R bytes a rank (engine-facts D5).
-            let symmetric_wire = if t.kind == Collective::AllReduce && self.multicast && ranks > 2.0
-            {
-                t.bytes * (1.0 + 1.0 / ranks)
+            let own = &self.symmetric[t.kind.index()];
+            us = if self.symmetric_measured[t.kind.index()] && !self.multicast {
+                own.kernel(t.kind, t.bytes, ranks, wire)
             } else {
-                wire
+                // Neither tables nor samples are of kernels that multicast. A switch that multicasts
+                // and reduces moves n + n/R bytes a rank (engine-facts D5), and how far such kernels
+                // lose to the ordinary ones was not measured: the faster of the two.
+                let reduces = t.kind == Collective::AllReduce && self.multicast && ranks > 2.0;
+                let wire = if reduces {
+                    t.bytes * (1.0 + 1.0 / ranks)
+                } else {
+                    wire
+                };
+                us.min(own.kernel(t.kind, t.bytes, ranks, wire))
             };
-            us = us.min(self.symmetric[t.kind.index()].time(ranks, symmetric_wire));
         }
         if t.implementation == Implementation::Custom
             && t.kind == Collective::AllReduce

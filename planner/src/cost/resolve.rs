@@ -1,8 +1,8 @@
 //! Efficiency figures resolved for one GPU: fractions turned into time a byte and a product.
 
 use super::terms::{
-    A2aTerm, CustomTerm, DecodeTerm, MoeTerm, NetworkTerm, PrefillTerm, Product, RingTerm,
-    ScanTerm, TopKTerm,
+    A2aTerm, CustomTerm, DecodeTerm, LowLatencyTerm, MoeTerm, NetworkTerm, PrefillTerm, Product,
+    RingTerm, ScanTerm, TopKTerm,
 };
 use parplan_profiles::efficiency::{
     A2aFit, DecodeFit, EfficiencyProfile, GemmFit, MoeFit, Note, PrefillFit, RingFit, ScanFit,
@@ -126,6 +126,8 @@ pub struct OpCosts<'a> {
     pub(super) rings: [RingTerm; 4],
     /// All-gather, reduce-scatter, all-reduce on symmetric windows.
     pub(super) symmetric: [RingTerm; 3],
+    /// Which of them were measured, and not taken from tables.
+    pub(super) symmetric_measured: [bool; 3],
     pub(super) custom_all_reduce: CustomTerm,
     pub(super) peer_gather: Option<RingTerm>,
     pub(super) peer_merge: Option<RingTerm>,
@@ -246,6 +248,12 @@ impl<'g> Peaks<'g> {
             ramp_us_per_root_byte: fit.ramp_us / 1024.0,
             us_per_byte: fit.link.map(|x| self.link / x),
             eager_us: fit.eager_us,
+            low_latency: fit.low_latency.map(|low| LowLatencyTerm {
+                base_us: low.base_us,
+                rank_us: low.rank_us,
+                ramp_us_per_root_byte: low.ramp_us / 1024.0,
+                us_per_byte: self.link / low.link,
+            }),
         }
     }
 
@@ -369,6 +377,12 @@ impl<'a> OpCosts<'a> {
                 &c.symmetric_all_reduce,
             ]
             .map(|own| peaks.ring(own.as_ref().unwrap_or(&c.symmetric))),
+            symmetric_measured: [
+                &c.symmetric_all_gather,
+                &c.symmetric_reduce_scatter,
+                &c.symmetric_all_reduce,
+            ]
+            .map(Option::is_some),
             peer_gather: c.peer_gather.as_ref().map(|fit| peaks.ring(fit)),
             peer_merge: c.peer_merge.as_ref().map(|fit| peaks.ring(fit)),
             custom_all_reduce: CustomTerm {

@@ -82,6 +82,15 @@ pub(super) struct RingTerm {
     pub ramp_us_per_root_byte: f64,
     pub us_per_byte: [f64; 3],
     pub eager_us: f64,
+    pub low_latency: Option<LowLatencyTerm>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LowLatencyTerm {
+    pub base_us: f64,
+    pub rank_us: f64,
+    pub ramp_us_per_root_byte: f64,
+    pub us_per_byte: f64,
 }
 
 #[derive(Debug, Clone, Copy)]

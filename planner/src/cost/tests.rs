@@ -192,6 +192,54 @@ fn collectives_meet_measured_rows() {
 }
 
 /// Occupancy by simulation: tokens choose `top_k` of all experts, a rank holds the first ones.
+/// NCCL changes kernels on symmetric windows by the bytes of all ranks; the step is up, never down.
+#[test]
+fn symmetric_windows_have_a_kernel_for_small_messages() {
+    let mut gpu = gpu("h200");
+    gpu.link.multicast = false;
+    let mut figures = EfficiencyProfile::embedded("builtin", &gpu)
+        .unwrap()
+        .clone();
+    // As measured: what is measured is not held to be the faster of two.
+    let table = figures.collective.symmetric.clone();
+    figures.collective.symmetric_all_gather = Some(table.clone());
+    figures.collective.symmetric_all_reduce = Some(table);
+    let costs = OpCosts::new(&figures, &gpu).unwrap();
+    let us = |kind, bytes: f64, ranks: f64, registration| {
+        costs.collective(&Transfer {
+            kind,
+            bytes,
+            span: Span::local(ranks),
+            implementation: Implementation::Nccl,
+            launch: Launch::Graph,
+            registration,
+        })
+    };
+    for ranks in [2.0, 3.0, 4.0, 8.0] {
+        for kind in [Collective::AllGather, Collective::AllReduce] {
+            let of = |bytes| us(kind, bytes, ranks, Registration::Symmetric);
+            // An all-reduce brings every rank's whole buffer to every rank.
+            let most = match kind {
+                Collective::AllReduce => 160.0 * 1024.0 / ranks,
+                _ => 160.0 * 1024.0,
+            };
+            assert!(of(most + 16.0) > of(most) + 0.5, "{kind:?}, {ranks} ranks");
+            let sizes: Vec<f64> = (0..200).map(|i| 256.0 * 1.08f64.powi(i)).collect();
+            assert!(
+                sizes.windows(2).all(|s| of(s[0]) <= of(s[1])),
+                "{kind:?}, {ranks} ranks"
+            );
+        }
+    }
+    // Small ones gain, large ones lose, and both are priced so.
+    let both = |bytes| {
+        let of = |registration| us(Collective::AllReduce, bytes, 8.0, registration);
+        (of(Registration::Symmetric), of(Registration::None))
+    };
+    let ((small, ordinary), (large, faster)) = (both(4096.0), both(268_435_456.0));
+    assert!(small < ordinary && large > faster);
+}
+
 #[test]
 fn luck_of_routing_is_the_spread_of_touched_experts() {
     for (tokens, local, total, top_k) in [

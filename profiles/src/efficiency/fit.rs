@@ -251,8 +251,25 @@ pub struct RingFit {
     pub link: [f64; 3],
     /// What an eager launch adds over a CUDA graph, µs.
     pub eager_us: f64,
+    /// A kernel of its own for small messages, where there is one: NCCL's symmetric ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_latency: Option<LowLatencyFit>,
     /// Provenance.
     pub note: Note,
+}
+
+/// A kernel that sends every word with a flag beside it, and so waits for no barrier.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LowLatencyFit {
+    /// Latency at two ranks, µs.
+    pub base_us: f64,
+    /// Added latency for each rank beyond two, µs.
+    pub rank_us: f64,
+    /// Ramp between latency and bandwidth, µs per √MiB that a rank receives.
+    pub ramp_us: f64,
+    /// Fraction of the link bandwidth for the bytes that a rank receives, flags not counted.
+    pub link: f64,
 }
 
 /// One-shot (every rank reads all) and two-shot (reduce-scatter, all-gather) all-reduce.

@@ -331,6 +331,18 @@ impl EfficiencyProfile {
                     "fraction of the link",
                 );
             }
+            if let Some(low) = &ring.low_latency {
+                let field = format!("{field}.low_latency");
+                check.times(
+                    &field,
+                    &[
+                        ("base_us", low.base_us),
+                        ("rank_us", low.rank_us),
+                        ("ramp_us", low.ramp_us),
+                    ],
+                );
+                check.fractions(&field, &[("link", low.link)]);
+            }
             check.spread(&format!("{field}.note"), &ring.note);
         }
         let custom = &c.custom_all_reduce;

@@ -24,6 +24,8 @@ type Reader = fn(&Fields<'_>) -> Result<Draft, Fault>;
 const READERS: &[(&str, Reader)] = &[
     ("LlamaForCausalLM", dense::read),
     ("MistralForCausalLM", dense::read),
+    ("Mistral3ForConditionalGeneration", dense::read),
+    ("Phi3ForCausalLM", dense::read),
     ("Qwen2ForCausalLM", dense::read_qwen2),
     ("Qwen3ForCausalLM", dense::read_qwen3),
     ("Qwen3VLForConditionalGeneration", dense::read_qwen3),

@@ -4,6 +4,7 @@ use super::embedded::{self, EmbeddedFile};
 use super::text::{Document, MAX_PROFILE_BYTES, read_limited};
 use super::{Library, LibraryError, Listed, Profile};
 use crate::fault::{Fault, Faults};
+use crate::model::ModelProfile;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -23,7 +24,8 @@ impl Header {
     }
 
     fn answers_to(&self, name: &str) -> bool {
-        self.names().any(|known| known.eq_ignore_ascii_case(name))
+        self.names()
+            .any(|known| known.eq_ignore_ascii_case(name) || is_short_for(name, known))
     }
 
     /// Every name that selects the profile.
@@ -32,6 +34,26 @@ impl Header {
             .chain(self.repository.as_deref())
             .chain(self.aliases.iter().map(String::as_str))
     }
+}
+
+/// Whether a name is a Hugging Face id without its organisation.
+fn is_short_for(name: &str, id: &str) -> bool {
+    id.split_once('/')
+        .is_some_and(|(_, model)| model.eq_ignore_ascii_case(name))
+}
+
+/// The Hugging Face id that a name means among those that a profile answers to: itself, or the
+/// one that it is short for. None where the name is the profile's own or a nickname.
+pub(super) fn repository_of(model: &ModelProfile, name: &str) -> Option<String> {
+    let name = name.trim();
+    if model.name.eq_ignore_ascii_case(name) {
+        return None;
+    }
+    let ids = std::iter::once(&model.repository)
+        .chain(&model.aliases)
+        .filter(|id| id.contains('/'));
+    let mut meant = ids.filter(|id| id.eq_ignore_ascii_case(name) || is_short_for(name, id));
+    meant.next().cloned()
 }
 
 impl Library {

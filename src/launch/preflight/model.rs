@@ -1,7 +1,7 @@
 //! The model can be read by the engine.
 
 use super::{Start, Verdict, is_builtin};
-use crate::ask::as_path;
+use crate::ask::{as_path, hub};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -56,11 +56,8 @@ fn local(path: &Path) -> Verdict {
 /// A repository's name: the engine fetches it, or finds it where it was fetched before.
 fn remote(model: &str) -> Verdict {
     let offline = |name| std::env::var(name).is_ok_and(|value| value == "1" || value == "true");
-    let cached = cache().map(|folder| folder.join(format!("models--{}", model.replace('/', "--"))));
-    match cached {
-        Some(folder) if folder.is_dir() => {
-            Verdict::Passed(format!("{model}, fetched before to {}", folder.display()))
-        }
+    match hub::folder(model) {
+        Some(folder) => Verdict::Passed(format!("{model}, fetched before to {}", folder.display())),
         _ if offline("HF_HUB_OFFLINE") || offline("TRANSFORMERS_OFFLINE") => {
             Verdict::Failed(format!(
                 "{model} was not fetched before, and HF_HUB_OFFLINE forbids to fetch it; give a \
@@ -68,18 +65,6 @@ fn remote(model: &str) -> Verdict {
             ))
         }
         _ => Verdict::Passed(format!("{model} is no folder here: the engine fetches it")),
-    }
-}
-
-/// Where Hugging Face's client keeps what it fetched.
-fn cache() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(folder) = set("HF_HUB_CACHE") {
-        return Some(PathBuf::from(folder));
-    }
-    match set("HF_HOME") {
-        Some(home) => Some(PathBuf::from(home).join("hub")),
-        None => Some(dirs::cache_dir()?.join("huggingface").join("hub")),
     }
 }
 

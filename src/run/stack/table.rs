@@ -43,7 +43,7 @@ pub fn print(r: &StackResult) {
         );
     }
     if let Some(us) = r.graph_mark_us {
-        println!("an event in a graph takes {us:.2} us, taken off every part");
+        println!("a mark in a graph takes {us:.2} us, taken off every part");
     }
     for note in &r.notes {
         println!("note: {note}");

@@ -2,26 +2,27 @@
 //! from graphs, operation by operation.
 
 mod result;
+mod timed;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Context;
+use super::{Context, Doing};
 use crate::attention::PeerExchange;
 use crate::bench::Launch;
 use crate::comm::CpuCommunicator;
-use crate::cuda::{Graph, Record};
-use crate::gather::Mode;
+use crate::cuda::Graph;
 use crate::nccl::NcclRegistrar;
 use crate::stack::{
-    Breakdown, Compute, CudaCompute, DcpMerge, Distance, Op, Phase, Prepared, Quantiles, Runner,
-    StackSpec, StepSpec, Timeline, attention_op, graph_mark_us, uses_fp8,
+    Compute, CudaCompute, DcpMerge, Distance, Phase, Prepared, Quantiles, Runner, StackSpec,
+    StepSpec, attention_op, graph_mark_us, uses_fp8,
 };
 use crate::symmetric::{Registration, WindowPool};
 use crate::{Communicator, CpuDevice, Error, Result};
 pub use result::{GraphBytes, MemoryKind, Part, StackResult, StackStep};
+use timed::Captured;
 
 /// How much to measure.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -63,15 +64,6 @@ pub const FP8_TOLERANCE: f64 = 8e-2;
 /// Bytes of the largest message from a rank to another over peer memory. Longer ones, as
 /// prefill chunks have, are bound by the link, and go by the communicator.
 const MOST_STAGED: usize = 32 << 20;
-
-struct Captured {
-    bucket: usize,
-    q_tokens: usize,
-    prepared: Prepared,
-    plain: Graph,
-    marked: Graph,
-    line: Timeline,
-}
 
 impl StackJob {
     /// Runs on this rank. Rank 0's result counts.
@@ -117,6 +109,8 @@ impl StackJob {
             }
         };
         let implementation = world.implementation().to_owned();
+        let layers = self.spec.layers.len();
+        slow(context, || format!("making the weights of {layers} layers"));
         let largest = self.buckets.iter().copied().max().unwrap_or(0);
         let mut runner = Runner::new(device, self.spec.clone(), world, &self.steps, largest)?;
         memory.extend(runner.memory.iter().map(|(what, bytes)| MemoryKind {
@@ -253,6 +247,7 @@ impl StackJob {
                 result.skipped += 1;
                 continue;
             };
+            slow(context, || words(step, self.check));
             let note = format!(
                 "{} by {}",
                 attention_op(step.phase).name(),
@@ -375,185 +370,31 @@ impl StackJob {
             distance,
         }
     }
+}
 
-    fn eagerly(
-        &self,
-        context: &mut Context,
-        runner: &mut Runner,
-        prepared: &Prepared,
-    ) -> Result<(Quantiles, Vec<Part>)> {
-        let gpu = context.gpu.clone();
-        let mut line = match &gpu {
-            Some(gpu) => Timeline::gpu(gpu, Record::Stream),
-            None => Timeline::host(),
-        };
-        for _ in 0..self.timing.warmup {
-            runner.enqueue(prepared, &mut ())?;
-            runner.groups.wait()?;
-        }
-        let mut whole = Vec::new();
-        for _ in 0..self.timing.repeats.max(1) {
-            context.control.barrier()?;
-            let us = match &gpu {
-                Some(gpu) => {
-                    let start = gpu.event()?;
-                    runner.enqueue(prepared, &mut ())?;
-                    let end = gpu.event()?;
-                    runner.groups.wait()?;
-                    gpu.wait(None)?;
-                    start.micros_until(&end)?
-                }
-                None => {
-                    let start = std::time::Instant::now();
-                    runner.enqueue(prepared, &mut ())?;
-                    runner.groups.wait()?;
-                    start.elapsed().as_secs_f64() * 1e6
-                }
-            };
-            whole.push(us);
-        }
-        let mut parts = Vec::new();
-        for _ in 0..self.timing.repeats.max(1) {
-            context.control.barrier()?;
-            line.restart();
-            runner.enqueue(prepared, &mut line)?;
-            line.end()?;
-            runner.groups.wait()?;
-            runner.device.synchronize()?;
-            parts.push(line.read(0.0)?);
-        }
-        over_ranks(&mut context.control, &whole, &parts)
-    }
-
-    /// A graph for every bucket and number of new tokens that a decode step needs.
-    fn capture(
-        &self,
-        context: &Context,
-        runner: &mut Runner,
-        result: &mut StackResult,
-    ) -> Result<Vec<Captured>> {
-        let Some(gpu) = &context.gpu else {
-            return Ok(Vec::new());
-        };
-        let mut wanted: Vec<(usize, usize)> = self
-            .steps
-            .iter()
-            .filter_map(|s| Some((self.bucket(s)?, s.q_tokens)))
-            .collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let mut graphs = Vec::new();
-        // The largest first, as for the eager steps.
-        for (bucket, q_tokens) in wanted.into_iter().rev() {
-            let step = StepSpec {
-                requests: vec![bucket; self.spec.here.attn_dp],
-                q_tokens,
-                context: self.steps.iter().map(|s| s.context).min().unwrap_or(0),
-                phase: Phase::Decode,
-                mode: Mode::MaxLen,
-            };
-            let before = runner.device.meter().current();
-            let Some(prepared) = runner.prepare(&step, Some(bucket))? else {
-                continue;
-            };
-            let batch_bytes = runner.device.meter().current() - before;
-            // Once outside: whatever is loaded or allocated at first use is not captured.
-            runner.enqueue(&prepared, &mut ())?;
-            runner.groups.wait()?;
-            gpu.wait(None)?;
-            let free = gpu.memory()?.0;
-            let plain = gpu.capture(|| runner.enqueue(&prepared, &mut ()))?;
-            plain.launch()?;
-            runner.groups.wait()?;
-            gpu.wait(None)?;
-            result.graphs.push(GraphBytes {
-                bucket,
-                graph_bytes: free.saturating_sub(gpu.memory()?.0),
-                batch_bytes,
-            });
-            let mut line = Timeline::gpu(gpu, Record::Node);
-            let marked = gpu.capture(|| {
-                runner.enqueue(&prepared, &mut line)?;
-                line.end()
-            })?;
-            graphs.push(Captured {
-                bucket,
-                q_tokens,
-                prepared,
-                plain,
-                marked,
-                line,
-            });
-        }
-        Ok(graphs)
-    }
-
-    fn replayed(
-        &self,
-        context: &mut Context,
-        runner: &mut Runner,
-        graph: &Captured,
-        mark: f64,
-    ) -> Result<(Quantiles, Vec<Part>)> {
-        let Some(gpu) = context.gpu.clone() else {
-            return Err(Error::Unusable("graphs need a GPU".into()));
-        };
-        for _ in 0..self.timing.warmup {
-            graph.plain.launch()?;
-            graph.marked.launch()?;
-        }
-        runner.groups.wait()?;
-        let (mut whole, mut parts) = (Vec::new(), Vec::new());
-        // By turns, so that a drifting clock meets both alike.
-        for _ in 0..self.timing.repeats.max(1) {
-            context.control.barrier()?;
-            let start = gpu.event()?;
-            graph.plain.launch()?;
-            let end = gpu.event()?;
-            runner.groups.wait()?;
-            gpu.wait(None)?;
-            whole.push(start.micros_until(&end)?);
-            context.control.barrier()?;
-            graph.marked.launch()?;
-            runner.groups.wait()?;
-            gpu.wait(None)?;
-            parts.push(graph.line.read(mark)?);
-        }
-        over_ranks(&mut context.control, &whole, &parts)
+/// Tells whoever waits what is done, on the CPU: on GPUs nobody waits for long.
+fn slow(context: &mut Context, what: impl FnOnce() -> String) {
+    if context.gpu.is_none() {
+        context.report(&Doing(what()));
     }
 }
 
-/// Statistics of every repeat's mean over the ranks.
-fn over_ranks(
-    control: &mut CpuCommunicator,
-    whole: &[f64],
-    parts: &[Breakdown],
-) -> Result<(Quantiles, Vec<Part>)> {
-    let mut mine = whole.to_vec();
-    for op in Op::ALL {
-        mine.extend(parts.iter().map(|p| p.get(&op).map_or(0.0, |v| v.0)));
-    }
-    let all = control.all_gather_bytes(bytemuck::cast_slice(&mine))?;
-    let mut mean = vec![0.0; mine.len()];
-    for bytes in &all {
-        for (sum, chunk) in mean.iter_mut().zip(bytes.chunks_exact(8)) {
-            *sum += bytemuck::pod_read_unaligned::<f64>(chunk) / all.len() as f64;
-        }
-    }
-    let (whole, rest) = mean.split_at(whole.len());
-    let mut out = Vec::new();
-    for (op, values) in Op::ALL
-        .into_iter()
-        .zip(rest.chunks_exact(parts.len().max(1)))
-    {
-        let calls = parts.first().and_then(|p| p.get(&op)).map_or(0, |v| v.1);
-        if calls > 0 {
-            out.push(Part {
-                op,
-                calls,
-                time: Quantiles::of(values),
-            });
-        }
-    }
-    Ok((Quantiles::of(whole), out))
+/// A step, for [`slow`].
+fn words(step: &StepSpec, check: bool) -> String {
+    let requests = step.requests.iter().map(ToString::to_string);
+    format!(
+        "{} {} of {} requests, {} new tokens each, {} in the cache",
+        if check {
+            "checking and timing"
+        } else {
+            "timing"
+        },
+        match step.phase {
+            Phase::Decode => "decode",
+            Phase::Prefill => "prefill",
+        },
+        requests.collect::<Vec<_>>().join(","),
+        step.q_tokens,
+        step.context
+    )
 }

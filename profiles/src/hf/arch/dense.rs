@@ -6,7 +6,8 @@ use crate::hf::draft::{Draft, Modules};
 use crate::hf::fields::Fields;
 use crate::model::{Attention, Gqa};
 
-/// Llama and Mistral; Mistral slides over all layers where it slides at all.
+/// Llama, Mistral and Phi-3 (whose Q, K, V and gate, up are stored as one, which changes no size);
+/// the last two slide over all layers where they slide at all.
 pub(super) fn read(text: &Fields<'_>) -> Result<Draft, Fault> {
     let attention = Gqa {
         window: window(text)?,
