@@ -64,11 +64,13 @@ __device__ inline void store_mark(u32* mark, u32 epoch) { __atomic_store_n(mark,
 __device__ inline u32 load_mark(const u32* mark) { return __atomic_load_n(mark, __ATOMIC_ACQUIRE); }
 #else
 __device__ inline void store_line(uint4* to, uint4 v, bool active) {
+    __syncwarp();  // lanes that parted before would store apart
     if (active)
         asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
 __device__ inline uint4 load_line(const uint4* from, bool active) {
     uint4 v = make_uint4(0, 0, 0, 0);
+    __syncwarp();
     if (active)
         asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
     return v;

@@ -1,5 +1,5 @@
 //! Launch description of the peer-memory collectives: sizes, staging memory, blocks.
-//! The protocol is described in `cuda/peer.cu`.
+//! The protocol is described in `cuda/peer.cuh`.
 
 /// Most ranks that a peer collective joins: the GPUs of one NVLink host.
 pub const MAX_RANKS: usize = 8;
@@ -94,7 +94,7 @@ impl Operation {
     }
 }
 
-/// Mirror of `struct PeerArgs` in `cuda/peer.cu`, passed by value.
+/// Mirror of `struct PeerArgs` in `cuda/peer.cuh`, passed by value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct PeerArgs {

@@ -86,6 +86,21 @@ fn an_overlay_changes_what_it_says_and_keeps_the_rest() {
 }
 
 #[test]
+fn a_name_comes_before_an_id_that_it_is_short_for() {
+    let folder = Folder::new("short");
+    let mine = "base = \"qwen3-8b\"\nname = \"aaa\"\nrepository = \"me/qwen3-32b\"\naliases = []\n";
+    folder.write("models/aaa.toml", mine);
+    let library = Library::with_folder(&folder.0);
+    for (named, profile) in [
+        ("qwen3-32b", "qwen3-32b"),
+        ("me/Qwen3-32B", "aaa"),
+        ("Qwen/Qwen3-32B", "qwen3-32b"),
+    ] {
+        assert_eq!(library.model(named).expect("a model").name, profile);
+    }
+}
+
+#[test]
 fn overlays_that_lead_nowhere_are_refused() {
     let folder = Folder::new("circle");
     folder.write("models/a.toml", "base = \"b\"\nname = \"a\"\n");

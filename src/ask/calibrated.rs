@@ -29,18 +29,19 @@ pub(super) fn price(
     match args.calibration.as_deref() {
         Some(NONE) if measured.is_none() => {
             assumptions.note("no calibration is used (--calibration none)");
-            return Ok(());
         }
-        named => found.extend(kept(named, args.profiles.as_deref(), gpu, plain)?),
+        named => {
+            found.extend(kept(named, args.profiles.as_deref(), gpu, plain)?);
+            if found.is_empty() {
+                assumptions.note(format!(
+                    "no calibration of {} is known: prices rest on tables of other machines \
+                     (`parplan calibrate` measures this one)",
+                    gpu.name
+                ));
+            }
+        }
     }
-    if found.is_empty() {
-        assumptions.note(format!(
-            "no calibration of {} is known: prices rest on tables of other machines (`parplan \
-             calibrate` measures this one)",
-            gpu.name
-        ));
-        return Ok(());
-    }
+    // Also without any: what parplan's own executor never does holds there as well.
     let layers: Vec<Layer<'_>> = found
         .iter()
         .map(|(origin, calibration)| Layer {

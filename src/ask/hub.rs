@@ -14,9 +14,8 @@ pub fn config(repository: &str) -> Option<PathBuf> {
 }
 
 fn inside(cache: &Path, repository: &str) -> Option<PathBuf> {
-    let named = repository.contains('/') && !repository.split('/').any(|part| part == "..");
     let folder = cache.join(format!("models--{}", repository.replace('/', "--")));
-    (named && folder.is_dir()).then_some(folder)
+    folder.is_dir().then_some(folder)
 }
 
 fn config_of(folder: &Path) -> Option<PathBuf> {
@@ -43,7 +42,13 @@ fn cache() -> Option<PathBuf> {
     }
     match set("HF_HOME") {
         Some(home) => Some(PathBuf::from(home).join("hub")),
-        None => Some(dirs::cache_dir()?.join("huggingface").join("hub")),
+        None => {
+            let cache = match set("XDG_CACHE_HOME") {
+                Some(folder) => PathBuf::from(folder),
+                None => dirs::home_dir()?.join(".cache"),
+            };
+            Some(cache.join("huggingface").join("hub"))
+        }
     }
 }
 

@@ -69,6 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// Replaces the terms of `classes` by what all samples of their file are fitted to.
 fn fit_again(files: &[PathBuf], classes: &[String]) -> Result<()> {
+    let mut unmet: Vec<&String> = classes.iter().collect();
     for path in files {
         let shown = path.display();
         let text = std::fs::read_to_string(path).with_context(|| format!("reading {shown}"))?;
@@ -89,6 +90,7 @@ fn fit_again(files: &[PathBuf], classes: &[String]) -> Result<()> {
             {
                 let error =
                     |t: &parplan_profiles::calibration::Term| 100.0 * t.leave_one_out.median;
+                unmet.retain(|class| !name.starts_with(class.as_str()));
                 changed.push(format!("{name} {:.1} → {:.1} %", error(term), error(new)));
                 *term = new.clone();
             }
@@ -97,6 +99,9 @@ fn fit_again(files: &[PathBuf], classes: &[String]) -> Result<()> {
             write(path, &calibration.to_toml()?)?;
             println!("{shown}: {} (left out)", changed.join(", "));
         }
+    }
+    if let [first, ..] = unmet.as_slice() {
+        bail!("no term of a shipped calibration that can be fitted is called {first}…");
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ impl Seat {
         let mut best = (f64::INFINITY, None);
         for cpu in evenly(&own, TRIED) {
             if !sit(cpu) {
-                return Ok(seat);
+                continue;
             }
             // Caches first; then the better of two, the other may have met an interrupt.
             let trial = || -> Result<f64> {

@@ -179,11 +179,15 @@ impl Calibrated {
         let Some(before) = Figures::before(term.class, &self.efficiency, &self.overheads) else {
             return false;
         };
-        let values: Vec<f64> = before
+        // One that lacks a figure was fitted with another formula: its others mean something else.
+        let values: Option<Vec<f64>> = before
             .list()
             .iter()
-            .map(|figure| term.parameter(figure.name).unwrap_or(figure.start))
+            .map(|figure| term.parameter(figure.name))
             .collect();
+        let Some(values) = values else {
+            return false;
+        };
         let mut sigma = term.leave_one_out.sigma.max(match term.class {
             Class::GraphNode | Class::Launch => OTHER_KERNELS,
             _ => IN_COMPANY,

@@ -191,7 +191,6 @@ fn collectives_meet_measured_rows() {
     );
 }
 
-/// Occupancy by simulation: tokens choose `top_k` of all experts, a rank holds the first ones.
 /// NCCL changes kernels on symmetric windows by the bytes of all ranks; the step is up, never down.
 #[test]
 fn symmetric_windows_have_a_kernel_for_small_messages() {
@@ -240,6 +239,7 @@ fn symmetric_windows_have_a_kernel_for_small_messages() {
     assert!(small < ordinary && large > faster);
 }
 
+/// Occupancy by simulation: tokens choose `top_k` of all experts, a rank holds the first ones.
 #[test]
 fn luck_of_routing_is_the_spread_of_touched_experts() {
     for (tokens, local, total, top_k) in [

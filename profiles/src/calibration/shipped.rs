@@ -50,11 +50,16 @@ impl Calibration {
         Ok(out)
     }
 
-    /// A shipped calibration with every sample that its terms were fitted from; any other as it is.
+    /// A shipped calibration with every sample that its terms were fitted from; any other, which has
+    /// them all, as it is.
     ///
     /// # Errors
     /// An embedded file that does not read, which the tests of this crate rule out.
     pub fn with_all_samples(mut self) -> Result<Calibration, CalibrationError> {
+        let is_whole = |sample: &Sample| !Class::of(&sample.experiment).prices_by_sample();
+        if self.samples.iter().any(is_whole) {
+            return Ok(self);
+        }
         let path = format!("{SAMPLES_FOLDER}/{}.toml", self.name);
         let Some(text) = SHIPPED.get_file(&path).and_then(|f| f.contents_utf8()) else {
             return Ok(self);

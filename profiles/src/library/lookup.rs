@@ -23,9 +23,11 @@ impl Header {
         Document::parse(file, text)?.read()
     }
 
-    fn answers_to(&self, name: &str) -> bool {
-        self.names()
-            .any(|known| known.eq_ignore_ascii_case(name) || is_short_for(name, known))
+    fn answers_to(&self, name: &str, how: Answers) -> bool {
+        self.names().any(|known| match how {
+            Answers::ToItself => known.eq_ignore_ascii_case(name),
+            Answers::ToShort => is_short_for(name, known),
+        })
     }
 
     /// Every name that selects the profile.
@@ -34,6 +36,15 @@ impl Header {
             .chain(self.repository.as_deref())
             .chain(self.aliases.iter().map(String::as_str))
     }
+}
+
+/// How a name is compared. A name that some profile has comes before an id that it is short for.
+#[derive(Clone, Copy)]
+enum Answers {
+    /// The whole name or alias.
+    ToItself,
+    /// A Hugging Face id without its organisation.
+    ToShort,
 }
 
 /// Whether a name is a Hugging Face id without its organisation.
@@ -73,13 +84,15 @@ impl Library {
 
     fn find_at<P: Profile>(&self, name: &str, depth: u32, check: bool) -> Result<P, LibraryError> {
         let name = name.trim();
-        if let Some((path, text)) = self.user_file::<P>(name)? {
-            return self.open(&path.display().to_string(), &text, depth, check);
+        for how in [Answers::ToItself, Answers::ToShort] {
+            if let Some((path, text)) = self.user_file::<P>(name, how)? {
+                return self.open(&path.display().to_string(), &text, depth, check);
+            }
+            if let Some(file) = embedded_file::<P>(name, how) {
+                return self.open(file.path, file.text, depth, check);
+            }
         }
-        match embedded_file::<P>(name) {
-            Some(file) => self.open(file.path, file.text, depth, check),
-            None => Err(self.unknown::<P>(name)),
-        }
+        Err(self.unknown::<P>(name))
     }
 
     /// The valid profile of a file.
@@ -106,7 +119,11 @@ impl Library {
     }
 
     /// The user's file that answers to a name.
-    fn user_file<P: Profile>(&self, name: &str) -> Result<Option<(PathBuf, String)>, Fault> {
+    fn user_file<P: Profile>(
+        &self,
+        name: &str,
+        how: Answers,
+    ) -> Result<Option<(PathBuf, String)>, Fault> {
         for path in self.user_paths(P::FOLDER)? {
             let text = read_limited(&path, MAX_PROFILE_BYTES);
             let header = match &text {
@@ -115,7 +132,9 @@ impl Library {
             };
             let stem = path.file_stem().and_then(|stem| stem.to_str());
             match (header, text) {
-                (Ok(header), Ok(text)) if header.answers_to(name) => return Ok(Some((path, text))),
+                (Ok(header), Ok(text)) if header.answers_to(name, how) => {
+                    return Ok(Some((path, text)));
+                }
                 // A broken file only stands in the way of the profile that it is named after;
                 // `check` reports it in any case.
                 (Err(fault), _) if stem.is_some_and(|stem| stem.eq_ignore_ascii_case(name)) => {
@@ -188,12 +207,12 @@ impl Library {
 
 /// The embedded file that answers to a name. A profile's own name is its file's, so the files are
 /// only opened when the name is an alias.
-fn embedded_file<P: Profile>(name: &str) -> Option<EmbeddedFile> {
+fn embedded_file<P: Profile>(name: &str, how: Answers) -> Option<EmbeddedFile> {
     embedded::files(P::FOLDER)
         .find(|file| file.stem.eq_ignore_ascii_case(name))
         .or_else(|| {
             embedded::files(P::FOLDER).find(|file| {
-                Header::read(file.path, file.text).is_ok_and(|header| header.answers_to(name))
+                Header::read(file.path, file.text).is_ok_and(|header| header.answers_to(name, how))
             })
         })
 }
