@@ -1,6 +1,7 @@
 //! What was typed. Every flag is defined here, once; help, man pages and completions follow.
 
 use crate::failure::Failure;
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -120,17 +121,27 @@ pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
 }
 
 /// The command for parsing, man pages and completions. A value may look like a negative number, so
-/// that the option's own message says what is wrong with it.
+/// that the option's own message says what is wrong with it. An environment variable that is empty is
+/// one that is not set.
 pub fn command() -> clap::Command {
-    fn with_negatives(command: clap::Command) -> clap::Command {
+    fn prepared(command: clap::Command) -> clap::Command {
         command
-            .mut_args(|arg| match arg.get_action().takes_values() {
-                true => arg.allow_negative_numbers(true),
-                false => arg,
+            .mut_args(|arg| {
+                let is_empty = |name: &std::ffi::OsStr| {
+                    std::env::var_os(name).is_some_and(|value| value.is_empty())
+                };
+                let arg = match arg.get_env().is_some_and(is_empty) {
+                    true => arg.env(Resettable::Reset),
+                    false => arg,
+                };
+                match arg.get_action().takes_values() {
+                    true => arg.allow_negative_numbers(true),
+                    false => arg,
+                }
             })
-            .mut_subcommands(with_negatives)
+            .mut_subcommands(prepared)
     }
-    with_negatives(Cli::command())
+    prepared(Cli::command())
 }
 
 /// Arguments from words, the program's name first.

@@ -7,7 +7,7 @@ use parplan_planner::deployment::Setup;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{
-    Calibration, EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced,
+    Calibration, Dtype, EfficiencyProfile, GpuProfile, ModelProfile, Overheads, Slo, Sourced,
 };
 
 pub mod assume;
@@ -41,6 +41,8 @@ pub struct Ask {
     pub slo: Slo,
     /// Engine settings that were fixed.
     pub settings: Settings,
+    /// What the engine quantises the checkpoint to while it loads it.
+    pub quantization: Option<Dtype>,
     /// What was not said and had to be assumed.
     pub assumptions: Assumptions,
 }
@@ -64,9 +66,10 @@ impl Ask {
     ) -> Result<Ask, Failure> {
         let mut assumptions = Assumptions::default();
         let library = library(args.model.profiles.as_deref());
-        let model = names::model(&library, &args.model, &mut assumptions)?;
+        let (model, asked) = names::model(&library, &args.model, &mut assumptions)?;
         let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
+        let quantization = names::quantization(&rules, asked)?;
         let mut efficiency = library.efficiency(&rules.name, &gpu)?;
         let mut overheads = library.overheads(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
@@ -99,6 +102,7 @@ impl Ask {
             traffic,
             slo,
             settings,
+            quantization,
             assumptions,
         })
     }

@@ -20,8 +20,9 @@ pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
             Vec::new()
         }),
         memory_fraction: Some(plan.memory_fraction),
+        quantization: ask.quantization,
         kv_dtype: Some(choice.kv_dtype),
-        context_length: ask.settings.context_length,
+        context_length: ask.settings.context_length.or_else(|| what_fits(ask, plan)),
         chunk_tokens: Some(plan.chunk_tokens),
         speculation: (choice.speculative_steps > 0).then(|| Speculation {
             method: DraftMethod::Mtp,
@@ -38,6 +39,14 @@ pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
             .map(str::to_owned),
         ..LaunchSpec::new(&ask.model.repository, layout, ask.gpu.gpus_per_node)
     }
+}
+
+/// The longest sequence to ask for where the KV cache of a rank does not hold one of the model's own
+/// length: vLLM refuses to start then. A tenth is left for what the prediction of memory misses.
+fn what_fits(ask: &Ask, plan: &Plan) -> Option<u32> {
+    let fits = plan.max_kv_tokens < f64::from(ask.model.max_position);
+    let tokens = (0.9 * plan.max_kv_tokens).max(ask.traffic.longest().ceil());
+    fits.then_some(tokens as u32)
 }
 
 /// Commands for every node of every replica.

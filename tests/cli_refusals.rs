@@ -311,3 +311,23 @@ fn control_characters_do_not_reach_the_terminal() {
     );
     assert!(!line.contains('\u{1b}'), "{line:?}");
 }
+
+#[test]
+fn weights_that_an_engine_cannot_make_of_a_checkpoint_are_refused() {
+    let ask = |more: &[&str]| {
+        let all = [&["recommend", "--gpu", "h200", "--gpus", "8"], more].concat();
+        refusal(&all, 2)
+    };
+    let llama = ["--model", "llama-3.3-70b", "--weights"];
+    for (format, engine, says) in [
+        ("nvfp4", "sglang", "makes only fp8"),
+        ("int4", "vllm", "makes only fp8"),
+        ("fp8", "trtllm", "quantises nothing"),
+    ] {
+        let said = ask(&[&llama[..], &[format, "--engine", engine]].concat());
+        assert!(said.contains(says), "{said}");
+        assert!(said.contains(&format!("--weights {format}")), "{said}");
+    }
+    let said = ask(&["--model", "deepseek-v3", "--weights", "int4"]);
+    assert!(said.contains("the checkpoint is not in bf16"), "{said}");
+}

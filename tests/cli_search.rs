@@ -4,7 +4,7 @@
 
 mod cli_support;
 
-use cli_support::{json, run, text};
+use cli_support::{checked, command, json, run, text};
 use serde_json::Value;
 
 const SMALL: [&str; 6] = [
@@ -351,4 +351,54 @@ fn pages_fit_80_columns() {
         let wide = page.lines().find(|line| line.chars().count() > 80);
         assert_eq!(wide, None, "{arguments:?}");
     }
+}
+
+#[test]
+fn what_was_planned_is_what_is_launched() {
+    let one = |more: &[&str]| {
+        let all = [&["recommend", "--gpus", "1"], more].concat();
+        // Commands are broken into lines.
+        text(&all).replace(" \\\n   ", "")
+    };
+    for engine in ["sglang", "vllm"] {
+        let page = one(&[
+            "--model",
+            "llama-3.3-70b",
+            "--gpu",
+            "h200",
+            "--weights",
+            "fp8",
+            "--engine",
+            engine,
+        ]);
+        assert!(page.contains("--quantization fp8 "), "{page}");
+        assert!(
+            page.contains("meta-llama/Llama-3.3-70B-Instruct "),
+            "{page}"
+        );
+        let plain = one(&["--model", "qwen3-8b", "--gpu", "h200", "--engine", engine]);
+        assert!(!plain.contains("--quantization"), "{plain}");
+        assert!(!plain.contains("--max-model-len"), "{plain}");
+    }
+    // A cache of fewer tokens than the model's own length: vLLM would not start.
+    let page = one(&[
+        "--model",
+        "qwen3-32b-fp8",
+        "--gpu",
+        "l40s",
+        "--engine",
+        "vllm",
+    ]);
+    let length = page.split("--max-model-len ").nth(1).unwrap();
+    let length: u32 = length.split_whitespace().next().unwrap().parse().unwrap();
+    assert!((2048..40_960).contains(&length), "{length}");
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    let arguments = ["profiles", "list", "gpus"];
+    let mut run = command(&arguments);
+    run.env("PARPLAN_PROFILES", "");
+    let output = checked(run, &arguments);
+    assert_eq!(output.status.code(), Some(0));
 }

@@ -104,6 +104,26 @@ fn exchanges_are_checked_and_compared_with_the_fastest_way() {
 }
 
 #[test]
+fn a_cache_of_more_pages_than_have_numbers_is_refused() {
+    let end = finished(run(&[
+        "attention",
+        "--batch",
+        "1000000",
+        "--context",
+        "1000000",
+        "--ranks",
+        "1",
+    ]));
+    assert_eq!(end.code(), Some(2), "{}", end.stderr);
+    assert!(
+        end.stderr
+            .contains("62500000000 pages; fewer than 2147483647"),
+        "{}",
+        end.stderr
+    );
+}
+
+#[test]
 fn what_no_kernel_runs_is_refused_before_a_rank_starts() {
     for (arguments, says) in [
         (

@@ -46,6 +46,10 @@ pub struct LaunchSpec {
     pub prefill_graphs_off: bool,
     /// Fraction of GPU memory, in the engine's meaning; none for its default.
     pub memory_fraction: Option<f64>,
+    /// Format that the linear layers of a bf16 checkpoint are quantised to while they are loaded; none
+    /// for the checkpoint's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Dtype>,
     /// Format of the KV cache; none for the engine's default.
     pub kv_dtype: Option<Dtype>,
     /// Longest sequence, tokens.
@@ -142,6 +146,7 @@ impl LaunchSpec {
             graph_sizes: None,
             prefill_graphs_off: false,
             memory_fraction: None,
+            quantization: None,
             kv_dtype: None,
             context_length: None,
             chunk_tokens: None,

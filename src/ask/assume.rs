@@ -189,7 +189,10 @@ impl Assumptions {
             );
         }
         if settings.context_length.is_none() {
-            self.note("sequences up to the model's own length are served (--context-length)");
+            self.note(
+                "sequences up to the model's own length, or to what the KV cache of a rank holds \
+                 where that is less, are served (--context-length)",
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{Assumptions, hub};
 use crate::args::{EngineArgs, ModelArgs};
 use crate::failure::Failure;
+use parplan_profiles::engine::flags::Meaning;
 use parplan_profiles::engine::version::VersionError;
 use parplan_profiles::engine::{EngineError, EngineRules};
 use parplan_profiles::{Dtype, Library, LibraryError, ModelProfile, WeightFormats, hf};
@@ -24,12 +25,20 @@ pub fn user_folder() -> Option<PathBuf> {
     dirs::config_dir().map(|dir| dir.join("parplan").join("profiles"))
 }
 
-/// The model that was named; a copy that its configuration was found in is noted.
+/// Another format than the checkpoint's own that its linear layers are asked to have.
+pub(super) struct Requantised {
+    to: Dtype,
+    /// Whether the checkpoint is in bf16.
+    from_bf16: bool,
+}
+
+/// The model that was named, and whether its checkpoint is to be stored otherwise; a copy that its
+/// configuration was found in is noted.
 pub(super) fn model(
     library: &Library,
     args: &ModelArgs,
     assumptions: &mut Assumptions,
-) -> Result<ModelProfile, Failure> {
+) -> Result<(ModelProfile, Option<Requantised>), Failure> {
     let (model, fetched) = find(library, &args.model)?;
     if let Some(config) = fetched {
         assumptions.note(format!(
@@ -38,7 +47,47 @@ pub(super) fn model(
             config.display()
         ));
     }
-    Ok(stored_in(model, args.weights))
+    let own = model.clone();
+    let model = stored_in(model, args.weights);
+    let asked = args.weights.filter(|_| model != own).map(|to| {
+        let from_bf16 = stored_in(own.clone(), Some(Dtype::Bf16)) == own;
+        Requantised { to, from_bf16 }
+    });
+    Ok((model, asked))
+}
+
+/// What the engine is told to quantise the checkpoint to. SGLang and vLLM make fp8 of bf16 while
+/// they load it (`--quantization fp8`); other formats need a checkpoint that has them.
+///
+/// # Errors
+/// A format that this engine cannot make of this checkpoint.
+pub(super) fn quantization(
+    rules: &EngineRules,
+    asked: Option<Requantised>,
+) -> Result<Option<Dtype>, Failure> {
+    let Some(asked) = asked else {
+        return Ok(None);
+    };
+    // parplan's own executor makes its weights in any format.
+    if rules.own_kernels {
+        return Ok(None);
+    }
+    let can = rules.flags.contains_key(&Meaning::Quantization);
+    if can && asked.to == Dtype::Fp8 && asked.from_bf16 {
+        return Ok(Some(asked.to));
+    }
+    let why = if !can {
+        format!("{} quantises nothing while it loads", rules.name)
+    } else if asked.from_bf16 {
+        format!("{} makes only fp8 of a checkpoint in bf16", rules.name)
+    } else {
+        "the checkpoint is not in bf16".to_owned()
+    };
+    Err(Failure::unusable(format!(
+        "--weights {}: {why}; name a checkpoint that is stored so (`parplan profiles list models`), \
+         or leave --weights out",
+        asked.to
+    )))
 }
 
 /// The model of a profile's name, a Hugging Face id or a path, its linear layers stored in

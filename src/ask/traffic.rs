@@ -405,7 +405,7 @@ fn fits_the_model(
     };
     let tokens = traffic.longest();
     // Means and longest lengths are kept as a ratio; a rounding error is no token.
-    if tokens <= f64::from(limit) + 1e-3 {
+    if tokens.round() <= f64::from(limit) {
         return Ok(());
     }
     Err(Failure::unusable(format!(

@@ -41,6 +41,7 @@ pub(super) fn command(
     )?;
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
+    words.maybe(Meaning::Quantization, spec.quantization)?;
     if let Some(dtype) = spec.kv_dtype {
         words.say(Meaning::KvDtype, &kv_name(rules, dtype)?)?;
     }

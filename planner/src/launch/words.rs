@@ -153,6 +153,7 @@ pub(super) fn describe(meaning: Meaning) -> &'static str {
         Meaning::ChunkTokens => "the tokens of a chunk or step",
         Meaning::ReceiveInterval => "looking for requests every few steps",
         Meaning::MemoryFraction => "the memory fraction",
+        Meaning::Quantization => "weights quantised while loading",
         Meaning::KvDtype => "the KV cache format",
         Meaning::ContextLength => "the longest sequence",
         Meaning::PageSize => "the KV page",

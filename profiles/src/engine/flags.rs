@@ -64,6 +64,8 @@ pub enum Meaning {
     ReceiveInterval,
     /// Fraction of GPU memory.
     MemoryFraction,
+    /// Format that a bf16 checkpoint is quantised to while it is loaded.
+    Quantization,
     /// Format of the KV cache.
     KvDtype,
     /// Longest sequence.

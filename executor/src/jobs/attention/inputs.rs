@@ -109,6 +109,18 @@ impl Inputs {
                 "a request of {kv} KV tokens cannot have {queries} query tokens among them"
             )));
         }
+        // Page numbers are u32, and one of them means none.
+        let most = u64::from(u32::MAX >> 1);
+        let needed: u64 = requests
+            .iter()
+            .map(|r| shard.local_len(r.0).div_ceil(all.page) as u64)
+            .fold(0, u64::saturating_add);
+        if needed >= most {
+            return Err(wrong(format!(
+                "the KV cache would have {needed} pages; fewer than {most} can be told apart: \
+                 shorten --context, or lessen --batch"
+            )));
+        }
         let (table, max_pages, pages) = page_table(&all, shard, &requests, job.seed);
         let mut offsets = vec![0u32];
         let mut tokens = 0usize;
