@@ -69,6 +69,7 @@ impl Ask {
         let (model, asked) = names::model(&library, &args.model, &mut assumptions)?;
         let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
+        names::runs_on(&rules, &gpu)?;
         let quantization = names::quantization(&rules, asked)?;
         let mut efficiency = library.efficiency(&rules.name, &gpu)?;
         let mut overheads = library.overheads(&rules.name, &gpu)?;

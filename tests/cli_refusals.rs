@@ -331,3 +331,35 @@ fn weights_that_an_engine_cannot_make_of_a_checkpoint_are_refused() {
     let said = ask(&["--model", "deepseek-v3", "--weights", "int4"]);
     assert!(said.contains("the checkpoint is not in bf16"), "{said}");
 }
+
+#[test]
+fn an_engine_that_has_no_code_for_the_gpu_is_refused() {
+    let ask = |gpu: &str| {
+        let all = [
+            "estimate",
+            "--model",
+            "qwen2.5-7b",
+            "--tp",
+            "1",
+            "--gpu",
+            gpu,
+        ];
+        refusal(&[&all[..], &["--engine", "trtllm"]].concat(), 2)
+    };
+    for gpu in ["mi300x", "cpu"] {
+        let said = ask(gpu);
+        assert!(said.contains("trtllm runs on NVIDIA GPUs only"), "{said}");
+        assert!(said.contains("name another --engine"), "{said}");
+    }
+    let model = [
+        "estimate",
+        "--model",
+        "qwen2.5-7b",
+        "--tp",
+        "2",
+        "--gpu",
+        "mi300x",
+    ];
+    let said = refusal(&[&model[..], &["--symmetric-memory", "on"]].concat(), 2);
+    assert!(said.contains("symmetric memory is NCCL's"), "{said}");
+}

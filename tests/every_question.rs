@@ -8,7 +8,7 @@ use parplan::args::{Cli, Command};
 use parplan::commands;
 use parplan::failure::Failure;
 use parplan::output::Style;
-use parplan_profiles::Library;
+use parplan_profiles::{Library, ModelProfile};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -128,7 +128,28 @@ fn every_model_gpu_and_engine_is_answered_or_refused_with_a_reason() {
     let names = |list: Vec<parplan_profiles::Listed>| -> Vec<String> {
         list.into_iter().map(|listed| listed.name).collect()
     };
-    let models = names(library.models().unwrap());
+    // Those that differ in their name and longest sequence only have one answer.
+    let mut seen: Vec<ModelProfile> = Vec::new();
+    let models: Vec<String> = names(library.models().unwrap())
+        .into_iter()
+        .filter(|name| {
+            let own = library.model(name).unwrap();
+            let model = ModelProfile {
+                name: String::new(),
+                aliases: Vec::new(),
+                repository: String::new(),
+                max_position: 0,
+                published: None,
+                ..own
+            };
+            let is_new = !seen.contains(&model);
+            if is_new {
+                seen.push(model);
+            }
+            is_new
+        })
+        .collect();
+    assert!(models.len() > 50, "{} models", models.len());
     let gpus = names(library.gpus().unwrap());
     let engines = names(library.engines().unwrap());
     let mut questions = Vec::new();

@@ -286,6 +286,9 @@ fn machines(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contro
             )
         };
         sink(Rule::SymmetricMemory, &reason, None)?;
+    } else if ground.options.symmetric_memory && ground.machines.sm == 0 {
+        let reason = || "symmetric memory is NCCL's, for NVIDIA GPUs; leave it off".to_owned();
+        sink(Rule::SymmetricMemory, &reason, None)?;
     }
     ControlFlow::Continue(())
 }

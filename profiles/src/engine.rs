@@ -16,6 +16,7 @@ use crate::engine::rules::{
     MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
+use crate::gpu::Vendor;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -39,6 +40,9 @@ pub struct EngineProfile {
     /// It runs parplan's own kernels, which samples of them price.
     #[serde(default)]
     pub own_kernels: bool,
+    /// Makers of the devices that it runs on; empty for any.
+    #[serde(default)]
+    pub vendors: Vec<Vendor>,
     /// Splits and their meaning.
     pub geometry: Vec<Since<GeometryRule>>,
     /// Padding of data-parallel rows.
@@ -119,6 +123,8 @@ pub struct EngineRules {
     pub verified: bool,
     /// It runs parplan's own kernels, which samples of them price.
     pub own_kernels: bool,
+    /// Makers of the devices that it runs on; empty for any.
+    pub vendors: Vec<Vendor>,
     /// Splits and their meaning.
     pub geometry: GeometryRule,
     /// Padding of data-parallel rows.
@@ -360,6 +366,7 @@ impl EngineProfile {
             dialect: self.dialect,
             verified: self.verified,
             own_kernels: self.own_kernels,
+            vendors: self.vendors.clone(),
             geometry: required(&self.geometry, version, "geometry", name, &mut sources)?,
             padding: required(&self.padding, version, "padding", name, &mut sources)?,
             graphs: required(&self.graphs, version, "graphs", name, &mut sources)?,

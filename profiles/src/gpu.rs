@@ -57,6 +57,15 @@ pub enum Vendor {
 }
 
 impl Vendor {
+    /// Its devices, for a sentence.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Vendor::Nvidia => "NVIDIA GPUs",
+            Vendor::Amd => "AMD GPUs",
+            Vendor::Cpu => "hosts without a GPU",
+        }
+    }
+
     /// Whether engines replay steps from captured graphs on such a device.
     pub const fn captures_graphs(self) -> bool {
         match self {

@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use parplan_profiles::engine::flags::Meaning;
 use parplan_profiles::engine::version::VersionError;
 use parplan_profiles::engine::{EngineError, EngineRules};
-use parplan_profiles::{Dtype, Library, LibraryError, ModelProfile, WeightFormats, hf};
+use parplan_profiles::{Dtype, GpuProfile, Library, LibraryError, ModelProfile, WeightFormats, hf};
 use std::path::{Path, PathBuf};
 
 /// Engine that is planned for when none is named.
@@ -158,6 +158,23 @@ pub(super) fn rules(
         .map_err(assume_hint)?;
     assumptions.of_engine(args, &rules);
     Ok(rules)
+}
+
+/// Whether the engine has code for the maker of the GPU.
+///
+/// # Errors
+/// It has none.
+pub(super) fn runs_on(rules: &EngineRules, gpu: &GpuProfile) -> Result<(), Failure> {
+    if rules.vendors.is_empty() || rules.vendors.contains(&gpu.vendor) {
+        return Ok(());
+    }
+    let known: Vec<&str> = rules.vendors.iter().map(|vendor| vendor.name()).collect();
+    Err(Failure::unusable(format!(
+        "{} runs on {} only, and {} is none of them; name another --engine",
+        rules.name,
+        known.join(" and "),
+        gpu.name
+    )))
 }
 
 /// Names the flag that plans an unknown version by the nearest known one.
