@@ -44,9 +44,9 @@ pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
 /// The longest sequence to ask for where the KV cache of a rank does not hold one of the model's own
 /// length: vLLM refuses to start then. A tenth is left for what the prediction of memory misses.
 fn what_fits(ask: &Ask, plan: &Plan) -> Option<u32> {
-    let fits = plan.max_kv_tokens < f64::from(ask.model.max_position);
+    let is_short = plan.max_kv_tokens < f64::from(ask.model.max_position);
     let tokens = (0.9 * plan.max_kv_tokens).max(ask.traffic.longest().ceil());
-    fits.then_some(tokens as u32)
+    is_short.then_some(tokens as u32)
 }
 
 /// Commands for every node of every replica.

@@ -47,13 +47,15 @@ pub(super) fn model(
             config.display()
         ));
     }
-    let own = model.clone();
-    let model = stored_in(model, args.weights);
-    let asked = args.weights.filter(|_| model != own).map(|to| {
-        let from_bf16 = stored_in(own.clone(), Some(Dtype::Bf16)) == own;
-        Requantised { to, from_bf16 }
+    let Some(to) = args.weights else {
+        return Ok((model, None));
+    };
+    let stored = stored_in(model.clone(), Some(to));
+    let asked = (stored != model).then(|| Requantised {
+        to,
+        from_bf16: stored_in(model.clone(), Some(Dtype::Bf16)) == model,
     });
-    Ok((model, asked))
+    Ok((stored, asked))
 }
 
 /// What the engine is told to quantise the checkpoint to. SGLang and vLLM make fp8 of bf16 while
