@@ -4,8 +4,8 @@
 //   k, v    [pages, kv_heads, page, dim], bf16 or e4m3
 //   q, out  [tokens, heads, dim], bf16
 //
-// Two shapes of one kernel, both with four warps and a ring of `stages` units of 64 KV
-// tokens in shared memory:
+// Two shapes of one kernel, both with four warps and a ring of `stages` units of KV tokens
+// in shared memory, 64 of them, or 32 where wide tiles have heads of 256:
 //   narrow  tiles of 16 rows. Each warp has all rows and its own 16 tokens of each
 //           unit, which only it loads and reads: no barrier but at the end of an item,
 //           where the warps' results are merged. Decode is bound by memory; this keeps
@@ -29,16 +29,20 @@
 #define GQA_BLOCKS 2
 #endif
 
-#define GQA_UNIT 64  // KV tokens of a unit
 #define GQA_WARPS 4
 
-template <int dim, bool fp8, int stages>
+template <int dim, bool fp8, bool wide, int stages>
 struct Shared {
+    static constexpr int unit = wide && dim == 256 ? 32 : 64;  // KV tokens of a unit
     static constexpr int row_bytes = dim * (fp8 ? 1 : 2);
-    static constexpr int tile_bytes = GQA_UNIT * row_bytes;  // of K or V
+    static constexpr int tile_bytes = unit * row_bytes;  // of K or V
     static constexpr int ring_bytes = stages * 2 * tile_bytes;
-    static constexpr int merge_bytes = 2 * 16 * dim * 4;
-    static constexpr int total = ring_bytes + merge_bytes + 2 * GQA_WARPS * 16 * 4;
+    static constexpr int merge_bytes = wide ? 0 : 2 * 16 * dim * 4;
+    // Steps of 16 dims whose queries stay in registers; those of the others lie in shared memory, as
+    // each thread has them.
+    static constexpr int q_kept = wide && dim == 256 ? 6 : dim / 16;
+    static constexpr int q_bytes = (dim / 16 - q_kept) * 32 * GQA_WARPS * 16;
+    static constexpr int total = ring_bytes + merge_bytes + 2 * GQA_WARPS * 16 * 4 + q_bytes;
 };
 
 // Where 16-byte chunk `c` of token `row` lies, so that eight rows of one chunk lie in
@@ -69,14 +73,17 @@ struct Walk {
 
 template <int dim, bool fp8, bool wide, int stages>
 __device__ inline void gqa(const AttentionArgs& a) {
-    typedef Shared<dim, fp8, stages> S;
+    typedef Shared<dim, fp8, wide, stages> S;
+    constexpr int unit = S::unit;
+    constexpr int own = unit / GQA_WARPS;  // tokens of a unit that a warp loads
     constexpr int row_bytes = S::row_bytes;
     constexpr int chunks_of_row = row_bytes / 16;
     constexpr int rows_of_copy = 32 / chunks_of_row;
-    constexpr int copies = 16 / rows_of_copy;  // for K and for V of a warp's 16 tokens
+    constexpr int copies = own / rows_of_copy;  // for K and for V of a warp's tokens
     constexpr int k_steps = dim / 16;
     constexpr int n_tiles = dim / 8;
-    constexpr int sub = wide ? 4 : 1;  // groups of 16 tokens that a warp multiplies
+    constexpr int sub = wide ? unit / 16 : 1;  // groups of 16 tokens that a warp multiplies
+    constexpr int q_kept = S::q_kept;
     extern __shared__ __align__(128) unsigned char shared[];
 
     const PlanView p = plan_of(a);
@@ -86,6 +93,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     float* merge = (float*)(shared + S::ring_bytes);
     float* merge_top = (float*)(shared + S::ring_bytes + S::merge_bytes);
     float* merge_sum = merge_top + GQA_WARPS * 16;
+    uint4* q_rest = (uint4*)(merge_sum + GQA_WARPS * 16) + threadIdx.x;
 
     const ChunkBegin begin = p.chunks[blockIdx.x];
     TileRecord tile = p.tiles[begin.tile];
@@ -98,7 +106,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     u32 next_page = 0, next_row = 0;
     bool next_valid = false;
     auto look_up = [&]() {
-        const u32 token = ahead.unit * GQA_UNIT + warp * 16 + lane % 16;
+        const u32 token = ahead.unit * unit + warp * own + lane % own;
         next_valid = ahead.left != 0 && token < ahead_limit;
         if (!next_valid) return;
         u32 page;
@@ -114,7 +122,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     auto load = [&](u32 stage) {
         if (ahead.left) {
             const u32 mine = next_valid ? (next_page * a.kv_heads + ahead.head) * a.page + next_row : 0xffffffffu;
-            const u32 tile_k = ring + stage * 2 * S::tile_bytes + warp * 16 * row_bytes;
+            const u32 tile_k = ring + stage * 2 * S::tile_bytes + warp * own * row_bytes;
             const u32 c = lane % chunks_of_row;
 #pragma unroll
             for (int i = 0; i < copies; i++) {
@@ -175,6 +183,17 @@ __device__ inline void gqa(const AttentionArgs& a) {
                 }
             }
         }
+#pragma unroll
+        for (int k = q_kept; k < k_steps; k++)
+            q_rest[(k - q_kept) * 32 * GQA_WARPS] = make_uint4(q[k][0], q[k][1], q[k][2], q[k][3]);
+        auto query = [&](int k, u32(&f)[4]) {
+            if (k >= q_kept) {
+                const uint4 v = q_rest[(k - q_kept) * 32 * GQA_WARPS];
+                f[0] = v.x, f[1] = v.y, f[2] = v.z, f[3] = v.w;
+            } else {
+                f[0] = q[k][0], f[1] = q[k][1], f[2] = q[k][2], f[3] = q[k][3];
+            }
+        };
         const u32 all_see = row_limit(a, tile, tile.row_begin / a.group);  // what every row sees
 
         float o[n_tiles][4];
@@ -189,9 +208,9 @@ __device__ inline void gqa(const AttentionArgs& a) {
             load(load_stage);
             load_stage = load_stage + 1 == stages ? 0 : load_stage + 1;
             const u32 tile_k = ring + stage * 2 * S::tile_bytes + (wide ? 0 : warp * 16 * row_bytes);
-            const u32 tile_v = tile_k + S::tile_bytes;
+            const u32 first_token = (first_unit + u) * unit + (wide ? 0 : warp * 16);
             stage = stage + 1 == stages ? 0 : stage + 1;
-
+            const u32 tile_v = tile_k + S::tile_bytes;
             float s[sub * 2][4];
 #pragma unroll
             for (int b = 0; b < sub; b++) {
@@ -204,23 +223,26 @@ __device__ inline void gqa(const AttentionArgs& a) {
                     for (int k = 0; k < k_steps; k += 2) {
                         u32 m[4];
                         load_matrices(m, tile_k + swizzled<row_bytes>(row, k + lane / 16));
+                        u32 left[2][4];
+                        query(k, left[0]);
+                        query(k + 1, left[1]);
 #pragma unroll
                         for (int j = 0; j < 4; j++)
-                            multiply<true>(s[2 * b + j % 2], q[k + j / 2], low_bytes_to_f16(m[j]), high_bytes_to_f16(m[j]));
+                            multiply<true>(s[2 * b + j % 2], left[j / 2], low_bytes_to_f16(m[j]), high_bytes_to_f16(m[j]));
                     }
                 } else {
                     const u32 row = b * 16 + lane % 8 + lane / 16 * 8;
 #pragma unroll
                     for (int k = 0; k < k_steps; k++) {
-                        u32 m[4];
+                        u32 m[4], left[4];
                         load_matrices(m, tile_k + swizzled<row_bytes>(row, 2 * k + lane / 8 % 2));
-                        multiply<false>(s[2 * b], q[k], m[0], m[1]);
-                        multiply<false>(s[2 * b + 1], q[k], m[2], m[3]);
+                        query(k, left);
+                        multiply<false>(s[2 * b], left, m[0], m[1]);
+                        multiply<false>(s[2 * b + 1], left, m[2], m[3]);
                     }
                 }
             }
 
-            const u32 first_token = (first_unit + u) * GQA_UNIT + (wide ? 0 : warp * 16);
             if (first_token + sub * 16 > all_see) {
 #pragma unroll
                 for (int n = 0; n < sub * 2; n++)
@@ -391,8 +413,9 @@ __device__ inline void gqa(const AttentionArgs& a) {
     copy_wait<0>();
 }
 
-#define GQA(name, dim, fp8, wide, stages)                                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * GQA_WARPS, GQA_BLOCKS) name(const __grid_constant__ AttentionArgs a) { \
+#define GQA(name, dim, fp8, wide, stages) GQA_OF(name, dim, fp8, wide, stages, GQA_BLOCKS)
+#define GQA_OF(name, dim, fp8, wide, stages, blocks)                                                                 \
+    extern "C" __global__ void __launch_bounds__(32 * GQA_WARPS, blocks) name(const __grid_constant__ AttentionArgs a) { \
         gqa<dim, fp8, wide, stages>(a);                                                                                  \
     }
 GQA(parplan_gqa_bf16_d64_narrow, 64, false, false, 2 * GQA_STAGES)
@@ -403,3 +426,8 @@ GQA(parplan_gqa_bf16_d64_wide, 64, false, true, GQA_STAGES)
 GQA(parplan_gqa_bf16_d128_wide, 128, false, true, GQA_STAGES)
 GQA(parplan_gqa_fp8_d64_wide, 64, true, true, GQA_STAGES)
 GQA(parplan_gqa_fp8_d128_wide, 128, true, true, GQA_STAGES)
+// Two units of 64 tokens of bf16 are as much as half a multiprocessor holds: one block then.
+GQA_OF(parplan_gqa_bf16_d256_narrow, 256, false, false, GQA_STAGES, 1)
+GQA(parplan_gqa_fp8_d256_narrow, 256, true, false, 2)
+GQA(parplan_gqa_bf16_d256_wide, 256, false, true, 2)
+GQA(parplan_gqa_fp8_d256_wide, 256, true, true, 2)

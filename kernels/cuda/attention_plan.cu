@@ -213,4 +213,5 @@ __device__ inline void combine(const AttentionArgs& a) {
 
 extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d64(const __grid_constant__ AttentionArgs a) { combine<64>(a); }
 extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d128(const __grid_constant__ AttentionArgs a) { combine<128>(a); }
+extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d256(const __grid_constant__ AttentionArgs a) { combine<256>(a); }
 extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d512(const __grid_constant__ AttentionArgs a) { combine<512>(a); }

@@ -123,6 +123,7 @@ void shim_attention_combine(const AttentionArgs* args, u32 dim, u32 rows) {
     shim_launch_in_turn(args->chunks, rows, 32 * COMBINE_WARPS, [&] {
         if (dim == 64) parplan_attention_combine_d64(*args);
         else if (dim == 128) parplan_attention_combine_d128(*args);
+        else if (dim == 256) parplan_attention_combine_d256(*args);
         else parplan_attention_combine_d512(*args);
     });
 }

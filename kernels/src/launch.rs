@@ -51,7 +51,7 @@ pub const ATTENTION_GQA: Module = module!("attention_gqa");
 
 /// Multi-head latent attention for any GPU.
 pub const ATTENTION_MLA: Module = module!("attention_mla");
-/// Multi-head latent attention for sm_90a; on others its kernel only traps.
+/// Multi-head latent attention for sm_90a; on others its kernels only trap.
 pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
 /// Merges of attention over ranks.
 pub const ATTENTION_MERGE: Module = module!("attention_merge");
@@ -131,13 +131,17 @@ mod tests {
                     crate::attention::PLAN,
                     "parplan_attention_combine_d64",
                     "parplan_attention_combine_d128",
+                    "parplan_attention_combine_d256",
                     "parplan_attention_combine_d512",
                 ]
                 .to_vec(),
             ),
             (ATTENTION_GQA, crate::attention::Kernel::GQA_NAMES.to_vec()),
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
-            (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
+            (
+                ATTENTION_MLA_WGMMA,
+                vec!["parplan_mla_bf16_wgmma", "parplan_mla_fp8_wgmma"],
+            ),
             (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
             (ATTENTION_GATHER, vec![crate::attention::ALL_GATHER_LINES]),
             (STAMP, vec![crate::stamp::STAMP]),

@@ -108,12 +108,12 @@ pub struct Kernel {
     pub blocks_per_chunk: u32,
 }
 
-/// KV tokens of a unit of the GQA kernels.
+/// KV tokens of a unit of most GQA kernels.
 const UNIT: u32 = 64;
 
 impl Kernel {
     /// Entry points of the GQA kernels.
-    pub(crate) const GQA_NAMES: [&str; 8] = [
+    pub(crate) const GQA_NAMES: [&str; 12] = [
         "parplan_gqa_bf16_d64_narrow",
         "parplan_gqa_bf16_d64_wide",
         "parplan_gqa_fp8_d64_narrow",
@@ -122,6 +122,10 @@ impl Kernel {
         "parplan_gqa_bf16_d128_wide",
         "parplan_gqa_fp8_d128_narrow",
         "parplan_gqa_fp8_d128_wide",
+        "parplan_gqa_bf16_d256_narrow",
+        "parplan_gqa_bf16_d256_wide",
+        "parplan_gqa_fp8_d256_narrow",
+        "parplan_gqa_fp8_d256_wide",
     ];
 
     /// The kernel for a shape on a GPU of this compute capability, where no request has
@@ -135,16 +139,17 @@ impl Kernel {
         }
     }
 
-    /// The MLA kernels. Warpgroup products have 64 rows at least and exist for bf16 on
-    /// sm_90a alone; they win there even where 16 rows are used, being less bound by
-    /// shared memory.
+    /// The MLA kernels. Warpgroup products have 64 rows at least and exist on sm_90a alone;
+    /// they win there even where 16 rows are used, being less bound by shared memory.
     fn mla(kv: KvType, rows: usize, capability: (i32, i32)) -> Self {
         const COMBINE: &str = "parplan_attention_combine_d512";
-        let hopper = capability == (9, 0);
-        if hopper && kv == KvType::Bf16 {
+        if capability == (9, 0) {
             let pair = u32::from(rows > 64) + 1;
             return Kernel {
-                name: "parplan_mla_bf16_wgmma",
+                name: match kv {
+                    KvType::Bf16 => "parplan_mla_bf16_wgmma",
+                    KvType::Fp8 => "parplan_mla_fp8_wgmma",
+                },
                 combine: COMBINE,
                 rows: 64 * pair,
                 unit_tokens: 64,
@@ -156,7 +161,7 @@ impl Kernel {
             };
         }
         let row = 576 * kv.size() as u32;
-        let stages = if hopper { 5 } else { 2 } * 2 / kv.size() as u32;
+        let stages = 2 * 2 / kv.size() as u32;
         Kernel {
             name: match kv {
                 KvType::Bf16 => "parplan_mla_bf16",
@@ -172,37 +177,51 @@ impl Kernel {
         }
     }
 
-    /// The GQA kernels; the ring and the merge area as `struct Shared` in
-    /// `attention_gqa.cu` lays them out.
+    /// The GQA kernels; shared memory as `struct Shared` in `attention_gqa.cu` lays it out.
     fn gqa(kv: KvType, dim: usize, wide: bool, capability: (i32, i32)) -> Option<Self> {
-        let at = match (dim, kv) {
-            (64, KvType::Bf16) => 0,
-            (64, KvType::Fp8) => 2,
-            (128, KvType::Bf16) => 4,
-            (128, KvType::Fp8) => 6,
+        let at = match dim {
+            64 => 0,
+            128 => 4,
+            256 => 8,
             _ => return None,
         };
-        let name = Self::GQA_NAMES[at + usize::from(wide)];
+        // Keys and values of 256 in bf16 for few rows take more than the 99 KB that a block has
+        // on these; the kernel for many rows takes them by halves.
+        let small = matches!(capability, (8, 6 | 9) | (12, _));
+        let wide = wide || (small && dim == 256 && kv == KvType::Bf16);
+        let at = at + 2 * usize::from(kv == KvType::Fp8) + usize::from(wide);
         let combine = match dim {
             64 => "parplan_attention_combine_d64",
-            _ => "parplan_attention_combine_d128",
+            128 => "parplan_attention_combine_d128",
+            _ => "parplan_attention_combine_d256",
         };
         let dim = dim as u32;
-        let stages = if capability == (9, 0) { 3 } else { 2 };
-        // A row of K of the narrow kernels may be a quarter of the largest; the ring
-        // then has as many more stages.
         let row = dim * kv.size() as u32;
-        let stages = if wide { stages } else { stages * 256 / row };
-        let ring = stages * 2 * UNIT * row;
-        let merge = 2 * 16 * dim * 4 + 2 * 4 * 16 * 4;
+        let unit = if wide && dim == 256 { 32 } else { UNIT };
+        let most = if capability == (9, 0) { 3 } else { 2 };
+        let stages = match (wide, row) {
+            // A row of K of the narrow kernels may be a fraction of 256 bytes; the ring then has
+            // as many more stages.
+            (false, ..=256) if dim < 256 => most * 256 / row,
+            (true, _) if dim < 256 => most,
+            (false, 512) => most,
+            _ => 2,
+        };
+        let ring = stages * 2 * unit * row;
+        // A merge of the warps, or the queries that registers have no room for.
+        let rest = match (wide, dim) {
+            (false, _) => 2 * 16 * dim * 4,
+            (true, 256) => (256 / 16 - 6) * 128 * 16,
+            (true, _) => 0,
+        };
         Some(Kernel {
-            name,
+            name: Self::GQA_NAMES[at],
             combine,
             rows: if wide { 64 } else { 16 },
-            unit_tokens: UNIT,
+            unit_tokens: unit,
             threads: 128,
-            shared: ring + merge,
-            resident: 2,
+            shared: ring + rest + 2 * 4 * 16 * 4,
+            resident: if !wide && row > 256 { 1 } else { 2 },
             blocks_per_chunk: 1,
         })
     }
@@ -235,6 +254,7 @@ mod tests {
         for kind in [
             gqa(64),
             gqa(128),
+            gqa(256),
             Kind::Mla { heads: 16 },
             Kind::Mla { heads: 128 },
         ] {
@@ -247,8 +267,9 @@ mod tests {
                         hopper.resident * (hopper.shared + 1024) <= 228 * 1024,
                         "{hopper:?}"
                     );
+                    let ada = Kernel::choose(&shape, max_query, (8, 9)).unwrap();
+                    assert!(ada.shared <= 99 * 1024, "{ada:?}");
                     let ampere = Kernel::choose(&shape, max_query, (8, 0)).unwrap();
-                    assert!(ampere.shared <= 99 * 1024, "{ampere:?}");
                     assert!(
                         ampere.resident * (ampere.shared + 1024) <= 164 * 1024,
                         "{ampere:?}"
