@@ -43,16 +43,7 @@ __device__ inline void results_are_here(float (&d)[count]) {
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-#define IN_OUT_32(d) \
-    "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), \
-    "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), \
-    "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), \
-    "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), \
-    "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), \
-    "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), \
-    "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), \
-    "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-#define IN_OUT_64(d, at) \
+#define IN_OUT_32(d, at) \
     "+f"(d[(at) + 0]), "+f"(d[(at) + 1]), "+f"(d[(at) + 2]), "+f"(d[(at) + 3]), \
     "+f"(d[(at) + 4]), "+f"(d[(at) + 5]), "+f"(d[(at) + 6]), "+f"(d[(at) + 7]), \
     "+f"(d[(at) + 8]), "+f"(d[(at) + 9]), "+f"(d[(at) + 10]), "+f"(d[(at) + 11]), \
@@ -60,15 +51,8 @@ __device__ inline void results_are_here(float (&d)[count]) {
     "+f"(d[(at) + 16]), "+f"(d[(at) + 17]), "+f"(d[(at) + 18]), "+f"(d[(at) + 19]), \
     "+f"(d[(at) + 20]), "+f"(d[(at) + 21]), "+f"(d[(at) + 22]), "+f"(d[(at) + 23]), \
     "+f"(d[(at) + 24]), "+f"(d[(at) + 25]), "+f"(d[(at) + 26]), "+f"(d[(at) + 27]), \
-    "+f"(d[(at) + 28]), "+f"(d[(at) + 29]), "+f"(d[(at) + 30]), "+f"(d[(at) + 31]), \
-    "+f"(d[(at) + 32]), "+f"(d[(at) + 33]), "+f"(d[(at) + 34]), "+f"(d[(at) + 35]), \
-    "+f"(d[(at) + 36]), "+f"(d[(at) + 37]), "+f"(d[(at) + 38]), "+f"(d[(at) + 39]), \
-    "+f"(d[(at) + 40]), "+f"(d[(at) + 41]), "+f"(d[(at) + 42]), "+f"(d[(at) + 43]), \
-    "+f"(d[(at) + 44]), "+f"(d[(at) + 45]), "+f"(d[(at) + 46]), "+f"(d[(at) + 47]), \
-    "+f"(d[(at) + 48]), "+f"(d[(at) + 49]), "+f"(d[(at) + 50]), "+f"(d[(at) + 51]), \
-    "+f"(d[(at) + 52]), "+f"(d[(at) + 53]), "+f"(d[(at) + 54]), "+f"(d[(at) + 55]), \
-    "+f"(d[(at) + 56]), "+f"(d[(at) + 57]), "+f"(d[(at) + 58]), "+f"(d[(at) + 59]), \
-    "+f"(d[(at) + 60]), "+f"(d[(at) + 61]), "+f"(d[(at) + 62]), "+f"(d[(at) + 63])
+    "+f"(d[(at) + 28]), "+f"(d[(at) + 29]), "+f"(d[(at) + 30]), "+f"(d[(at) + 31])
+#define IN_OUT_64(d, at) IN_OUT_32(d, at), IN_OUT_32(d, (at) + 32)
 #define PRODUCT(shape, type, rest) "wgmma.mma_async.sync.aligned." shape "k16.f32." type "." type " " rest ";\n"
 #define ADD_IF(flag, product) "{\n.reg .pred p;\nsetp.ne.b32 p, " flag ", 0;\n" product "}\n"
 
@@ -77,9 +61,9 @@ template <bool f16>
 __device__ inline void multiply_64x64(float (&d)[32], u64 a, u64 b, bool add) {
 #define TEXT(type) ADD_IF("%34", PRODUCT("m64n64", type, RESULTS_32 "%32, %33, p, 1, 1, 0, 0"))
     if (f16)
-        asm volatile(TEXT("f16") : IN_OUT_32(d) : "l"(a), "l"(b), "r"((int)add));
+        asm volatile(TEXT("f16") : IN_OUT_32(d, 0) : "l"(a), "l"(b), "r"((int)add));
     else
-        asm volatile(TEXT("bf16") : IN_OUT_32(d) : "l"(a), "l"(b), "r"((int)add));
+        asm volatile(TEXT("bf16") : IN_OUT_32(d, 0) : "l"(a), "l"(b), "r"((int)add));
 #undef TEXT
 }
 // The same with a in registers, as mma.m16n8k16 has it.
@@ -87,10 +71,18 @@ template <bool f16>
 __device__ inline void multiply_64x64_registers(float (&d)[32], const u32 (&a)[4], u64 b, bool add) {
 #define TEXT(type) ADD_IF("%37", PRODUCT("m64n64", type, RESULTS_32 "{%32, %33, %34, %35}, %36, p, 1, 1, 0"))
     if (f16)
-        asm volatile(TEXT("f16") : IN_OUT_32(d) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+        asm volatile(TEXT("f16") : IN_OUT_32(d, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
     else
-        asm volatile(TEXT("bf16") : IN_OUT_32(d) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+        asm volatile(TEXT("bf16") : IN_OUT_32(d, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
 #undef TEXT
+}
+// The same with b[columns x 16], columns 64 or 128, bf16, registers `at` on of 128; d is always added to.
+template <int columns, int at>
+__device__ inline void multiply_rows(float (&d)[128], u64 a, u64 b) {
+    if (columns == 64)
+        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 "%32, %33, 1, 1, 1, 0, 0") : IN_OUT_32(d, at) : "l"(a), "l"(b));
+    else
+        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 "%64, %65, 1, 1, 1, 0, 0") : IN_OUT_64(d, at) : "l"(a), "l"(b));
 }
 // d[64x128], registers 64 * part on of the 128, += a[64x16] * b[16x128]; the rows of b are
 // its 16.

@@ -63,6 +63,8 @@ pub const ATTENTION_GATHER: Module = module!("attention_gather");
 pub const LAYER: Module = module!("layer");
 /// Products of many experts in one launch.
 pub const GROUPED: Module = module!("grouped");
+/// The same for sm_90a and many rows an expert; on others its kernels only trap.
+pub const GROUPED_WGMMA: Module = module!("grouped_wgmma");
 
 /// Reading and filling memory.
 pub const MEMORY: Module = module!("memory");
@@ -70,7 +72,7 @@ pub const MEMORY: Module = module!("memory");
 pub const STAMP: Module = module!("stamp");
 
 /// Every module.
-pub const MODULES: [Module; 12] = [
+pub const MODULES: [Module; 13] = [
     ROWS,
     PEER,
     MEMORY,
@@ -83,6 +85,7 @@ pub const MODULES: [Module; 12] = [
     STAMP,
     LAYER,
     GROUPED,
+    GROUPED_WGMMA,
 ];
 
 /// `(u4* global, const u4* local, const u64 place[2], u64 total_rows, u64 row_words)`
@@ -147,6 +150,7 @@ mod tests {
             (STAMP, vec![crate::stamp::STAMP]),
             (LAYER, crate::layer::names::ALL.to_vec()),
             (GROUPED, crate::layer::Grouped::NAMES.to_vec()),
+            (GROUPED_WGMMA, crate::layer::Grouped::WGMMA_NAMES.to_vec()),
         ];
         assert_eq!(named.len(), MODULES.len());
         for (module, kernels) in named {
