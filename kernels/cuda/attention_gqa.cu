@@ -86,6 +86,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     constexpr int q_kept = S::q_kept;
     extern __shared__ __align__(128) unsigned char shared[];
 
+    let_next_come();  // the merge of pieces
     const PlanView p = plan_of(a);
     if (blockIdx.x >= p.header[2]) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;

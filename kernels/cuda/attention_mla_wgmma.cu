@@ -1,4 +1,4 @@
-// Multi-head latent attention (absorbed) over a paged bf16 cache, for sm_90a.
+// Multi-head latent attention (absorbed) over a paged cache, bf16 or e4m3, for sm_90a.
 //
 //   k       [pages, page, 576]: 512 latent, which is also the value, then 64 rotary
 //   q       [tokens, heads, 576]      out  [tokens, heads, 512]
@@ -6,7 +6,7 @@
 // A block has 64 rows of a tile (query token times head) and walks its KV by pairs of
 // units of 64 tokens. Shared memory holds the queries and one pair, each unit read once
 // from global memory as key and as value. Three warpgroups:
-//   0     copies units in
+//   0     copies units in, and makes f16 of e4m3
 //   1, 2  side 0 and side 1: side i has the scores and the softmax of unit i of each
 //         pair, and columns 256 * i on of the output, in its registers
 // The sides take turns on the tensor cores. While one has a softmax, the other multiplies:
@@ -272,6 +272,7 @@ template <bool fp8>
 __device__ inline void mla(const AttentionArgs& a) {
 #if __CUDA_ARCH__ >= 900
     extern __shared__ __align__(1024) unsigned char shared[];
+    let_next_come();  // the merge of pieces
     const PlanView p = plan_of(a);
     const u32 halves = a.rows / 64, chunk_index = blockIdx.x / halves, half_rows = blockIdx.x % halves * 64;
     if (chunk_index >= p.header[2]) return;

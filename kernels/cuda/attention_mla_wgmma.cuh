@@ -62,8 +62,9 @@ struct Loader {
     const AttentionArgs& a;
     unsigned char* shared;
     u32 base, half_rows, c, first_row, place;
-    // Rows of four, of what is being copied and of the unit after it.
-    u32 rows[4], next[4];
+    // The cache's row of one of the four, which this thread looks up for the eight: of the unit that is
+    // being copied and of the one after it.
+    u32 row, next;
 
     __device__ inline Loader(const AttentionArgs& a, unsigned char* shared, u32 half_rows) : a(a), shared(shared), base(shared_address(shared)), half_rows(half_rows) {
         c = threadIdx.x % 8;
@@ -71,50 +72,45 @@ struct Loader {
         place = first_row * 128 + ((c ^ (first_row & 7)) << 4);
     }
     __device__ inline void look_up(const Segment& s, u32 unit) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const u32 token = unit * WG_UNIT + first_row + 16 * i;
-            if (token >= s.tile.limit || unit >= s.first + s.count) {
-                next[i] = NO_ROW;
-                continue;
-            }
-            u32 page, in_page;
-            if (a.page_shift < 32) {
-                page = token >> a.page_shift;
-                in_page = token & (a.page - 1);
-            } else {
-                page = token / a.page;
-                in_page = token - page * a.page;
-            }
-            next[i] = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page) * a.page + in_page;
+        const u32 token = unit * WG_UNIT + first_row + 16 * (c % 4);
+        next = NO_ROW;
+        if (token >= s.tile.limit || unit >= s.first + s.count) return;
+        u32 page, in_page;
+        if (a.page_shift < 32) {
+            page = token >> a.page_shift;
+            in_page = token & (a.page - 1);
+        } else {
+            page = token / a.page;
+            in_page = token - page * a.page;
         }
+        next = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page) * a.page + in_page;
     }
     __device__ inline void begin_unit(const Segment& s, u32 unit_after) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) rows[i] = next[i];
+        row = next;
         look_up(s, unit_after);
     }
-    // Brings 128 bytes of each row to a tile; zeros where there is no row.
-    __device__ inline void copy(u32 tile, u64 from, u32 row_bytes) const {
+    // The i-th of the four.
+    __device__ inline u32 row_at(u32 i) const { return __shfl_sync(0xffffffffu, row, i, 8); }
+    // Brings 128 bytes of each row to a tile, `mine` of this thread; zeros where there is no row.
+    __device__ inline void copy(u32 tile, u64 from, u32 row_bytes, bool mine = true) const {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const bool valid = rows[i] != NO_ROW;
-            copy16(base + tile * BLOCK + place + i * 2048, (const char*)from + (valid ? (u64)rows[i] * row_bytes : 0) + c * 16, valid);
+            const u32 at = row_at(i);
+            const bool valid = at != NO_ROW;
+            if (mine) copy16(base + tile * BLOCK + place + i * 2048, (const char*)from + (valid ? (u64)at * row_bytes : 0) + c * 16, valid);
         }
     }
     __device__ inline void queries(const Segment& s) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const u32 row = half_rows + first_row + 16 * i, in_request = s.tile.row_begin + row;
-            rows[i] = row < s.tile.rows ? (u32)part_row(a, a.q_part_heads, s.tile.token_begin + in_request / a.group, in_request % a.group) : NO_ROW;
-        }
-#pragma unroll
+        const u32 in_tile = half_rows + first_row + 16 * (c % 4), in_request = s.tile.row_begin + in_tile;
+        row = in_tile < s.tile.rows ? (u32)part_row(a, a.q_part_heads, s.tile.token_begin + in_request / a.group, in_request % a.group) : NO_ROW;
+#pragma unroll(fp8 ? 1 : 8)
         for (u32 t = 0; t < 8; t++) {
             if constexpr (fp8) {
-#pragma unroll
+#pragma unroll 2
                 for (int i = 0; i < 4; i++) {
                     uint4 v = make_uint4(0, 0, 0, 0);
-                    if (rows[i] != NO_ROW) v = *(const uint4*)((const char*)a.q + (u64)rows[i] * 1152 + t * 128 + c * 16);
+                    const u32 at = row_at(i);
+                    if (at != NO_ROW) v = *(const uint4*)((const char*)a.q + (u64)at * 1152 + t * 128 + c * 16);
                     v = make_uint4(bf16_pair_to_f16(v.x), bf16_pair_to_f16(v.y), bf16_pair_to_f16(v.z), bf16_pair_to_f16(v.w));
                     *(uint4*)(shared + t * BLOCK + place + i * 2048) = v;
                 }
@@ -155,6 +151,15 @@ struct Loader {
         asm volatile("cp.async.wait_all;" ::: "memory");
     }
 
+    // Asks for the rows of the unit after this one, which there is no place for yet, to come to L2: a
+    // place's bytes must come and become f16 before it can be multiplied.
+    __device__ inline void expect_next() const {
+        if (next == NO_ROW) return;
+        const char* from = (const char*)a.k + (u64)next * 576;
+#pragma unroll
+        for (u32 i = 0; i < 3; i++)
+            if (c < 4 || i < 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + (c / 4 * 3 + i) * 128) : "memory");
+    }
     // e4m3: a group's bytes are brought to its first tile and made f16 in its place. The
     // loads of the next groups are under way meanwhile, as far as places are free.
     __device__ inline void run_fp8(Segments walk, const PlanView& p) {
@@ -177,9 +182,10 @@ struct Loader {
                             finish(made, loaded);
                             barrier_wait(empty, parity);
                         }
-                        if (group != ROTARY || c < 4) copy(8 + 9 * unit + 2 * group, a.k + group * 128, 576);
+                        copy(8 + 9 * unit + 2 * group, a.k + group * 128, 576, group != ROTARY || c < 4);
                         copy_commit();
                         loaded++;
+                        if (i == 1) expect_next();
                         if (loaded - made > AHEAD) make_f16<AHEAD>(made++);
                     }
                 }

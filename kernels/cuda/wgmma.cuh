@@ -43,6 +43,13 @@ __device__ inline void results_are_here(float (&d)[count]) {
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
     "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+#define RESULTS_96 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
 #define IN_OUT_32(d, at) \
     "+f"(d[(at) + 0]), "+f"(d[(at) + 1]), "+f"(d[(at) + 2]), "+f"(d[(at) + 3]), \
     "+f"(d[(at) + 4]), "+f"(d[(at) + 5]), "+f"(d[(at) + 6]), "+f"(d[(at) + 7]), \
@@ -76,13 +83,27 @@ __device__ inline void multiply_64x64_registers(float (&d)[32], const u32 (&a)[4
         asm volatile(TEXT("bf16") : IN_OUT_32(d, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
 #undef TEXT
 }
-// The same with b[columns x 16], columns 64 or 128, bf16, registers `at` on of 128; d is always added to.
-template <int columns, int at>
-__device__ inline void multiply_rows(float (&d)[128], u64 a, u64 b) {
-    if (columns == 64)
-        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 "%32, %33, 1, 1, 1, 0, 0") : IN_OUT_32(d, at) : "l"(a), "l"(b));
-    else
-        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 "%64, %65, 1, 1, 1, 0, 0") : IN_OUT_64(d, at) : "l"(a), "l"(b));
+// The same with b[columns x 16], columns 64, 128 or 192, bf16, registers `at` on; d is always added to.
+#define SUM(columns, first, rest)                                                                          \
+    if constexpr (columns == 64)                                                                           \
+        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 first("32", "33", "34", "35", "36") rest) : IN_OUT_32(d, at) : LEFT, "l"(b)); \
+    else if constexpr (columns == 128)                                                                     \
+        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 first("64", "65", "66", "67", "68") rest) : IN_OUT_64(d, at) : LEFT, "l"(b)); \
+    else                                                                                                   \
+        asm volatile(PRODUCT("m64n192", "bf16", RESULTS_96 first("96", "97", "98", "99", "100") rest) : IN_OUT_64(d, at), IN_OUT_32(d, (at) + 64) : LEFT, "l"(b))
+#define OF_SHARED(a, b, c, d, e) "%" a ", %" b ", "
+#define OF_REGISTERS(a, b, c, d, e) "{%" a ", %" b ", %" c ", %" d "}, %" e ", "
+template <int columns, int at, int count>
+__device__ inline void multiply_rows(float (&d)[count], u64 a, u64 b) {
+#define LEFT "l"(a)
+    SUM(columns, OF_SHARED, "1, 1, 1, 0, 0");
+#undef LEFT
+}
+template <int columns, int at, int count>
+__device__ inline void multiply_rows(float (&d)[count], const u32 (&a)[4], u64 b) {
+#define LEFT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+    SUM(columns, OF_REGISTERS, "1, 1, 1, 0");
+#undef LEFT
 }
 // d[64x128], registers 64 * part on of the 128, += a[64x16] * b[16x128]; the rows of b are
 // its 16.

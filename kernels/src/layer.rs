@@ -117,15 +117,18 @@ impl Grouped {
     pub fn choose(fp8: bool, wide: bool, capability: (i32, i32)) -> Self {
         let hopper = capability == (9, 0);
         if wide && hopper {
-            // Rings of 64 columns of k, four of 128 rows and four of 256 columns; with fp8 three
-            // of the columns, and three of their bytes. Then the barriers.
-            let rings = if fp8 { 4 * 2 + 3 * (4 + 2) } else { 4 * (2 + 4) } * 8192;
+            // A ring of stages of 64 columns of k, for the rows that are multiplied at a time and
+            // 256 columns of the result; then two barriers a stage.
+            let (stages, stage) = match fp8 {
+                true => (6, 128 * 64 * 2 + 256 * 64),
+                false => (4, (192 + 256) * 64 * 2),
+            };
             return Grouped {
                 name: Self::WGMMA_NAMES[usize::from(fp8)],
-                rows: 128,
+                rows: 192,
                 columns: 256,
                 threads: 384,
-                shared: rings + 2 * 4 * 8,
+                shared: stages * (stage + 2 * 8),
                 walks: true,
             };
         }

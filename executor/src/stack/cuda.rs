@@ -477,7 +477,8 @@ impl Compute for CudaCompute {
         let columns = (w.n as u32).div_ceil(kernel.columns);
         let (blocks, tiles) = match kernel.walks {
             true => {
-                let most = (max_tiles * columns as usize).max(1);
+                // An expert's last tile may be multiplied in two parts.
+                let most = (2 * max_tiles * columns as usize).max(1);
                 (self.gpu.multiprocessors()?.min(most) as u32, 1)
             }
             false => (columns, max_tiles as u32),
