@@ -139,7 +139,10 @@ mod tests {
                 ]
                 .to_vec(),
             ),
-            (ATTENTION_GQA, crate::attention::Kernel::GQA_NAMES.to_vec()),
+            (
+                ATTENTION_GQA,
+                crate::attention::Kernel::GQA_NAMES.concat().concat(),
+            ),
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
             (
                 ATTENTION_MLA_WGMMA,

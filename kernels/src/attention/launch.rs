@@ -135,20 +135,44 @@ pub struct Kernel {
 const UNIT: u32 = 64;
 
 impl Kernel {
-    /// Entry points of the GQA kernels.
-    pub(crate) const GQA_NAMES: [&str; 12] = [
-        "parplan_gqa_bf16_d64_narrow",
-        "parplan_gqa_bf16_d64_wide",
-        "parplan_gqa_fp8_d64_narrow",
-        "parplan_gqa_fp8_d64_wide",
-        "parplan_gqa_bf16_d128_narrow",
-        "parplan_gqa_bf16_d128_wide",
-        "parplan_gqa_fp8_d128_narrow",
-        "parplan_gqa_fp8_d128_wide",
-        "parplan_gqa_bf16_d256_narrow",
-        "parplan_gqa_bf16_d256_wide",
-        "parplan_gqa_fp8_d256_narrow",
-        "parplan_gqa_fp8_d256_wide",
+    /// Entry points of the GQA kernels: by head dimension, type of the KV, and rows of a tile.
+    pub(crate) const GQA_NAMES: [[[&str; 3]; 2]; 3] = [
+        [
+            [
+                "parplan_gqa_bf16_d64_narrow",
+                "parplan_gqa_bf16_d64_middle",
+                "parplan_gqa_bf16_d64_wide",
+            ],
+            [
+                "parplan_gqa_fp8_d64_narrow",
+                "parplan_gqa_fp8_d64_middle",
+                "parplan_gqa_fp8_d64_wide",
+            ],
+        ],
+        [
+            [
+                "parplan_gqa_bf16_d128_narrow",
+                "parplan_gqa_bf16_d128_middle",
+                "parplan_gqa_bf16_d128_wide",
+            ],
+            [
+                "parplan_gqa_fp8_d128_narrow",
+                "parplan_gqa_fp8_d128_middle",
+                "parplan_gqa_fp8_d128_wide",
+            ],
+        ],
+        [
+            [
+                "parplan_gqa_bf16_d256_narrow",
+                "parplan_gqa_bf16_d256_middle",
+                "parplan_gqa_bf16_d256_wide",
+            ],
+            [
+                "parplan_gqa_fp8_d256_narrow",
+                "parplan_gqa_fp8_d256_middle",
+                "parplan_gqa_fp8_d256_wide",
+            ],
+        ],
     ];
 
     /// The kernel for a shape on a GPU of this compute capability, where no request has
@@ -157,7 +181,7 @@ impl Kernel {
     pub fn choose(shape: &Shape, max_query: usize, capability: (i32, i32)) -> Option<Self> {
         let rows = shape.heads() / shape.kv_heads().max(1) * max_query;
         match shape.kind {
-            Kind::Gqa { head_dim, .. } => Self::gqa(shape.kv, head_dim, rows > 16, capability),
+            Kind::Gqa { head_dim, .. } => Self::gqa(shape.kv, head_dim, rows, capability),
             Kind::Mla { .. } => Some(Self::mla(shape.kv, rows, capability)),
         }
     }
@@ -203,50 +227,49 @@ impl Kernel {
     }
 
     /// The GQA kernels; shared memory as `struct Shared` in `attention_gqa.cu` lays it out.
-    fn gqa(kv: KvType, dim: usize, wide: bool, capability: (i32, i32)) -> Option<Self> {
-        let at = match dim {
-            64 => 0,
-            128 => 4,
-            256 => 8,
+    fn gqa(kv: KvType, dim: usize, rows: usize, capability: (i32, i32)) -> Option<Self> {
+        let (at, combine) = match dim {
+            64 => (0, "parplan_attention_combine_d64"),
+            128 => (1, "parplan_attention_combine_d128"),
+            256 => (2, "parplan_attention_combine_d256"),
             _ => return None,
         };
+        let fp8 = kv == KvType::Fp8;
         // Keys and values of 256 in bf16 for few rows take more than the 99 KB that a block has
-        // on these; the kernel for many rows takes them by halves.
-        let small = matches!(capability, (8, 6 | 9) | (12, _));
-        let wide = wide || (small && dim == 256 && kv == KvType::Bf16);
-        let at = at + 2 * usize::from(kv == KvType::Fp8) + usize::from(wide);
-        let combine = match dim {
-            64 => "parplan_attention_combine_d64",
-            128 => "parplan_attention_combine_d128",
-            _ => "parplan_attention_combine_d256",
+        // on these; the kernels for more rows take them by halves.
+        let small = matches!(capability, (8, 6 | 9) | (12, _)) && dim == 256 && !fp8;
+        let groups = match rows {
+            ..=16 if !small => 1,
+            ..=32 => 2,
+            _ => 4,
         };
         let dim = dim as u32;
         let row = dim * kv.size() as u32;
-        let unit = if wide && dim == 256 { 32 } else { UNIT };
+        let halved = groups > 1 && dim == 256;
         let most = if capability == (9, 0) { 3 } else { 2 };
-        let stages = match (wide, row) {
-            // A row of K of the narrow kernels may be a fraction of 256 bytes; the ring then has
-            // as many more stages.
-            (false, ..=256) if dim < 256 => most * 256 / row,
-            (true, _) if dim < 256 => most,
-            (false, 512) => most,
-            _ => 2,
+        let stages = match (groups, dim) {
+            // A row of K may be a fraction of 256 bytes; the ring then has as many more stages.
+            (1 | 2, ..=128) => most * 256 / row,
+            (1, _) if !fp8 => most,
+            (_, 256) => 2,
+            _ => most,
         };
-        let ring = stages * 2 * unit * row;
-        // A merge of the warps, or the queries that registers have no room for.
-        let rest = match (wide, dim) {
-            (false, _) => 2 * 16 * dim * 4,
-            (true, 256) => (256 / 16 - 6) * 128 * 16,
-            (true, _) => 0,
+        let unit = if halved { 32 } else { UNIT };
+        let merge = if groups < 4 { 2 * 16 * dim * 4 } else { 0 };
+        // Queries that registers have no room for, by steps of 16 dims.
+        let queries = match groups {
+            2 if halved => 4,
+            4 if halved => 10,
+            _ => 0,
         };
         Some(Kernel {
-            name: Self::GQA_NAMES[at],
+            name: Self::GQA_NAMES[at][usize::from(fp8)][groups as usize / 2],
             combine,
-            rows: if wide { 64 } else { 16 },
+            rows: 16 * groups,
             unit_tokens: unit,
             threads: 128,
-            shared: ring + rest + 2 * 4 * 16 * 4,
-            resident: if !wide && row > 256 { 1 } else { 2 },
+            shared: stages * 2 * unit * row + merge + 2 * 4 * 16 * 4 + queries * 128 * 16,
+            resident: if groups == 1 && row > 256 { 1 } else { 2 },
             blocks_per_chunk: 1,
         })
     }
