@@ -75,6 +75,10 @@ pub struct EngineProfile {
     pub fusion: Vec<Since<FusionRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
+    /// Spellings of formats that a checkpoint in bf16 is quantised to while it is loaded, where there
+    /// are any.
+    #[serde(default)]
+    pub load_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
     pub draft_names: Vec<Since<BTreeMap<String, String>>>,
     /// Spellings.
@@ -155,6 +159,9 @@ pub struct EngineRules {
     pub fusion: Option<FusionRule>,
     /// Spellings of KV cache formats; a format that is not here cannot be asked for.
     pub kv_names: BTreeMap<Dtype, String>,
+    /// Spellings of formats that a checkpoint in bf16 is quantised to while it is loaded; a format that
+    /// is not here cannot be asked for.
+    pub load_names: BTreeMap<Dtype, String>,
     /// Spellings of ways to draft; a way that is not here cannot be asked for.
     pub draft_names: BTreeMap<String, String>,
     /// Spellings that hold.
@@ -241,7 +248,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 15] = [
+        let kinds: [(&str, bool, Vec<Version>); 16] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -256,6 +263,7 @@ impl EngineProfile {
             ("kernels", false, starts(&self.kernels)),
             ("fusion", false, starts(&self.fusion)),
             ("kv_names", true, starts(&self.kv_names)),
+            ("load_names", false, starts(&self.load_names)),
             ("draft_names", true, starts(&self.draft_names)),
         ];
         for (kind, required, starts) in kinds {
@@ -389,6 +397,8 @@ impl EngineProfile {
                 &mut sources,
             )?,
             kv_names: required(&self.kv_names, version, "kv_names", name, &mut sources)?,
+            load_names: latest(&self.load_names, version, "load_names", &mut sources)
+                .unwrap_or_default(),
             flags,
             sources,
         })
@@ -416,6 +426,7 @@ impl EngineProfile {
         versions.extend(starts(&self.kernels));
         versions.extend(starts(&self.fusion));
         versions.extend(starts(&self.kv_names));
+        versions.extend(starts(&self.load_names));
         versions.extend(starts(&self.draft_names));
         for flag in self.flags.values().flatten() {
             versions.push(flag.from);

@@ -21,7 +21,8 @@ use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
 use parplan_profiles::Dtype;
 use parplan_profiles::calibration::{
-    BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe,
+    BufferRegistration, CollectiveKind, DecodeGqaShape, DecodeMlaShape, Experiment, ExpertsShape,
+    LaunchMode, PrefillGqaShape, Probe,
 };
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
@@ -330,38 +331,44 @@ impl Question<'_> {
                     weights: g.weights,
                 }
             }
-            Operation::DecodeGqa(a) if own && a.q_tokens == 1.0 => Probe::DecodeGqa {
-                requests: whole(a.requests),
-                context: whole(a.context.min(a.window)),
-                q_heads: whole(a.q_heads),
-                kv_heads: whole(a.kv_heads),
-                head_dim: whole(a.head_dim),
-                kv: a.kv,
-            },
-            Operation::DecodeMla(a) if own && a.q_tokens == 1.0 => Probe::DecodeMla {
-                requests: whole(a.requests),
-                context: whole(a.context),
-                heads: whole(a.heads),
-                kv_lora_rank: whole(a.kv_lora_rank),
-                rope_dim: whole(a.rope_dim),
-                kv: a.kv,
-            },
-            Operation::PrefillGqa(a) if own && a.prefix == 0.0 => Probe::PrefillGqa {
-                sequences: whole(a.sequences),
-                tokens: whole(a.new_tokens),
-                q_heads: whole(a.q_heads),
-                kv_heads: whole(a.kv_heads),
-                head_dim: whole(a.head_dim),
-                kv: a.kv,
-            },
-            Operation::Moe(a) if own => Probe::Experts {
+            Operation::DecodeGqa(a) if own && a.q_tokens == 1.0 => {
+                Probe::DecodeGqa(DecodeGqaShape {
+                    requests: whole(a.requests),
+                    context: whole(a.context.min(a.window)),
+                    q_heads: whole(a.q_heads),
+                    kv_heads: whole(a.kv_heads),
+                    head_dim: whole(a.head_dim),
+                    kv: a.kv,
+                })
+            }
+            Operation::DecodeMla(a) if own && a.q_tokens == 1.0 => {
+                Probe::DecodeMla(DecodeMlaShape {
+                    requests: whole(a.requests),
+                    context: whole(a.context),
+                    heads: whole(a.heads),
+                    kv_lora_rank: whole(a.kv_lora_rank),
+                    rope_dim: whole(a.rope_dim),
+                    kv: a.kv,
+                })
+            }
+            Operation::PrefillGqa(a) if own && a.prefix == 0.0 => {
+                Probe::PrefillGqa(PrefillGqaShape {
+                    sequences: whole(a.sequences),
+                    tokens: whole(a.new_tokens),
+                    q_heads: whole(a.q_heads),
+                    kv_heads: whole(a.kv_heads),
+                    head_dim: whole(a.head_dim),
+                    kv: a.kv,
+                })
+            }
+            Operation::Moe(a) if own => Probe::Experts(ExpertsShape {
                 tokens: whole(a.tokens * a.experts_local / a.experts_total.max(1.0)),
                 experts: whole(a.experts_local),
                 top_k: whole(a.top_k.min(a.experts_local)),
                 hidden: whole(a.hidden),
                 intermediate: whole(a.intermediate),
                 weights: a.weights,
-            },
+            }),
             Operation::Elementwise { .. } if own => Probe::MemoryCopy { bytes: 512 << 20 },
             _ => return None,
         };
@@ -442,12 +449,10 @@ fn neighbours(e: &Experiment) -> Vec<Experiment> {
                 };
             }
             Probe::Gemm { m, .. } => *m = four(*m),
-            Probe::DecodeGqa { context, .. } | Probe::DecodeMla { context, .. } => {
-                *context = four(*context);
-            }
-            Probe::PrefillGqa { tokens, .. } | Probe::Experts { tokens, .. } => {
-                *tokens = four(*tokens);
-            }
+            Probe::DecodeGqa(DecodeGqaShape { context, .. })
+            | Probe::DecodeMla(DecodeMlaShape { context, .. }) => *context = four(*context),
+            Probe::PrefillGqa(PrefillGqaShape { tokens, .. })
+            | Probe::Experts(ExpertsShape { tokens, .. }) => *tokens = four(*tokens),
             _ => return None,
         }
         (!out.same(e)).then_some(out)
