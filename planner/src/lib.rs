@@ -22,7 +22,8 @@ pub mod search;
 pub mod serve;
 pub mod setup;
 pub mod shard;
-pub mod simulate;
+#[cfg(test)]
+mod simulate;
 pub mod step;
 pub mod sweep;
 pub mod sync;

@@ -6,7 +6,7 @@ use crate::kv::{self, KvFootprint};
 use crate::memory::{self, MemoryInput, MemoryResult, Transients};
 use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
 use crate::plan::Choice;
-use crate::question::{Settings, Speculation, Traffic};
+use crate::question::{Settings, Traffic};
 use crate::reserve::{self, Draft, ReserveContext};
 use crate::serve::open::Answer;
 use crate::shard::Shard;
@@ -15,7 +15,7 @@ use crate::step::pass::ACTIVATION_BYTES;
 use crate::volume::Exchange;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{self, GraphUnit, PaddingRule};
-use parplan_profiles::{Attention, ModelProfile};
+use parplan_profiles::{Attention, ModelProfile, Speculation};
 
 /// Padded share of a captured graph that the recommended capture list accepts.
 const GRAPH_WASTE: f64 = 0.125;

@@ -49,8 +49,8 @@ pub fn in_graph(shard: &Shard, shared_beside: bool) -> f64 {
             // A step of a recurrence is one kernel where a chunked scan has several, with its state
             // written in place.
             let scan = match group.mixer {
-                Mixer::GatedDelta { .. } => 10.0,
-                Mixer::Mamba2 { .. } => 6.0,
+                Mixer::GatedDelta(_) => 10.0,
+                Mixer::Mamba2(_) => 6.0,
                 _ => 0.0,
             };
             group.layers * (of_layer(group) - beside(group) - scan)
@@ -93,32 +93,18 @@ fn of_layer(group: &ShardGroup) -> f64 {
         Mixer::None => 0.0,
         // Projection, rotary embedding, cache write, attention, output projection, sum over ranks.
         // A norm over all heads: conversion, squares, sum over ranks, its application to Q and to K.
-        Mixer::Gqa {
-            qkv,
-            out,
-            shared_norm,
-            ..
-        } => 6.0 + if *shared_norm { 5.0 } else { 0.0 } + quantise(&[*qkv, *out]),
+        Mixer::Gqa(a) => 6.0 + if a.shared_norm { 5.0 } else { 0.0 } + quantise(&[a.qkv, a.out]),
         // Beside those: the second compression, two norms, two expansions, the split and joined halves of
         // queries and keys; the indexer's projections, norm, rotation, cache write, logits and top-k.
-        Mixer::Mla {
-            down,
-            q_up,
-            kv_up,
-            out,
-            dims,
-            ..
-        } => {
-            let indexer = if dims.indexer.is_some() { 9.0 } else { 0.0 };
-            12.0 + indexer + quantise(&[*down, *q_up, *kv_up, *out])
+        Mixer::Mla(a) => {
+            let indexer = if a.dims.indexer.is_some() { 9.0 } else { 0.0 };
+            12.0 + indexer + quantise(&[a.down, a.q_up, a.kv_up, a.out])
         }
-        Mixer::Compressed {
-            down, q_up, out, ..
-        } => 24.0 + quantise(&[*down, *q_up, out.0, out.1]),
+        Mixer::Compressed(a) => 24.0 + quantise(&[a.down, a.q_up, a.out.0, a.out.1]),
         // Two projections, convolution, gates, two norms, the chunked scan's six kernels, state write,
         // gated norm, copies, output projection, sum.
-        Mixer::GatedDelta { input, out, .. } => 20.0 + quantise(&[*input, *out]),
-        Mixer::Mamba2 { input, out, .. } => 14.0 + quantise(&[*input, *out]),
+        Mixer::GatedDelta(a) => 20.0 + quantise(&[a.input, a.out]),
+        Mixer::Mamba2(a) => 14.0 + quantise(&[a.input, a.out]),
     };
     let block = match &group.block {
         Block::None => 0.0,

@@ -218,17 +218,6 @@ impl Probe {
             _ => Unit::Us,
         }
     }
-
-    /// Needs more than one rank.
-    pub const fn is_shared(&self) -> bool {
-        matches!(
-            self,
-            Probe::Collective { .. }
-                | Probe::PeerCollective { .. }
-                | Probe::PeerExchange { .. }
-                | Probe::MetadataSync { .. }
-        )
-    }
 }
 
 impl CollectiveKind {

@@ -58,9 +58,6 @@ pub enum EfficiencyError {
         /// What the TOML reader says.
         source: toml::de::Error,
     },
-    /// There is none of this name.
-    #[error("efficiency profile {0} is not embedded")]
-    Unknown(String),
     /// A figure is outside its range, or a weight format is missing.
     #[error("efficiency profile {name}: {field} {problem}")]
     Value {
@@ -146,22 +143,6 @@ impl EfficiencyProfile {
         FILES[position(engine, architecture)].1
     }
 
-    /// Names of the embedded profiles.
-    pub fn embedded_names() -> impl Iterator<Item = &'static str> {
-        FILES.iter().map(|(name, _)| *name)
-    }
-
-    /// The embedded profile of this name.
-    ///
-    /// # Errors
-    /// When there is none, or it does not read.
-    pub fn by_name(name: &str) -> Result<&'static EfficiencyProfile, EfficiencyError> {
-        match FILES.iter().position(|(n, _)| *n == name) {
-            Some(index) => Self::at(index),
-            None => Err(EfficiencyError::Unknown(name.to_owned())),
-        }
-    }
-
     fn at(index: usize) -> Result<&'static EfficiencyProfile, EfficiencyError> {
         if let Some(profile) = PARSED[index].get() {
             return Ok(profile);
@@ -180,16 +161,14 @@ impl EfficiencyProfile {
             name: name.to_owned(),
             source,
         })?;
-        match profile.validate() {
-            Ok(()) => Ok(profile),
-            Err(Faults(faults)) => Err(faults.into_iter().next().map_or_else(
-                || EfficiencyError::Unknown(name.to_owned()),
-                |fault| EfficiencyError::Value {
-                    name: name.to_owned(),
-                    field: fault.field,
-                    problem: fault.message,
-                },
-            )),
+        let faults = profile.validate().err().map_or_else(Vec::new, |all| all.0);
+        match faults.into_iter().next() {
+            None => Ok(profile),
+            Some(fault) => Err(EfficiencyError::Value {
+                name: name.to_owned(),
+                field: fault.field,
+                problem: fault.message,
+            }),
         }
     }
 
@@ -467,15 +446,15 @@ mod tests {
 
     #[test]
     fn every_embedded_profile_reads_and_names_itself() {
-        for name in EfficiencyProfile::embedded_names() {
-            let profile = EfficiencyProfile::by_name(name).unwrap();
+        for (index, (name, _)) in FILES.iter().enumerate() {
+            let profile = EfficiencyProfile::at(index).unwrap();
             let architecture = match profile.architecture {
                 GpuArchitecture::Hopper => "hopper",
                 GpuArchitecture::Blackwell => "blackwell",
                 GpuArchitecture::Cpu => "cpu",
                 GpuArchitecture::Generic => "generic",
             };
-            assert_eq!(format!("{}-{architecture}", profile.engine), name);
+            assert_eq!(format!("{}-{architecture}", profile.engine), *name);
         }
     }
 
@@ -486,11 +465,5 @@ mod tests {
         assert_ne!(broken, text);
         let error = EfficiencyProfile::from_toml(name, &broken).unwrap_err();
         assert!(error.to_string().contains("(0, 1]"), "{error}");
-    }
-
-    #[test]
-    fn an_unknown_name_is_refused() {
-        let error = EfficiencyProfile::by_name("sglang-volta").unwrap_err();
-        assert!(error.to_string().contains("sglang-volta is not embedded"));
     }
 }
