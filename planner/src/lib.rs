@@ -15,6 +15,7 @@ pub mod layout;
 pub mod legality;
 pub mod memory;
 pub mod padding;
+mod parallel;
 pub mod plan;
 pub mod question;
 pub mod reserve;

@@ -108,17 +108,12 @@ pub fn activation_bytes(shard: &Shard, rows: f64, ffn_rows: f64) -> f64 {
             let ffn = match &group.block {
                 Block::None => 0.0,
                 Block::Dense { up, down } => up.n + down.k,
-                Block::Moe {
-                    dims,
-                    experts_local,
-                    intermediate,
-                    width,
-                    shared,
-                    ..
-                } => {
-                    let share = experts_local / f64::from(dims.experts);
-                    let routed = f64::from(dims.top_k) * share * (3.0 * intermediate + 2.0 * width);
-                    routed + shared.map_or(0.0, |(up, down)| up.n + down.k)
+                Block::Moe(moe) => {
+                    let share = moe.experts_local / f64::from(moe.dims.experts);
+                    let routed = f64::from(moe.dims.top_k)
+                        * share
+                        * (3.0 * moe.intermediate + 2.0 * moe.width);
+                    routed + moe.shared.map_or(0.0, |(up, down)| up.n + down.k)
                 }
             };
             let stream = 3.0 * shard.hidden * rows;

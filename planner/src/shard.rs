@@ -46,24 +46,28 @@ pub enum Block {
         down: Linear,
     },
     /// Mixture of experts.
-    Moe {
-        /// Router, replicated.
-        router: Linear,
-        /// The model's dimensions.
-        dims: MoeFfn,
-        /// Routed experts that this rank holds.
-        experts_local: f64,
-        /// Hidden width of a routed expert on this rank.
-        intermediate: f64,
-        /// Width at which experts read and write (the residual stream, or a latent projection of it).
-        width: f64,
-        /// Storage format of the routed experts.
-        dtype: Dtype,
-        /// Shared expert: gate/up and down, when there is one.
-        shared: Option<(Linear, Linear)>,
-        /// Latent projections in and out (Nemotron-3), replicated.
-        latent: Option<(Linear, Linear)>,
-    },
+    Moe(MoeShard),
+}
+
+/// A mixture of experts on one rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MoeShard {
+    /// Router, replicated.
+    pub router: Linear,
+    /// The model's dimensions.
+    pub dims: MoeFfn,
+    /// Routed experts that this rank holds.
+    pub experts_local: f64,
+    /// Hidden width of a routed expert on this rank.
+    pub intermediate: f64,
+    /// Width at which experts read and write (the residual stream, or a latent projection of it).
+    pub width: f64,
+    /// Storage format of the routed experts.
+    pub dtype: Dtype,
+    /// Shared expert: gate/up and down, when there is one.
+    pub shared: Option<(Linear, Linear)>,
+    /// Latent projections in and out (Nemotron-3), replicated.
+    pub latent: Option<(Linear, Linear)>,
 }
 
 /// Equal layers of one pipeline stage.
@@ -131,7 +135,7 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                     Linear::new(hidden, width, weights.dense_ffn),
                 )
             });
-            Block::Moe {
+            Block::Moe(MoeShard {
                 router: Linear::new(
                     f64::from(m.experts),
                     hidden,
@@ -148,7 +152,7 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                 dtype: weights.experts,
                 shared,
                 latent,
-            }
+            })
         }
     }
 }
@@ -193,16 +197,14 @@ impl Shard {
             .groups
             .iter()
             .map(|group| match &group.block {
-                Block::Moe {
-                    dims,
-                    experts_local,
-                    intermediate,
-                    width,
-                    dtype,
-                    ..
-                } => {
-                    let matrices = if dims.gated { 3.0 } else { 2.0 };
-                    group.layers * experts_local * matrices * intermediate * width * dtype.bytes()
+                Block::Moe(moe) => {
+                    let matrices = if moe.dims.gated { 3.0 } else { 2.0 };
+                    group.layers
+                        * moe.experts_local
+                        * matrices
+                        * moe.intermediate
+                        * moe.width
+                        * moe.dtype.bytes()
                 }
                 _ => 0.0,
             })

@@ -163,80 +163,15 @@ pub enum Event<'a> {
 /// cannot be made. Failures of ranks are in the [`Supervised`].
 pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervised> {
     let signals = watch_signals()?;
-    let world = plan.local_world * plan.nnodes;
-    let secret = match &plan.secret {
-        Some(secret) => secret.clone(),
-        None if plan.nnodes == 1 => Secret::random()?,
-        None => {
-            return Err(Error::Unusable(format!(
-                "{} machines need the same shared secret: set {} on each",
-                plan.nnodes,
-                Secret::ENV
-            )));
-        }
-    };
-    let address = match &plan.rendezvous {
-        Some(address) => address.clone(),
-        None if plan.nnodes == 1 => "127.0.0.1:0".into(),
-        None => {
-            return Err(Error::Unusable(format!(
-                "{} machines need --rendezvous host:port",
-                plan.nnodes
-            )));
-        }
-    };
-    let server = match plan.node_rank {
-        0 => Some(Rendezvous::serve(
-            &address,
-            world,
-            secret.clone(),
-            Deadline::after(plan.meet_within),
-        )?),
-        _ => None,
-    };
-    let address = match (&server, &plan.rendezvous) {
-        (Some(server), None) => server.address().to_string(),
-        _ => address,
-    };
+    let meeting = Meeting::of(plan)?;
     std::fs::create_dir_all(&plan.logs)
         .map_err(Error::io(format!("creating {}", plan.logs.display())))?;
 
-    let (tx, rx) = channel();
-    let mut run = Run {
-        ranks: Vec::new(),
-        result: None,
-        first_failure: None,
-        order: Vec::new(),
-    };
-    for local_rank in 0..plan.local_world {
-        let identity = Identity {
-            rank: plan.node_rank * plan.local_world + local_rank,
-            world,
-            local_rank,
-            local_world: plan.local_world,
-        };
-        let spec = Spec {
-            identity,
-            rendezvous: address.clone(),
-            secret: secret.clone(),
-            job: plan.job.clone(),
-        };
-        // On an error the ranks that run are ended by `run`'s drop.
-        let child = start(plan, &spec, tx.clone())?;
-        run.ranks.push(Rank {
-            identity,
-            child,
-            stopping: false,
-            ended: None,
-            error: None,
-        });
-    }
-    drop(tx);
-
+    let (mut run, reports) = start_all(plan, &meeting)?;
     let limit = Deadline::after(plan.limit);
     let (mut interrupted, mut timed_out) = (None, false);
     while run.running() {
-        run.listen(&rx, &mut hear);
+        run.listen(&reports, &mut hear);
         run.reap();
         let signal = signals
             .iter()
@@ -251,24 +186,16 @@ pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervi
         } else if run.first_failure.is_some_and(|at| at.elapsed() > GRACE) {
             run.stop();
         }
-        if let (Some(server), true) = (&server, run.first_failure.is_some()) {
+        if let (Some(server), true) = (&meeting.server, run.first_failure.is_some()) {
             server.cancel();
         }
     }
-    run.drain(&rx, &mut hear);
+    run.drain(&reports, &mut hear);
     run.attach_errors();
     // One look at the processes may find several ends; the rank that was killed comes
     // before those that ended because of it.
     run.order.sort_by_key(|e| !matches!(e.end, End::Signal(_)));
-    let strangers = server
-        .iter()
-        .flat_map(Rendezvous::refused)
-        .map(|v| format!("{}: {}", v.from, v.why))
-        .collect();
-    let rendezvous = server.and_then(|s| {
-        s.cancel();
-        s.finish().err().map(|e| e.to_string())
-    });
+    let (strangers, rendezvous) = meeting.close();
     Ok(Supervised {
         result: run.result.take(),
         ended: std::mem::take(&mut run.order),
@@ -277,6 +204,110 @@ pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervi
         timed_out,
         rendezvous,
     })
+}
+
+/// Where the ranks of a run meet.
+struct Meeting {
+    address: String,
+    secret: Secret,
+    /// The server, on the machine that has it.
+    server: Option<Rendezvous>,
+}
+
+impl Meeting {
+    /// Opens it, on node 0.
+    ///
+    /// # Errors
+    /// Several machines without an address or a secret; an address that cannot be listened on.
+    fn of(plan: &Plan) -> Result<Self> {
+        let secret = match &plan.secret {
+            Some(secret) => secret.clone(),
+            None if plan.nnodes == 1 => Secret::random()?,
+            None => {
+                return Err(Error::Unusable(format!(
+                    "{} machines need the same shared secret: set {} on each",
+                    plan.nnodes,
+                    Secret::ENV
+                )));
+            }
+        };
+        let mut address = match &plan.rendezvous {
+            Some(address) => address.clone(),
+            None if plan.nnodes == 1 => "127.0.0.1:0".into(),
+            None => {
+                return Err(Error::Unusable(format!(
+                    "{} machines need --rendezvous host:port",
+                    plan.nnodes
+                )));
+            }
+        };
+        let server = match plan.node_rank {
+            0 => Some(Rendezvous::serve(
+                &address,
+                plan.local_world * plan.nnodes,
+                secret.clone(),
+                Deadline::after(plan.meet_within),
+            )?),
+            _ => None,
+        };
+        if let (Some(server), None) = (&server, &plan.rendezvous) {
+            address = server.address().to_string();
+        }
+        Ok(Meeting {
+            address,
+            secret,
+            server,
+        })
+    }
+
+    /// Visitors that were sent away, and what the server complained of.
+    fn close(self) -> (Vec<String>, Option<String>) {
+        let Some(server) = self.server else {
+            return (Vec::new(), None);
+        };
+        let strangers = server
+            .refused()
+            .into_iter()
+            .map(|v| format!("{}: {}", v.from, v.why))
+            .collect();
+        server.cancel();
+        (strangers, server.finish().err().map(|e| e.to_string()))
+    }
+}
+
+/// Starts every rank of this machine; what they report comes through the receiver.
+fn start_all(plan: &Plan, meeting: &Meeting) -> Result<(Run, Receiver<(usize, Report)>)> {
+    let (tx, rx) = channel();
+    let mut run = Run {
+        ranks: Vec::new(),
+        result: None,
+        first_failure: None,
+        order: Vec::new(),
+    };
+    for local_rank in 0..plan.local_world {
+        let identity = Identity {
+            rank: plan.node_rank * plan.local_world + local_rank,
+            world: plan.local_world * plan.nnodes,
+            local_rank,
+            local_world: plan.local_world,
+        };
+        let spec = Spec {
+            identity,
+            rendezvous: meeting.address.clone(),
+            secret: meeting.secret.clone(),
+            job: plan.job.clone(),
+        };
+        // On an error the ranks that run are ended by `run`'s drop.
+        let child = start(plan, &spec, tx.clone())?;
+        run.ranks.push(Rank {
+            identity,
+            child,
+            stopping: false,
+            ended: None,
+            error: None,
+        });
+    }
+    Ok((run, rx))
 }
 
 type Signals = Vec<(i32, Arc<AtomicBool>)>;

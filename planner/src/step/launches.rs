@@ -7,7 +7,7 @@
 //! the library calls that launch one, as the engines' model code has them.
 
 use crate::cost::{OpCosts, Operation};
-use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
+use crate::shard::{Block, Linear, Mixer, MoeShard, Shard, ShardGroup};
 use parplan_profiles::Dtype;
 use parplan_profiles::engine::rules::KernelRule;
 
@@ -35,11 +35,8 @@ pub fn of(shard: &Shard) -> f64 {
 /// Kernels of a stage in a captured decode step, one after the other: shared experts run beside the
 /// routed ones.
 pub fn in_graph(shard: &Shard, shared_beside: bool) -> f64 {
-    let beside = |group: &ShardGroup| match &group.block {
-        Block::Moe {
-            shared: Some((up, down)),
-            ..
-        } if shared_beside => SHARED + quantise(&[*up, *down]),
+    let beside = |group: &ShardGroup| match group.block {
+        Block::Moe(moe) if shared_beside => of_shared(&moe),
         _ => 0.0,
     };
     shard
@@ -87,6 +84,12 @@ pub(super) fn of_operation(
     (kernels, 0.0)
 }
 
+/// The kernels of a layer's shared expert.
+fn of_shared(moe: &MoeShard) -> f64 {
+    moe.shared
+        .map_or(0.0, |(up, down)| SHARED + quantise(&[up, down]))
+}
+
 fn of_layer(group: &ShardGroup) -> f64 {
     let norms = 2.0;
     let mixer = match &group.mixer {
@@ -112,21 +115,14 @@ fn of_layer(group: &ShardGroup) -> f64 {
         // Router, top-k and sum over ranks. In fp4 three kernels that sort rows by expert, the
         // activations' format, two products (the activation in the first one's epilogue) and the
         // weighted sum; else five that sort and align, and the activation by itself.
-        Block::Moe {
-            router,
-            dtype,
-            shared,
-            ..
-        } => {
-            let conversion = f64::from(u8::from(router.dtype == Dtype::Fp32));
-            let experts = match dtype {
+        Block::Moe(moe) => {
+            let conversion = f64::from(u8::from(moe.router.dtype == Dtype::Fp32));
+            let experts = match moe.dtype {
                 Dtype::Nvfp4 | Dtype::Mxfp4 => 7.0,
                 Dtype::Bf16 => 8.0,
                 _ => 10.0,
             };
-            3.0 + conversion
-                + experts
-                + shared.map_or(0.0, |(up, down)| SHARED + quantise(&[up, down]))
+            3.0 + conversion + experts + of_shared(moe)
         }
     };
     norms + mixer + block

@@ -109,19 +109,6 @@ const FILES: [(&str, &str); 9] = [
     ),
 ];
 
-/// Weight formats that every profile must price.
-const WEIGHTS: [Dtype; 9] = [
-    Dtype::Fp32,
-    Dtype::Bf16,
-    Dtype::Fp8,
-    Dtype::Fp8Block,
-    Dtype::Int8,
-    Dtype::Int4,
-    Dtype::Nvfp4,
-    Dtype::Mxfp4,
-    Dtype::Mxfp8,
-];
-
 static PARSED: [OnceLock<EfficiencyProfile>; FILES.len()] =
     [const { OnceLock::new() }; FILES.len()];
 
@@ -178,7 +165,7 @@ impl EfficiencyProfile {
     /// All of them, each naming its field.
     pub fn validate(&self) -> Result<(), Faults> {
         let mut check = Figures::default();
-        for dtype in WEIGHTS {
+        for dtype in Dtype::ALL {
             let field = format!("gemm.{dtype}");
             if let Some(gemm) = check.has(&field, self.gemm.get(&dtype)) {
                 check.fractions(
