@@ -17,7 +17,7 @@ use crate::deployment::{Deployment, Setup};
 use crate::layout::Layout;
 use crate::plan::Plan;
 use crate::question::{Objective, Settings, Traffic};
-use crate::step::priced::OWN;
+use crate::step::priced::{OWN, UNKNOWN};
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
 use parplan_profiles::calibration::Experiment;
@@ -29,9 +29,6 @@ use std::collections::BTreeMap;
 /// assumption, wider than what separates the machines of two tables (0.08), because a user who calibrates
 /// may have links, clocks or neighbours that those had not.
 const ELSEWHERE: f64 = 0.15;
-
-/// Spread of a class that no table has figures for: an assumption.
-const UNKNOWN: f64 = 0.5;
 
 /// Two candidates whose ratio is surely within this are the same for every purpose.
 const ALIKE: f64 = 0.02;
