@@ -6,7 +6,6 @@ use parplan_profiles::calibration::{Experiment, LaunchMode};
 use serde::{Deserialize, Serialize};
 
 use crate::bench::{Launches, mean_over_ranks, start_together};
-use crate::comm::CpuCommunicator;
 use crate::cuda::Graph;
 use crate::jobs::Context;
 use crate::{Error, Result};
