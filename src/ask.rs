@@ -20,7 +20,9 @@ mod traffic;
 pub mod workload;
 
 pub use assume::Assumptions;
-pub use names::{DEFAULT_ENGINE, as_path, library, model_named, user_folder};
+pub use names::{
+    DEFAULT_ENGINE, as_path, assume_hint, library, library_to_be, model_named, user_folder,
+};
 
 /// A resolved question: everything but the layouts to answer it for.
 #[derive(Debug, Clone)]
@@ -65,7 +67,7 @@ impl Ask {
         measured: Option<&Calibration>,
     ) -> Result<Ask, Failure> {
         let mut assumptions = Assumptions::default();
-        let library = library(args.model.profiles.as_deref());
+        let library = library(args.model.profiles.as_deref())?;
         let (model, asked) = names::model(&library, &args.model, &mut assumptions)?;
         let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
@@ -133,8 +135,9 @@ fn settings(
         && length > model.max_position
     {
         assumptions.warn(format!(
-            "--context-length {length} is beyond the {} tokens that {} was configured for; the \
-             engine needs its rope scaling set to serve it",
+            "--context-length {length} is beyond the {} tokens that {} was configured for: the \
+             launch command lets the engine take it, and what the model answers there is good only \
+             if its rope scaling is set for it",
             model.max_position, model.name
         ));
     }

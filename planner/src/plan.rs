@@ -79,8 +79,9 @@ pub struct Choice {
 /// Predicted service of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Performance {
-    /// Mean time of an output token after the first, ms.
-    pub tpot_ms: Predicted,
+    /// Mean time of an output token after the first, ms; none where a request has one output token.
+    #[serde(default)]
+    pub tpot_ms: Option<Predicted>,
     /// Mean time to the first token, ms.
     pub ttft_ms: Predicted,
     /// Output tokens a second, divided by all GPUs.

@@ -40,6 +40,11 @@ impl Traffic {
         self.isl * self.prompts.longest + self.osl * self.outputs.longest
     }
 
+    /// Whether requests have output tokens after the first one, between which time can pass.
+    pub fn has_tpot(&self) -> bool {
+        self.osl > 1.0
+    }
+
     /// Tokens in the cache of a request that is being decoded, averaged over such requests at a
     /// moment: its prompt, and half of an output that counts by its length, since long ones run long.
     pub fn context(&self) -> f64 {

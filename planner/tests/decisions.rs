@@ -139,7 +139,8 @@ fn published_winners_win() {
             Metric::Throughput,
         );
         assert_eq!(
-            found.winner, case.winner,
+            found.winner,
+            Some(case.winner),
             "{}: by {:.2}",
             case.source, found.by
         );

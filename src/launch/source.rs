@@ -39,7 +39,7 @@ impl Start {
     /// A plan or a question that cannot be used; a command that the engine's version cannot spell.
     pub fn resolve(args: &LaunchArgs) -> Result<Start, Failure> {
         let asked = &args.asked;
-        let library = ask::library(asked.profiles.as_deref());
+        let library = ask::library(asked.profiles.as_deref())?;
         let plan = match (&args.plan, &asked.question) {
             (Some(path), _) => SavedPlan::read(path)?,
             (None, Some(question)) => answer(question)?,
@@ -101,7 +101,7 @@ fn engine(
             plan.engine
         )));
     }
-    let rules = engine.resolve(version, false)?;
+    let rules = engine.resolve(version, false).map_err(ask::assume_hint)?;
     Ok((engine, rules))
 }
 

@@ -44,6 +44,7 @@ pub(super) fn command(
     words.maybe(Meaning::RunningRequests, spec.running_per_rank)?;
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
     words.maybe(Meaning::ContextLength, spec.context_length)?;
+    words.switch(Meaning::LongContext, spec.long_context)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
     words.switch(Meaning::TrustRemoteCode, spec.trust_remote_code)?;
     words.switch(Meaning::SymmetricMemory, spec.symmetric_memory)?;

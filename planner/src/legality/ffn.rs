@@ -91,7 +91,7 @@ pub(super) fn experts(
             let reason = || {
                 format!(
                     "experts of width {} do not split over {moe_tp} ranks (tp {tp} / ep {ep}){}; \
-                     ep {} would do",
+                     use ep {}",
                     block.intermediate,
                     in_blocks(step),
                     right.unwrap_or(tp)
