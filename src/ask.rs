@@ -4,6 +4,7 @@ use crate::args::QuestionArgs;
 use crate::failure::Failure;
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
+use parplan_planner::formats;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{
@@ -73,6 +74,12 @@ impl Ask {
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
         names::runs_on(&rules, &gpu)?;
         let quantization = names::quantization(&rules, asked)?;
+        if let Some(why) = formats::refused_weights(&rules, &gpu, &model) {
+            return Err(Failure::unusable(format!(
+                "{why}; name a checkpoint in another format, another GPU or another --engine"
+            )));
+        }
+        assumptions.of_formats(&formats::weight_only(&rules, &gpu, &model), &gpu);
         let mut efficiency = library.efficiency(&rules.name, &gpu)?;
         let mut overheads = library.overheads(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
@@ -93,6 +100,7 @@ impl Ask {
             &mut overheads,
             &mut assumptions,
         )?;
+        formats::price_as_run(&rules, &gpu, efficiency.figures.to_mut());
         assumptions.of_links(&gpu);
         assumptions.of_efficiency(&efficiency, &gpu);
         assumptions.of_overheads(&overheads);

@@ -233,10 +233,12 @@ fn ranks(args: &VerifyArgs, backend: Backend) -> Result<u32, Failure> {
             }
             _ => "layouts of a power of two are verified".to_owned(),
         };
-        return Err(Failure::unusable(format!(
-            "--ranks {ranks}: {why}; give {}",
-            right.join(" or ")
-        )));
+        let right = match right.as_slice() {
+            [one] => one.clone(),
+            [few @ .., last] => format!("{} or {last}", few.join(", ")),
+            [] => "1".to_owned(),
+        };
+        return Err(Failure::unusable(format!("--ranks {ranks}: {why}; give {right}")));
     }
     Ok(ranks)
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Traffic: a closed loop of clients, or arrivals at a rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Traffic {
     /// Mean prompt tokens.
     pub isl: f64,
@@ -54,6 +55,7 @@ impl Traffic {
 
 /// How the lengths of requests lie around their mean. All figures are parts of that mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spread {
     /// The longest.
     pub longest: f64,
@@ -97,6 +99,7 @@ impl Spread {
 
 /// Speculative decoding by MTP layers or an EAGLE-class draft.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Speculation {
     /// Drafted tokens a step.
     pub steps: u32,

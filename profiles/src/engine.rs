@@ -12,7 +12,7 @@ pub mod version;
 use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
-    AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
+    AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule, KernelRule,
     MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
@@ -73,6 +73,9 @@ pub struct EngineProfile {
     /// Kernels that are folded into others, where they are known.
     #[serde(default)]
     pub fusion: Vec<Since<FusionRule>>,
+    /// Number formats that need a device of some kind, where they are known.
+    #[serde(default)]
+    pub formats: Vec<Since<FormatRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
@@ -153,6 +156,8 @@ pub struct EngineRules {
     pub kernels: Option<KernelRule>,
     /// Kernels that are folded into others, where they are known.
     pub fusion: Option<FusionRule>,
+    /// Number formats that need a device of some kind, where they are known.
+    pub formats: Option<FormatRule>,
     /// Spellings of KV cache formats; a format that is not here cannot be asked for.
     pub kv_names: BTreeMap<Dtype, String>,
     /// Spellings of ways to draft; a way that is not here cannot be asked for.
@@ -241,7 +246,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 15] = [
+        let kinds: [(&str, bool, Vec<Version>); 16] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -255,6 +260,7 @@ impl EngineProfile {
             ("experts", true, starts(&self.experts)),
             ("kernels", false, starts(&self.kernels)),
             ("fusion", false, starts(&self.fusion)),
+            ("formats", false, starts(&self.formats)),
             ("kv_names", true, starts(&self.kv_names)),
             ("draft_names", true, starts(&self.draft_names)),
         ];
@@ -381,6 +387,7 @@ impl EngineProfile {
             experts: required(&self.experts, version, "experts", name, &mut sources)?,
             kernels: latest(&self.kernels, version, "kernels", &mut sources),
             fusion: latest(&self.fusion, version, "fusion", &mut sources),
+            formats: latest(&self.formats, version, "formats", &mut sources),
             draft_names: required(
                 &self.draft_names,
                 version,
@@ -415,6 +422,7 @@ impl EngineProfile {
         versions.extend(starts(&self.experts));
         versions.extend(starts(&self.kernels));
         versions.extend(starts(&self.fusion));
+        versions.extend(starts(&self.formats));
         versions.extend(starts(&self.kv_names));
         versions.extend(starts(&self.draft_names));
         for flag in self.flags.values().flatten() {

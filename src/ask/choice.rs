@@ -5,10 +5,10 @@ use crate::args::{KvFormat, LayoutArgs, MAX_GPUS, ModelArgs, QuestionArgs, Switc
 use crate::failure::Failure;
 use parplan_planner::Layout;
 use parplan_planner::deployment::sm;
+use parplan_planner::formats;
 use parplan_planner::legality::{self, Ground, Machines, ModelShape, Options};
 use parplan_planner::plan::Choice;
 use parplan_planner::question::Balance;
-use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{Dtype, GpuProfile};
 
 /// The configuration that was typed.
@@ -180,14 +180,20 @@ fn kv_dtype(ask: &mut Ask, switches: &SwitchArgs) -> Result<Dtype, Failure> {
             )));
         }
     };
-    stored_by(&ask.rules, dtype)?;
+    stored_by(ask, dtype)?;
     Ok(dtype)
 }
 
-/// Refuses a KV cache format that the engine has no option for.
-pub(super) fn stored_by(rules: &EngineRules, dtype: Dtype) -> Result<(), Failure> {
+/// Refuses a KV cache format that the engine has no option for, or no kernels on the GPU.
+pub(super) fn stored_by(ask: &Ask, dtype: Dtype) -> Result<(), Failure> {
+    let rules = &ask.rules;
     if rules.kv_names.contains_key(&dtype) {
-        return Ok(());
+        return match formats::refused_kv(rules, &ask.gpu, &ask.model, dtype) {
+            Some(why) => Err(Failure::unusable(format!(
+                "--kv-dtype {dtype}: {why}; give bf16"
+            ))),
+            None => Ok(()),
+        };
     }
     let known: Vec<&str> = rules.kv_names.keys().map(|known| known.name()).collect();
     Err(Failure::unusable(format!(

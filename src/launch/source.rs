@@ -41,7 +41,13 @@ impl Start {
         let asked = &args.asked;
         let library = ask::library(asked.profiles.as_deref())?;
         let plan = match (&args.plan, &asked.question) {
-            (Some(path), _) => SavedPlan::read(path)?,
+            (Some(path), _) => {
+                let plan = SavedPlan::read(path)?;
+                let model_path = args.start.model_path.as_deref();
+                plan.verify(&library, model_path)
+                    .map_err(|failure| failure.about(&path.display().to_string()))?;
+                plan
+            }
             (None, Some(question)) => answer(question)?,
             (None, None) => {
                 return Err(Failure::unusable(

@@ -66,9 +66,10 @@ pub(super) fn asked(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -
         let right = (1..=limit).rev().find(|&ranks| tp.is_multiple_of(ranks));
         let reason = || {
             format!(
-                "a limit of {limit} running requests cannot be shared by attention dp {dp}: {} {} \
+                "a limit of {limit} running request{} cannot be shared by attention dp {dp}: {} {} \
                  divides it among the ranks, and each runs at least 1; allow {dp} or more, or use \
-                 attention dp {} or less",
+                 attention dp {}",
+                if limit == 1 { "" } else { "s" },
                 ground.rules.name,
                 ground.rules.version,
                 right.unwrap_or(1)

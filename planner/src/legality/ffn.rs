@@ -53,6 +53,17 @@ pub(super) fn experts(
             )
         };
         sink(Rule::ExpertBackend, &reason, None)?;
+    } else if backend != rules.experts.default && ground.machines.sm < rules.experts.all_to_all_sm {
+        let least = rules.experts.all_to_all_sm;
+        let reason = || {
+            format!(
+                "the expert backend '{backend}' runs on NVIDIA GPUs from compute capability {}.{}; \
+                 gather and reduce instead",
+                least / 10,
+                least % 10
+            )
+        };
+        sink(Rule::ExpertBackend, &reason, None)?;
     } else if backend != rules.experts.default && ep != tp {
         // All-to-all kernels send to every rank of the stage; the engines set ep = tp themselves.
         let reason = || {

@@ -174,11 +174,6 @@ impl Stack {
         let library = crate::ask::library(self.profiles.as_deref()).map_err(unusable)?;
         let model =
             crate::ask::model_named(&library, &self.model, self.weights).map_err(unusable)?;
-        if self.scale == 0 {
-            return Err(Error::Unusable(
-                "--scale 0: widths are divided by it; give 1 for the model as it is, or more".into(),
-            ));
-        }
         let whole = model;
         let model = smaller(whole.clone(), self.scale);
         let choices = Choices {
