@@ -1,7 +1,6 @@
 //! Measuring: repeated timings, their statistics, and bandwidth as nccl-tests counts it.
 
 mod bandwidth;
-mod seat;
 mod timing;
 
 pub use bandwidth::{Collective, bus_factor};

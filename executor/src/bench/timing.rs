@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::seat::Seat;
 use crate::Result;
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, Graph};
@@ -79,10 +78,6 @@ pub struct Timer {
     pub warmup: usize,
     /// Graph launches of one repeat, each of `iterations` operations.
     pub graph_launches: usize,
-    /// Launches that come one by one, from the CPU that launches fastest of those that are the
-    /// rank's own: measured before each timing, and left afterwards.
-    #[serde(default)]
-    pub fastest_cpu: bool,
 }
 
 impl Timer {
@@ -111,11 +106,6 @@ impl Timer {
         let launches = match graph.is_none() && gpu.is_some() {
             true => Launches::OneByOne,
             false => Launches::Few,
-        };
-        // After the first operations, in which NCCL starts its threads.
-        let _seat = match (launches, gpu) {
-            (Launches::OneByOne, Some(gpu)) if self.fastest_cpu => Some(Seat::fastest(gpu)?),
-            _ => None,
         };
         let mut micros = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats.max(1) {
