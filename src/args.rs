@@ -155,6 +155,16 @@ fn typed<W: Into<OsString> + Clone>(
 
 /// What clap refuses, in one line, and where the missing names are found.
 fn refusal(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some((at, word)) = std::env::args_os()
+            .enumerate()
+            .find(|(_, word)| word.to_str().is_none())
+    {
+        return format!(
+            "argument {at} is `{}`, which is not UTF-8; names and values are given in UTF-8",
+            shortened(&word.to_string_lossy())
+        );
+    }
     let mut text = one_line(&error.render().to_string());
     if let Some((theirs, right)) = number_wanted(error) {
         text = text.replace(&theirs, right);

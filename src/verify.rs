@@ -229,7 +229,10 @@ fn ranks(args: &VerifyArgs, backend: Backend) -> Result<u32, Failure> {
             .collect();
         let why = match backend {
             Backend::Nccl if ranks > there => {
-                format!("this machine has {}", number::counted(f64::from(there), "GPU"))
+                format!(
+                    "this machine has {}",
+                    number::counted(f64::from(there), "GPU")
+                )
             }
             _ => "layouts of a power of two are verified".to_owned(),
         };
@@ -238,7 +241,9 @@ fn ranks(args: &VerifyArgs, backend: Backend) -> Result<u32, Failure> {
             [few @ .., last] => format!("{} or {last}", few.join(", ")),
             [] => "1".to_owned(),
         };
-        return Err(Failure::unusable(format!("--ranks {ranks}: {why}; give {right}")));
+        return Err(Failure::unusable(format!(
+            "--ranks {ranks}: {why}; give {right}"
+        )));
     }
     Ok(ranks)
 }

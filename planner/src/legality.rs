@@ -149,6 +149,8 @@ pub enum Rule {
     ExpertShard,
     /// Dense shards are whole.
     DenseShard,
+    /// The vocabulary divides.
+    Vocabulary,
     /// No more stages than layers.
     PpLayers,
     /// The engine drafts under pipeline stages.
@@ -234,6 +236,7 @@ fn walk(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlo
         dcp::dcp(layout, ground, sink)?;
     }
     ffn::experts(layout, ground, sink)?;
+    ffn::vocabulary(layout, ground, sink)?;
     ffn::pipeline(layout, ground, sink)?;
     asked::asked(layout, ground, sink)
 }

@@ -355,10 +355,7 @@ fn score(
     let tpot = service.tpot_us.map(|us| us / 1e3);
     let ttft = service.ttft_us / 1e3;
     // A request of one output token has no time between tokens, and keeps every limit on it.
-    let misses = [
-        (ttft, goal.ttft_ms),
-        (tpot.unwrap_or(0.0), goal.tpot_ms),
-    ];
+    let misses = [(ttft, goal.ttft_ms), (tpot.unwrap_or(0.0), goal.tpot_ms)];
     let meets = misses
         .iter()
         .all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));

@@ -142,7 +142,8 @@ fn published_winners_win() {
             found.winner,
             Some(case.winner),
             "{}: by {:.2}",
-            case.source, found.by
+            case.source,
+            found.by
         );
         assert!(found.by > 1.0 && found.confidence >= 0.5, "{}", case.source);
     }

@@ -52,10 +52,7 @@ fn check(plan: &Plan, traffic: &Traffic, what: &str) {
         );
     }
     // A decode step reads its weights at least once, which takes no less than 0.1 ms of any model.
-    assert!(
-        tpot.value > 0.1 && tpot.value < 60_000.0,
-        "{what}"
-    );
+    assert!(tpot.value > 0.1 && tpot.value < 60_000.0, "{what}");
     assert!(
         tpot.value >= p.decode_step_ms.value * 0.999,
         "{what}: TPOT below a decode step"

@@ -21,6 +21,21 @@ fn count(text: &str, most: u32) -> Result<u32, String> {
     }
 }
 
+/// What a share in percent is, where it looks like one; nothing for other texts.
+fn share_of(text: &str) -> String {
+    let text = text.trim();
+    let (percent, least) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 0.0),
+        None => (text, 2.0),
+    };
+    match percent.parse::<f64>() {
+        Ok(value) if value >= least && value <= 100.0 => {
+            format!("; {percent} % is {}", value / 100.0)
+        }
+        _ => String::new(),
+    }
+}
+
 /// What a number with a letter for thousands or millions may mean; nothing for other texts.
 fn written_out(text: &str) -> String {
     let text = text.trim();
@@ -43,6 +58,9 @@ fn written_out(text: &str) -> String {
 fn number(text: &str, low: f64, high: f64) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(value) if value.is_finite() && (low..=high).contains(&value) => Ok(value),
+        _ if (low, high) == (0.0, 1.0) => {
+            Err(format!("must be a number from 0 to 1{}", share_of(text)))
+        }
         _ => Err(format!(
             "must be a number from {low} to {high}{}",
             written_out(text)
@@ -89,7 +107,10 @@ pub fn share(text: &str) -> Result<f64, String> {
 pub fn positive_share(text: &str) -> Result<f64, String> {
     match number(text, 0.0, 1.0) {
         Ok(value) if value > 0.0 => Ok(value),
-        _ => Err("must be a number above 0, at most 1".to_owned()),
+        _ => Err(format!(
+            "must be a number above 0, at most 1{}",
+            share_of(text)
+        )),
     }
 }
 
@@ -344,6 +365,17 @@ mod tests {
             assert!(milliseconds(text).is_err(), "{text}");
             assert!(positive_share(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn shares_in_percent_are_told_as_shares() {
+        for (text, said) in [("90%", "90 % is 0.9"), ("50", "50 % is 0.5")] {
+            let message = positive_share(text).unwrap_err();
+            assert!(message.ends_with(said), "{message}");
+            assert!(share(text).unwrap_err().ends_with(said), "{text}");
+        }
+        assert_eq!(share("1.5").unwrap_err(), "must be a number from 0 to 1");
+        assert_eq!(share("-1").unwrap_err(), "must be a number from 0 to 1");
     }
 
     #[test]

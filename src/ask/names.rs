@@ -26,8 +26,12 @@ pub fn library(folder: Option<&Path>) -> Result<Library, Failure> {
     {
         let shown = folder.display();
         return Err(Failure::unusable(match folder.exists() {
-            true => format!("--profiles {shown}: is no folder; name the folder that holds models/, gpus/ and so on"),
-            false => format!("--profiles {shown}: there is no such folder; check its name, or leave --profiles out to plan with the built-in profiles"),
+            true => format!(
+                "--profiles {shown}: is no folder; name the folder that holds models/, gpus/ and so on"
+            ),
+            false => format!(
+                "--profiles {shown}: there is no such folder; check its name, or leave --profiles out to plan with the built-in profiles"
+            ),
         }));
     }
     Ok(library_to_be(folder))

@@ -53,9 +53,9 @@ pub fn table(page: &mut Page, asks: (&Ask, &Ask), comparison: &Comparison) {
         words.row([
             side.to_owned(),
             format!(
-                "{}, {} GPUs, {}",
+                "{}, {}, {}",
                 ranking::choice_words(&plan.choice),
-                plan.layout.gpus,
+                number::counted(f64::from(plan.layout.gpus), "GPU"),
                 engine(ask)
             ),
         ]);

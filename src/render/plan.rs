@@ -163,8 +163,7 @@ fn graphs(plan: &Plan) -> String {
 }
 
 /// Why a plan has no time per output token.
-pub const NO_TPOT: &str =
-    "one output token a request: none follows the first, so there is no TPOT";
+pub const NO_TPOT: &str = "one output token a request: none follows the first, so there is no TPOT";
 
 /// The predicted figures with their intervals.
 pub fn predicted(page: &mut Page, plan: &Plan) {

@@ -25,7 +25,14 @@ pub(super) fn check(job: &Job, ranks: usize) -> Result<()> {
     let Some(there) = there.filter(|bytes| *bytes > 0) else {
         return Ok(());
     };
-    refuse(weights, cache, sharing, there, whose, stack.spec.layers.len())
+    refuse(
+        weights,
+        cache,
+        sharing,
+        there,
+        whose,
+        stack.spec.layers.len(),
+    )
 }
 
 fn refuse(
@@ -48,8 +55,13 @@ fn refuse(
     let room = there as f64 / sharing as f64 - cache as f64;
     let fit = (room * layers as f64 / weights.max(1) as f64).floor();
     let way_out = match fit >= 1.0 {
-        true => format!("--layers {fit:.0} would fit, and so do fewer requests, a shorter context or a larger --scale where there are those options"),
-        false => "give fewer requests, a shorter context, or more ranks for each of them to hold less".to_owned(),
+        true => format!(
+            "--layers {fit:.0} would fit, and so do fewer requests, a shorter context or a larger --scale where there are those options"
+        ),
+        false => {
+            "give fewer requests, a shorter context, or more ranks for each of them to hold less"
+                .to_owned()
+        }
     };
     Err(Error::Unusable(format!(
         "{layers} layers take {} of weights and {} of KV cache a rank{all}, and {} are {whose}: {way_out}",
@@ -80,6 +92,9 @@ mod tests {
         }
         let why = refuse(GIB, 40 * GIB, 1, 12 << 30, "on each GPU", 8);
         let why = why.unwrap_err().to_string();
-        assert!(why.contains("fewer requests") && !why.contains("--layers"), "{why}");
+        assert!(
+            why.contains("fewer requests") && !why.contains("--layers"),
+            "{why}"
+        );
     }
 }

@@ -44,9 +44,12 @@ pub(super) fn finite(table: &toml::Table) -> Result<(), String> {
 /// Refuses figures that no plan has, and parts that contradict each other.
 pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
     let traffic = &plan.traffic;
-    let within = |field: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
+    let within = |field: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value)
+    {
         true => Ok(()),
-        false if high == f64::MAX => Err(format!("{field} is {value}, it must be a number from {low}")),
+        false if high == f64::MAX => Err(format!(
+            "{field} is {value}, it must be a number from {low}"
+        )),
         false => Err(format!(
             "{field} is {value}, it must be a number from {low} to {high}"
         )),
@@ -63,14 +66,34 @@ pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
         within("traffic.requests_per_s", rate, 1e-9, f64::MAX)?;
     }
     for (name, spread) in [("prompts", traffic.prompts), ("outputs", traffic.outputs)] {
-        within(&format!("traffic.{name}.longest"), spread.longest, 1.0 - 1e-9, f64::MAX)?;
-        within(&format!("traffic.{name}.weighted"), spread.weighted, 1.0 - 1e-9, f64::MAX)?;
-        within(&format!("traffic.{name}.width"), spread.width, 0.0, f64::MAX)?;
+        within(
+            &format!("traffic.{name}.longest"),
+            spread.longest,
+            1.0 - 1e-9,
+            f64::MAX,
+        )?;
+        within(
+            &format!("traffic.{name}.weighted"),
+            spread.weighted,
+            1.0 - 1e-9,
+            f64::MAX,
+        )?;
+        within(
+            &format!("traffic.{name}.width"),
+            spread.width,
+            0.0,
+            f64::MAX,
+        )?;
     }
     match &traffic.balance {
         Balance::MeanOverMax(ratio) => within("traffic.balance.mean_over_max", *ratio, 1e-9, 1.0)?,
         Balance::Ranks(list) => list.iter().enumerate().try_for_each(|(rank, batch)| {
-            within(&format!("traffic.balance.ranks[{rank}]"), *batch, 0.0, f64::MAX)
+            within(
+                &format!("traffic.balance.ranks[{rank}]"),
+                *batch,
+                0.0,
+                f64::MAX,
+            )
         })?,
         Balance::Even | Balance::Random(_) => {}
     }
@@ -81,7 +104,10 @@ pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
     let figures = [
         ("tpot_ms", p.tpot_ms),
         ("ttft_ms", Some(p.ttft_ms)),
-        ("output_tokens_per_s_per_gpu", Some(p.output_tokens_per_s_per_gpu)),
+        (
+            "output_tokens_per_s_per_gpu",
+            Some(p.output_tokens_per_s_per_gpu),
+        ),
         ("output_tokens_per_s", Some(p.output_tokens_per_s)),
         ("requests_per_s", Some(p.requests_per_s)),
         ("decode_step_ms", Some(p.decode_step_ms)),
@@ -129,7 +155,11 @@ fn started_as_planned(plan: &SavedPlan) -> Result<(), String> {
     };
     let drafted = start.speculation.as_ref().map_or(0, |s| s.steps);
     let same = [
-        ("start.layout", "choice.layout", start.layout == choice.layout),
+        (
+            "start.layout",
+            "choice.layout",
+            start.layout == choice.layout,
+        ),
         (
             "start.kv_dtype",
             "choice.kv_dtype",
@@ -231,7 +261,8 @@ impl SavedPlan {
                 backend.unwrap_or("none")
             )));
         }
-        self.sizes(library, &model, &gpu, &rules, &settings).map_err(wrong)
+        self.sizes(library, &model, &gpu, &rules, &settings)
+            .map_err(wrong)
     }
 
     /// The model's profile: of its own name, or of the folder or repository that it lies in.
@@ -260,16 +291,22 @@ impl SavedPlan {
 
     /// The settings that the plan was resolved to, in the engine's own units.
     fn settings(&self, rules: &EngineRules) -> Settings {
-        let running = self.start.running_per_rank.map(|each| match rules.scheduler.requests {
-            RequestLimit::Server => each.saturating_mul(self.choice.layout.attention_dp),
-            RequestLimit::Engine => each,
-        });
+        let running = self
+            .start
+            .running_per_rank
+            .map(|each| match rules.scheduler.requests {
+                RequestLimit::Server => each.saturating_mul(self.choice.layout.attention_dp),
+                RequestLimit::Engine => each,
+            });
         Settings {
             memory_fraction: Some(self.memory_fraction),
             max_running_requests: running,
             chunk_tokens: Some(self.chunk_tokens),
             receive_interval: self.start.receive_interval,
-            graph_batch_sizes: self.choice.cuda_graphs.then(|| self.graph_batch_sizes.clone()),
+            graph_batch_sizes: self
+                .choice
+                .cuda_graphs
+                .then(|| self.graph_batch_sizes.clone()),
             context_length: self.start.context_length,
         }
     }
@@ -283,8 +320,12 @@ impl SavedPlan {
         rules: &EngineRules,
         settings: &Settings,
     ) -> Result<(), String> {
-        let efficiency = library.efficiency(&rules.name, gpu).map_err(|e| e.to_string())?;
-        let overheads = library.overheads(&rules.name, gpu).map_err(|e| e.to_string())?;
+        let efficiency = library
+            .efficiency(&rules.name, gpu)
+            .map_err(|e| e.to_string())?;
+        let overheads = library
+            .overheads(&rules.name, gpu)
+            .map_err(|e| e.to_string())?;
         let setup = Setup {
             model,
             gpu,
@@ -292,13 +333,22 @@ impl SavedPlan {
             costs: OpCosts::new(&efficiency.figures, gpu).map_err(|e| e.to_string())?,
             overheads: &overheads.figures,
         };
+        let differs = |stated: f64, found: f64| (stated - found).abs() > SAME * found.max(1.0);
+        let card = gpu.memory_mib as f64 * 1024.0 * 1024.0;
+        if differs(self.memory_bytes.total, card) {
+            return Err(format!(
+                "memory_bytes.total is {} GiB, and {} has {} GiB: the plan is for another GPU; {AGAIN}",
+                gib(self.memory_bytes.total),
+                gpu.name,
+                gib(card)
+            ));
+        }
         let again = Deployment::new(&setup, &self.traffic, settings, self.choice);
         if again.memory.missing > 0.0 {
             return Err(again
                 .does_not_fit(&self.traffic)
                 .unwrap_or_else(|| "its weights do not fit".to_owned()));
         }
-        let differs = |stated: f64, found: f64| (stated - found).abs() > SAME * found.max(1.0);
         let (stated, found) = (self.memory_bytes.weights, again.memory.map.weights);
         if differs(stated, found) {
             return Err(format!(

@@ -141,7 +141,13 @@ mod tests {
         assert_eq!(one.spec.cache_bytes_per_token(), 2 * 4 * 128 * 4);
         assert_eq!(case(2, 1, 2).spec.weight_bytes(), (experts + attention) / 2);
         assert_eq!(case(2, 2, 2).spec.weight_bytes(), experts / 2 + attention);
-        assert_eq!(case(2, 1, 1).spec.cache_bytes_per_token(), one.spec.cache_bytes_per_token() / 2);
-        assert_eq!(case(2, 2, 1).spec.cache_bytes_per_token(), one.spec.cache_bytes_per_token());
+        assert_eq!(
+            case(2, 1, 1).spec.cache_bytes_per_token(),
+            one.spec.cache_bytes_per_token() / 2
+        );
+        assert_eq!(
+            case(2, 2, 1).spec.cache_bytes_per_token(),
+            one.spec.cache_bytes_per_token()
+        );
     }
 }

@@ -137,6 +137,36 @@ pub(super) fn experts(
     ControlFlow::Continue(())
 }
 
+/// The embedding and the output projection are split by tokens of the vocabulary.
+pub(super) fn vocabulary(
+    layout: &Layout,
+    ground: &Ground<'_>,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
+    let multiple = ground.rules.geometry.vocabulary_multiple;
+    let ranks = match ground.rules.geometry.dense_ffn {
+        DenseFfnSplit::Stage => layout.tp,
+        DenseFfnSplit::AttentionTp => layout.attention_tp().max(1),
+    };
+    let padded = match ground.model.vocabulary.checked_next_multiple_of(multiple) {
+        Some(padded) => padded,
+        // No multiple is asked for.
+        None => return ControlFlow::Continue(()),
+    };
+    if padded.is_multiple_of(ranks) {
+        return ControlFlow::Continue(());
+    }
+    let right = nearest_divisor(padded, ranks);
+    let reason = || {
+        format!(
+            "the vocabulary of {} tokens, padded to {padded}, does not split over {ranks} ranks in {} \
+             {}; {right} is the nearest number that divides it",
+            ground.model.vocabulary, ground.rules.name, ground.rules.version
+        )
+    };
+    sink(Rule::Vocabulary, &reason, Some(right))
+}
+
 pub(super) fn pipeline(
     layout: &Layout,
     ground: &Ground<'_>,

@@ -334,9 +334,15 @@ mod tests {
             format!("{{\"timestamp\": {at}, \"input_length\": 9, \"output_length\": 5}}\n")
         };
         let back = said(&(row("0") + &row("4000") + &row("3000"))).expect_err("refused");
-        assert!(back.starts_with("t:3:1: timestamp is 3000, 1 s before"), "{back}");
+        assert!(
+            back.starts_with("t:3:1: timestamp is 3000, 1 s before"),
+            "{back}"
+        );
         let negative = said(&row("-5")).expect_err("refused");
-        assert!(negative.starts_with("t:1:1: timestamp is -5; it must be"), "{negative}");
+        assert!(
+            negative.starts_with("t:1:1: timestamp is -5; it must be"),
+            "{negative}"
+        );
         // Requests of one moment are in order.
         assert!(said(&(row("0") + &row("0") + &row("9"))).is_ok());
     }

@@ -151,11 +151,7 @@ impl FormatRule {
         paths.flat_map(|path| path.on.iter().copied()).collect()
     }
 
-    fn weight_paths(
-        &self,
-        format: Dtype,
-        part: WeightPart,
-    ) -> impl Iterator<Item = &WeightPath> {
+    fn weight_paths(&self, format: Dtype, part: WeightPart) -> impl Iterator<Item = &WeightPath> {
         self.weights.iter().filter(move |path| {
             path.formats.contains(&format) && path.of.is_none_or(|of| of == part)
         })
