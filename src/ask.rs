@@ -22,7 +22,7 @@ pub mod workload;
 
 pub use assume::Assumptions;
 pub use names::{
-    DEFAULT_ENGINE, as_path, assume_hint, library, library_to_be, model_named, user_folder,
+    DEFAULT_ENGINE, as_path, library, library_to_be, model_named, plan_again_hint, user_folder,
 };
 
 /// A resolved question: everything but the layouts to answer it for.

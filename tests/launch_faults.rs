@@ -365,7 +365,7 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
         (good.replacen("gpu = \"", "gpu = \"x", 1), "xcpu-genoa-2c"),
         (
             good.replacen("isl = ", "isl = nan # ", 1),
-            "traffic.isl is nan, it must be a finite number",
+            "traffic.isl is NaN, it must be a finite number",
         ),
         (
             good.replacen("weights = ", "weights = inf # ", 1),

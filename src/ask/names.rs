@@ -204,8 +204,20 @@ pub(super) fn runs_on(rules: &EngineRules, gpu: &GpuProfile) -> Result<(), Failu
     )))
 }
 
+/// What to do about a plan for an unknown version: the nearest known one is assumed when it is planned.
+pub fn plan_again_hint(error: EngineError) -> Failure {
+    match &error {
+        EngineError::OutOfRange {
+            engine, nearest, ..
+        } => Failure::unusable(format!(
+            "{error}: plan again with --engine-assume, or start it with --engine {engine}@{nearest}"
+        )),
+        _ => error.into(),
+    }
+}
+
 /// Names the flag that plans an unknown version by the nearest known one.
-pub fn assume_hint(error: EngineError) -> Failure {
+fn assume_hint(error: EngineError) -> Failure {
     match error {
         EngineError::OutOfRange { .. }
         | EngineError::Version {

@@ -72,6 +72,13 @@ impl Start {
             own_program(&mut commands)?;
         }
         keeps_nvls_off(&commands)?;
+        let machines = super::scripts::by_machine(&commands).len();
+        if args.start.machines.len() > machines {
+            return Err(Failure::unusable(format!(
+                "--machines names {}, and the plan takes {machines}; name no more than those",
+                args.start.machines.len()
+            )));
+        }
         Ok(Start {
             plan,
             gpu,
@@ -107,7 +114,7 @@ fn engine(
             plan.engine
         )));
     }
-    let rules = engine.resolve(version, false).map_err(ask::assume_hint)?;
+    let rules = engine.resolve(version, false).map_err(ask::plan_again_hint)?;
     Ok((engine, rules))
 }
 

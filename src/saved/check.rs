@@ -2,7 +2,7 @@
 //! same, and a layout that the planner itself calls legal for its model, GPU and engine.
 
 use super::SavedPlan;
-use crate::ask::{as_path, assume_hint, model_named};
+use crate::ask::{as_path, plan_again_hint, model_named};
 use crate::failure::Failure;
 use crate::render::number::gib;
 use parplan_planner::cost::OpCosts;
@@ -137,7 +137,7 @@ pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
             gib(plan.memory_bytes.total)
         ));
     }
-    within("memory_fraction", plan.memory_fraction, 0.01, 0.999)?;
+    within("memory_fraction", plan.memory_fraction, 0.01, 1.0)?;
     started_as_planned(plan)
 }
 
@@ -378,6 +378,6 @@ fn engine(library: &Library, text: &str) -> Result<(EngineProfile, EngineRules),
         None => (text, None),
     };
     let engine = library.engine(name)?;
-    let rules = engine.resolve(version, false).map_err(assume_hint)?;
+    let rules = engine.resolve(version, false).map_err(plan_again_hint)?;
     Ok((engine, rules))
 }
