@@ -205,7 +205,10 @@ fn range_wanted(error: &clap::Error) -> Option<(String, String)> {
     let (_, range) = theirs.split_once(" is not in ")?;
     let right = match range.split_once("..=") {
         Some((low, high)) => format!("must be a whole number from {low} to {high}"),
-        None => format!("must be a whole number of {} or more", range.strip_suffix("..")?),
+        None => format!(
+            "must be a whole number of {} or more",
+            range.strip_suffix("..")?
+        ),
     };
     Some((theirs, right))
 }

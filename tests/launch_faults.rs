@@ -326,11 +326,11 @@ fn checks_stop_what_cannot_work_and_say_what_to_do() {
     for (more, part) in [
         (vec!["--engine", "sglang"], "the plan is for vllm@0.32.0"),
         (vec!["--engine", "vllm@9.9.9"], "9.9.9"),
-        (vec!["--node", "3"], "machines 0 to 0"),
+        (vec!["--node", "3"], "the plan is for one machine"),
         (vec!["--venv", "/no/such/venv"], "has no bin/vllm"),
         (vec!["--skip-preflight", "nvls"], "nvls"),
         (vec!["--isl", "5"], "belongs to a question"),
-        (vec!["--port", "0"], "1..=65535"),
+        (vec!["--port", "0"], "from 1 to 65535"),
         (vec!["--deadline", "0"], "above 0"),
         (vec!["--write", "slurm"], "KIND=FILE"),
     ] {

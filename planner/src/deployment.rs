@@ -8,7 +8,7 @@ use crate::kv::KvFootprint;
 use crate::memory::{self, MemoryResult};
 use crate::padding::Padding;
 use crate::plan::Choice;
-use crate::question::Traffic;
+use crate::question::{Traffic, tokens_per_step};
 use crate::reserve::MemoryFraction;
 use crate::serve::open::{Answer, OpenLoop, open_loop};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
@@ -248,7 +248,7 @@ impl<'a> Deployment<'a> {
             cached_tokens: (traffic.isl - prefill).max(0.0),
             output_tokens: traffic.osl,
             tokens_per_step: speculation(&self.choice, traffic)
-                .map_or(1.0, |s| s.tokens_per_step()),
+                .map_or(1.0, |draft| tokens_per_step(&draft)),
             waves: traffic.waves,
             weighted_prompt: prefill * traffic.prompts.weighted,
             output_width: traffic.osl * traffic.outputs.width,

@@ -114,7 +114,9 @@ fn engine(
             plan.engine
         )));
     }
-    let rules = engine.resolve(version, false).map_err(ask::plan_again_hint)?;
+    let rules = engine
+        .resolve(version, false)
+        .map_err(ask::plan_again_hint)?;
     Ok((engine, rules))
 }
 

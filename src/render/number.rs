@@ -25,9 +25,12 @@ pub fn mean(predicted: Option<&Predicted>) -> String {
 
 /// Its 90 % interval; nothing where there is none.
 pub fn interval(predicted: Option<&Predicted>) -> String {
-    predicted.map_or_else(String::new, |p| {
-        format!("{} to {}", short(p.low), short(p.high))
-    })
+    predicted.map_or_else(String::new, |p| range(p.low, p.high))
+}
+
+/// An interval: `41.9 to 58.7`.
+pub fn range(low: f64, high: f64) -> String {
+    format!("{} to {}", short(low), short(high))
 }
 
 /// With so many decimals, thousands apart.

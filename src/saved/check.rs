@@ -2,7 +2,7 @@
 //! same, and a layout that the planner itself calls legal for its model, GPU and engine.
 
 use super::SavedPlan;
-use crate::ask::{as_path, plan_again_hint, model_named};
+use crate::ask::{as_path, model_named, plan_again_hint};
 use crate::failure::Failure;
 use crate::render::number::gib;
 use parplan_planner::cost::OpCosts;

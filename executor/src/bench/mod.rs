@@ -5,4 +5,4 @@ mod timing;
 
 pub use bandwidth::{Collective, bus_factor};
 pub use timing::{Launch, Stats, Timer};
-pub(crate) use timing::{Launches, start_together};
+pub(crate) use timing::{Launches, mean_over_ranks, start_together};

@@ -6,7 +6,7 @@ use crate::kv::{self, KvFootprint};
 use crate::memory::{self, MemoryInput, MemoryResult, Transients};
 use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
 use crate::plan::Choice;
-use crate::question::{Settings, Speculation, Traffic};
+use crate::question::{Settings, Traffic};
 use crate::reserve::{self, Draft, ReserveContext};
 use crate::serve::open::Answer;
 use crate::shard::Shard;
@@ -15,7 +15,7 @@ use crate::step::pass::ACTIVATION_BYTES;
 use crate::volume::Exchange;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{self, GraphUnit, PaddingRule};
-use parplan_profiles::{Attention, ModelProfile};
+use parplan_profiles::{Attention, ModelProfile, Speculation};
 
 /// Padded share of a captured graph that the recommended capture list accepts.
 const GRAPH_WASTE: f64 = 0.125;
@@ -209,29 +209,16 @@ impl<'a> Deployment<'a> {
             f64::from(chunk_flag)
         };
         let limit = graphs::per_rank(rules, &context, asked);
-        let capture = if choice.cuda_graphs {
-            match &settings.graph_batch_sizes {
-                Some(sizes) => graphs::explicit_list(rules, &context, sizes),
-                None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
-            }
-        } else {
-            CaptureList {
+        let capture = match &settings.graph_batch_sizes {
+            _ if !choice.cuda_graphs => CaptureList {
                 unit: rules.graphs.unit,
                 sizes: Vec::new(),
                 lost: Vec::new(),
-            }
+            },
+            Some(sizes) => graphs::explicit_list(rules, &context, sizes),
+            None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
         };
         context.largest = capture.largest().or(Some(1));
-        let in_requests: Vec<u32> = capture
-            .sizes
-            .iter()
-            .map(|&size| match capture.unit {
-                GraphUnit::RequestsPerRank => size,
-                GraphUnit::RequestsOfAllRanks => size / layout.attention_dp.max(1),
-                GraphUnit::Tokens => size / (width as u32).max(1),
-            })
-            .filter(|&size| size > 0)
-            .collect();
         let draft = if spec.is_some() {
             Draft::Eagle
         } else {
@@ -260,7 +247,7 @@ impl<'a> Deployment<'a> {
                 missing: 0.0,
                 overcommitted: 0.0,
             },
-            buckets: in_requests,
+            buckets: in_requests(&capture, layout.attention_dp, width as u32),
             capture,
             sizes_were_listed: choice.cuda_graphs && settings.graph_batch_sizes.is_some(),
             chunk_flag,
@@ -401,6 +388,20 @@ impl<'a> Deployment<'a> {
         });
         self.running_per_rank = limit.min(self.requests_held(traffic).max(0.0));
     }
+}
+
+/// Sizes of a capture list in requests of one rank, each of `width` tokens.
+fn in_requests(capture: &CaptureList, dp: u32, width: u32) -> Vec<u32> {
+    capture
+        .sizes
+        .iter()
+        .map(|&size| match capture.unit {
+            GraphUnit::RequestsPerRank => size,
+            GraphUnit::RequestsOfAllRanks => size / dp.max(1),
+            GraphUnit::Tokens => size / width.max(1),
+        })
+        .filter(|&size| size > 0)
+        .collect()
 }
 
 /// A count of requests, at least one.

@@ -101,7 +101,7 @@ impl Devices {
 impl std::fmt::Display for Devices {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let point = |sm: u16| format!("{}.{}", sm / 10, sm % 10);
-        f.write_str(self.vendor.name())?;
+        f.write_str(self.vendor.devices())?;
         match (self.from, self.below) {
             (0, None) => Ok(()),
             (0, Some(below)) => write!(f, " below compute capability {}", point(below)),
