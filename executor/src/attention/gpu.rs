@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    AttentionArgs, CORRECT, Combine, Kernel, MERGE, MERGE_THREADS, MergeArgs, PLAN,
-    PLAN_THREADS, Shape, Shard, plan_bytes,
+    AttentionArgs, CORRECT, Combine, Kernel, MERGE, MERGE_THREADS, MergeArgs, PLAN, PLAN_THREADS,
+    Shape, Shard, plan_bytes,
 };
 use parplan_kernels::peer::MAX_RANKS;
 
