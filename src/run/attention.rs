@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use parplan_executor::attention::{Gather, Kind, KvType, LATENT, Merge, ROPE, Shape};
 use parplan_executor::bench::Launch;
 use parplan_executor::jobs::{
-    AttentionJob, AttentionResult, AttentionWay, ExchangeSample, Job, Work,
+    AttentionJob, AttentionResult, AttentionWay, Backend, ExchangeSample, Job, Work,
 };
 use parplan_executor::symmetric::Registration;
 use parplan_executor::{Error, Result};
@@ -155,7 +155,10 @@ impl Attention {
             } else {
                 self.sampling.registrations()
             },
-            timer: self.sampling.timer(),
+            timer: match common.backend_or_found() {
+                Backend::Cpu => self.sampling.short_timer(),
+                Backend::Nccl | Backend::Peer => self.sampling.timer(),
+            },
             check: self.check,
             seed,
         }));
