@@ -149,6 +149,22 @@ fn formats_need_gpus_that_the_engine_has_kernels_for() {
 }
 
 #[test]
+fn the_builtin_engine_is_started_with_the_weights_that_were_planned() {
+    let ask = "--model llama-3.1-8b --gpu h200 --engine builtin --tp 1 --weights";
+    let plan = json(&words(&format!("estimate {ask} fp8")));
+    let file = plan["best"]["launch"]["builtin"]["nodes"][0]["files"][0][1].to_string();
+    assert!(file.contains(r#"\"quantization\": \"fp8\""#), "{file}");
+    says(
+        &format!("estimate {ask} nvfp4"),
+        &["--weights nvfp4", "builtin makes only bf16 and fp8"],
+    );
+    says(
+        "recommend --model deepseek-r1-nvfp4 --gpu b200 --gpus 8 --engine builtin",
+        &["experts in nvfp4", "builtin"],
+    );
+}
+
+#[test]
 fn a_length_beyond_the_model_s_is_launched_with_what_lets_the_engine_take_it() {
     for (engine, name) in [
         ("sglang", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"),
