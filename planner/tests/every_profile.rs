@@ -33,6 +33,7 @@ fn space(ground: &Ground) -> Space {
     }
 }
 
+#[allow(clippy::panic)] // a test's
 fn check(plan: &Plan, traffic: &Traffic, what: &str) {
     let p = &plan.predicted;
     let Some(tpot) = p.tpot_ms else {

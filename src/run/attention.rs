@@ -29,7 +29,7 @@ pub struct Attention {
     /// KV heads, which every rank has; not for mla.
     #[arg(long, default_value_t = 8)]
     kv_heads: usize,
-    /// Elements of a head, 64 or 128; not for mla.
+    /// Elements of a head, 64, 128 or 256; not for mla.
     #[arg(long, default_value_t = 128)]
     head_dim: usize,
     /// Element type of the KV cache.
