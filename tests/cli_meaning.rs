@@ -261,7 +261,7 @@ fn figures_are_named_and_units_written_out() {
 fn runs_that_cannot_fit_are_refused_before_they_start() {
     says(
         "run stack --backend cpu --model llama-3.1-405b --layers 126",
-        &["126 layers take", "of weights", "free here"],
+        &["126 layers: ", "of weights", "free here"],
     );
     says(
         "run sync --backend cpu --ranks 1000",
