@@ -92,8 +92,10 @@ mod tests {
         ] {
             assert!(why.contains(part), "{why}");
         }
-        let why = refuse(GIB, 40 * GIB, 1, 12 << 30, "on each GPU", 8);
-        let why = why.unwrap_err().to_string();
+        let why = refuse(GIB, 40 * GIB, 1, 12 << 30, "on each GPU", 8).unwrap_err();
+        assert!(why.to_string().contains("--layers 2 would fit"), "{why}");
+        let why = refuse(40 * GIB, GIB, 1, 12 << 30, "on each GPU", 2).unwrap_err();
+        let why = why.to_string();
         assert!(
             why.contains("fewer requests") && !why.contains("--layers"),
             "{why}"
