@@ -234,6 +234,15 @@ fn traces_whose_times_go_backwards_are_refused_by_line() {
     let path = path.display().to_string();
     let ask = format!("estimate --model qwen3-8b --gpu h200 --tp 1 --workload {path}");
     says(&ask, &["back.csv:3:", "2 s before", "sort the trace"]);
+    // Requests of one moment have no rate, and the answer says what it made of them.
+    fs::write(
+        folder.path().join("back.csv"),
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+         2023-11-16 18:17:05,100,10\n2023-11-16 18:17:05,100,10\n",
+    )
+    .unwrap();
+    let assumed = json(&words(&ask))["assumptions"].to_string();
+    assert!(assumed.contains("all of one moment"), "{assumed}");
 }
 
 #[test]
