@@ -9,6 +9,8 @@ const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1024.0 * MIB;
 /// Counts of tokens and bytes may be off by this share.
 const SHARE: f64 = 0.05;
+/// The size of the whole device may: it is known exactly, or it is another one.
+const DEVICE_SHARE: f64 = 0.01;
 /// Bytes that no one plans to: rounding of the log, fragments.
 const SLACK_BYTES: f64 = 0.1 * GIB;
 /// Graphs are planned from one measured list (planner's memory map), and driver versions differ.
@@ -122,7 +124,7 @@ fn memory(start: &Start, report: &Report) -> Vec<Line> {
             DEVICE,
             planned.total,
             report.device_bytes,
-            0.01 * planned.total,
+            DEVICE_SHARE * planned.total,
         ),
         (WEIGHTS, planned.weights, report.weights_bytes, SLACK_BYTES),
         (
@@ -148,8 +150,11 @@ fn memory(start: &Start, report: &Report) -> Vec<Line> {
     .filter_map(|(what, planned, reported, slack)| {
         let reported = reported?;
         let near = (reported - planned).abs() <= slack;
-        // The whole device is known exactly, or it is another one.
-        let share = if what == DEVICE { 0.01 } else { SHARE };
+        let share = if what == DEVICE {
+            DEVICE_SHARE
+        } else {
+            SHARE
+        };
         let deviation = reported / planned - 1.0;
         Some(Line {
             what,
