@@ -150,11 +150,7 @@ fn memory(start: &Start, report: &Report) -> Vec<Line> {
     .filter_map(|(what, planned, reported, slack)| {
         let reported = reported?;
         let near = (reported - planned).abs() <= slack;
-        let share = if what == DEVICE {
-            DEVICE_SHARE
-        } else {
-            SHARE
-        };
+        let share = if what == DEVICE { DEVICE_SHARE } else { SHARE };
         let deviation = reported / planned - 1.0;
         Some(Line {
             what,
