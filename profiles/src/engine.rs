@@ -15,8 +15,8 @@ pub use resolve::EngineRules;
 use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
-    AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
-    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
+    AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
+    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use crate::gpu::Vendor;
@@ -76,6 +76,9 @@ pub struct EngineProfile {
     /// Kernels that are folded into others, where they are known.
     #[serde(default)]
     pub fusion: Vec<Since<FusionRule>>,
+    /// Number formats that need a device of some kind, where they are known.
+    #[serde(default)]
+    pub formats: Vec<Since<FormatRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of formats that a checkpoint in bf16 is quantised to while it is loaded, where there
@@ -193,7 +196,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 16] = [
+        let kinds: [(&str, bool, Vec<Version>); 17] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -207,6 +210,7 @@ impl EngineProfile {
             ("experts", true, starts(&self.experts)),
             ("kernels", false, starts(&self.kernels)),
             ("fusion", false, starts(&self.fusion)),
+            ("formats", false, starts(&self.formats)),
             ("kv_names", true, starts(&self.kv_names)),
             ("load_names", false, starts(&self.load_names)),
             ("draft_names", true, starts(&self.draft_names)),
@@ -265,6 +269,7 @@ impl EngineProfile {
         versions.extend(starts(&self.experts));
         versions.extend(starts(&self.kernels));
         versions.extend(starts(&self.fusion));
+        versions.extend(starts(&self.formats));
         versions.extend(starts(&self.kv_names));
         versions.extend(starts(&self.load_names));
         versions.extend(starts(&self.draft_names));

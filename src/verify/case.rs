@@ -138,10 +138,16 @@ mod tests {
         let experts = 2 * 128 * 3 * 2048 * 768 * 2;
         let attention = 2 * 2048 * 128 * 2 * (32 + 4) * 2;
         assert_eq!(one.spec.weight_bytes(), experts + attention);
-        assert_eq!(one.spec.cache_bytes(), 2 * 4 * 128 * 4);
+        assert_eq!(one.spec.cache_bytes_per_token(), 2 * 4 * 128 * 4);
         assert_eq!(case(2, 1, 2).spec.weight_bytes(), (experts + attention) / 2);
         assert_eq!(case(2, 2, 2).spec.weight_bytes(), experts / 2 + attention);
-        assert_eq!(case(2, 1, 1).spec.cache_bytes(), one.spec.cache_bytes() / 2);
-        assert_eq!(case(2, 2, 1).spec.cache_bytes(), one.spec.cache_bytes());
+        assert_eq!(
+            case(2, 1, 1).spec.cache_bytes_per_token(),
+            one.spec.cache_bytes_per_token() / 2
+        );
+        assert_eq!(
+            case(2, 2, 1).spec.cache_bytes_per_token(),
+            one.spec.cache_bytes_per_token()
+        );
     }
 }

@@ -185,7 +185,7 @@ fn draw(draws: &mut Draws, library: &Library, name: &str, room: Room) -> Option<
             .iter()
             .filter(|(requests, _)| requests.is_multiple_of(layout.attn_dp))
             .filter(|(requests, context)| {
-                let cache = requests / layout.attn_dp * context * case.spec.cache_bytes();
+                let cache = requests / layout.attn_dp * context * case.spec.cache_bytes_per_token();
                 cpu || cache as f64 <= CACHE * room.memory
             })
             .map(|&(requests, context)| StepSpec {
