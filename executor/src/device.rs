@@ -153,7 +153,7 @@ pub trait Device: Send {
 
 /// The byte every output is set to before a run: as f16, bf16, f32 and f64 it is NaN,
 /// as an integer it is −1, so an element that was not written cannot pass.
-pub const POISON: u8 = 0xff;
+pub(crate) const POISON: u8 = 0xff;
 
 pub(crate) fn same_len(op: &'static str, dst: usize, src: usize) -> Result<()> {
     if dst == src {

@@ -120,7 +120,7 @@ pub enum ReduceOp {
 ///
 /// # Errors
 /// [`Error::Arguments`] when the lengths differ, or are no multiple of the element size.
-pub fn reduce(dtype: DType, op: ReduceOp, parts: &[&[u8]]) -> Result<Vec<u8>> {
+pub(crate) fn reduce(dtype: DType, op: ReduceOp, parts: &[&[u8]]) -> Result<Vec<u8>> {
     let len = parts.first().map_or(0, |p| p.len());
     if let Some(bad) = parts.iter().find(|p| p.len() != len) {
         return Err(Error::Arguments {

@@ -44,7 +44,7 @@ impl PeerMemory {
     ///
     /// # Errors
     /// Errors of the control plane, and of this rank's own memory.
-    pub fn connect(
+    pub(crate) fn connect(
         gpu: &Arc<Gpu>,
         control: &mut CpuCommunicator,
         name: &str,

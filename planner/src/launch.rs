@@ -14,6 +14,7 @@ mod words;
 
 use crate::layout::Layout;
 use parplan_profiles::Dtype;
+pub use parplan_profiles::engine::flags::DraftMethod;
 use parplan_profiles::engine::flags::Meaning;
 use parplan_profiles::engine::rules::DcpMerge;
 use parplan_profiles::engine::{Dialect, EngineRules};
@@ -108,32 +109,6 @@ pub struct Speculation {
     pub top_k: u32,
     /// Tokens verified at once; `steps + 1` for a chain.
     pub draft_tokens: u32,
-}
-
-/// How drafts are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DraftMethod {
-    /// The checkpoint's own multi-token-prediction layers.
-    Mtp,
-    /// An EAGLE draft.
-    Eagle,
-    /// An EAGLE-3 draft.
-    Eagle3,
-    /// N-grams of the prompt.
-    Ngram,
-}
-
-impl DraftMethod {
-    /// The name in profiles and JSON.
-    pub const fn name(self) -> &'static str {
-        match self {
-            DraftMethod::Mtp => "mtp",
-            DraftMethod::Eagle => "eagle",
-            DraftMethod::Eagle3 => "eagle3",
-            DraftMethod::Ngram => "ngram",
-        }
-    }
 }
 
 impl LaunchSpec {
@@ -356,7 +331,7 @@ fn format_name<'a>(
 fn draft_name(rules: &EngineRules, method: DraftMethod) -> Result<&str, LaunchError> {
     rules
         .draft_names
-        .get(method.name())
+        .get(&method)
         .map(String::as_str)
         .ok_or_else(|| LaunchError::NoOption {
             engine: rules.name.clone(),
@@ -365,7 +340,8 @@ fn draft_name(rules: &EngineRules, method: DraftMethod) -> Result<&str, LaunchEr
             instead: match rules.draft_names.len() {
                 0 => "plan without speculation".to_owned(),
                 _ => {
-                    let names: Vec<_> = rules.draft_names.keys().map(String::as_str).collect();
+                    let names: Vec<_> =
+                        rules.draft_names.keys().map(|known| known.name()).collect();
                     format!("it drafts by {}", names.join(", "))
                 }
             },

@@ -204,99 +204,56 @@ impl Rows {
 
 /// Collectives around one layer's token mixer and feed-forward block.
 pub fn layer(rows: &Rows, exchange: Exchange, has_mixer: bool, has_ffn: bool) -> Calls {
+    use Group::{AttentionDp, AttentionTp, Tp};
+    use Kind::{AllGather, AllReduce, ReduceScatter};
+    use Purpose::{AttentionOutput, Combine, Gather};
     let mut calls = Calls::new();
     let own = rows.max * rows.row_bytes;
     let all = rows.ffn(exchange) * rows.row_bytes;
     let (tp, attention_tp, dp) = (rows.tp(), rows.attention_tp, rows.dp);
-    let call = |purpose, kind, group, ranks, bytes| Call {
-        purpose,
-        kind,
-        group,
-        ranks,
-        bytes,
+    let mut push = |purpose, kind, group, ranks, bytes| {
+        calls.push(Call {
+            purpose,
+            kind,
+            group,
+            ranks,
+            bytes,
+        });
     };
     match exchange {
         Exchange::AllReduce => {
             if has_mixer {
-                calls.push(call(
-                    Purpose::AttentionOutput,
-                    Kind::AllReduce,
-                    Group::Tp,
-                    tp,
-                    own,
-                ));
+                push(AttentionOutput, AllReduce, Tp, tp, own);
             }
             if has_ffn {
-                calls.push(call(Purpose::Combine, Kind::AllReduce, Group::Tp, tp, own));
+                push(Combine, AllReduce, Tp, tp, own);
             }
         }
         Exchange::MaxLen if has_ffn => {
             // The reduce-scatter sums the attention output's partial products on the way.
-            calls.push(call(
-                Purpose::AttentionOutput,
-                Kind::ReduceScatter,
-                Group::AttentionTp,
+            push(
+                AttentionOutput,
+                ReduceScatter,
+                AttentionTp,
                 attention_tp,
                 own,
-            ));
-            calls.push(call(Purpose::Gather, Kind::AllGather, Group::Tp, tp, all));
-            calls.push(call(
-                Purpose::Combine,
-                Kind::ReduceScatter,
-                Group::Tp,
-                tp,
-                all,
-            ));
-            calls.push(call(
-                Purpose::Combine,
-                Kind::AllGather,
-                Group::AttentionTp,
-                attention_tp,
-                own,
-            ));
+            );
+            push(Gather, AllGather, Tp, tp, all);
+            push(Combine, ReduceScatter, Tp, tp, all);
+            push(Combine, AllGather, AttentionTp, attention_tp, own);
         }
         Exchange::SumLen if has_ffn => {
-            calls.push(call(Purpose::Gather, Kind::AllReduce, Group::Tp, tp, all));
-            calls.push(call(Purpose::Combine, Kind::AllReduce, Group::Tp, tp, all));
+            push(Gather, AllReduce, Tp, tp, all);
+            push(Combine, AllReduce, Tp, tp, all);
         }
         Exchange::Exact if has_ffn => {
-            calls.push(call(
-                Purpose::AttentionOutput,
-                Kind::AllReduce,
-                Group::AttentionTp,
-                attention_tp,
-                own,
-            ));
-            calls.push(call(
-                Purpose::Gather,
-                Kind::AllGather,
-                Group::AttentionDp,
-                dp,
-                all,
-            ));
-            calls.push(call(
-                Purpose::Combine,
-                Kind::ReduceScatter,
-                Group::AttentionDp,
-                dp,
-                all,
-            ));
-            calls.push(call(
-                Purpose::Combine,
-                Kind::AllReduce,
-                Group::AttentionTp,
-                attention_tp,
-                own,
-            ));
+            push(AttentionOutput, AllReduce, AttentionTp, attention_tp, own);
+            push(Gather, AllGather, AttentionDp, dp, all);
+            push(Combine, ReduceScatter, AttentionDp, dp, all);
+            push(Combine, AllReduce, AttentionTp, attention_tp, own);
         }
         Exchange::MaxLen | Exchange::SumLen | Exchange::Exact | Exchange::AllToAll => {
-            calls.push(call(
-                Purpose::AttentionOutput,
-                Kind::AllReduce,
-                Group::AttentionTp,
-                attention_tp,
-                own,
-            ));
+            push(AttentionOutput, AllReduce, AttentionTp, attention_tp, own);
         }
     }
     calls

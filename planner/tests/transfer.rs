@@ -172,3 +172,49 @@ fn symmetric_carries(moved: &Errors) {
         }
     }
 }
+
+/// The page names a calibration only for what it prices in the end.
+#[test]
+fn a_class_is_said_to_come_from_the_last_that_measured_it() {
+    let world = World::h200();
+    let shipped = Calibration::shipped(&world.gpu).unwrap();
+    let layer = |calibration| Layer {
+        calibration,
+        origin: Origin::Shipped,
+    };
+    let said = |layers: &[Layer<'_>]| {
+        apply(
+            false,
+            &world.gpu,
+            &world.efficiency,
+            &world.overheads,
+            layers,
+        )
+        .used
+    };
+    let all: Vec<Layer<'_>> = shipped.iter().map(layer).collect();
+    let times = |class: &str| {
+        said(&all)
+            .iter()
+            .filter(|line| line.contains(&format!(" {class}")))
+            .count()
+    };
+    assert_eq!((times("gemm.bf16"), times("all_gather.none")), (1, 1));
+    // Rank counts that the newer one did not measure are still the older's.
+    let of = |ranks: u32| {
+        let has = |c: &&Calibration| {
+            c.terms
+                .iter()
+                .any(|t| matches!(t.class, Class::Collective(..)) && t.ranks.ends_with(&[ranks]))
+        };
+        shipped.iter().find(has).unwrap()
+    };
+    let mut newer = of(2).clone();
+    newer.provenance.date = "2999-01-01".to_owned();
+    let both = said(&[layer(of(4)), layer(&newer)]);
+    assert!(
+        both.iter().all(|line| line.contains("all_gather.none")),
+        "{both:?}"
+    );
+    assert_eq!(both.len(), 2);
+}

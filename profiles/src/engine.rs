@@ -13,7 +13,7 @@ pub mod version;
 pub use resolve::EngineRules;
 
 use crate::dtype::Dtype;
-use crate::engine::flags::{Flag, FlagForm, Meaning};
+use crate::engine::flags::{DraftMethod, Flag, FlagForm, Meaning};
 use crate::engine::rules::{
     AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
     KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
@@ -85,8 +85,8 @@ pub struct EngineProfile {
     /// are any.
     #[serde(default)]
     pub load_names: Vec<Since<BTreeMap<Dtype, String>>>,
-    /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
-    pub draft_names: Vec<Since<BTreeMap<String, String>>>,
+    /// Spellings of ways to draft on the command line.
+    pub draft_names: Vec<Since<BTreeMap<DraftMethod, String>>>,
     /// Spellings.
     #[serde(default)]
     pub flags: BTreeMap<Meaning, Vec<Flag>>,

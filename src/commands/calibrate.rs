@@ -120,24 +120,20 @@ fn chosen(args: &CalibrateArgs, target: &Target) -> Result<Vec<Experiment>, Fail
     if args.only.is_empty() {
         return Ok(set);
     }
-    let named = |e: &Experiment| {
-        let class = Class::of(e).to_string();
-        args.only
-            .iter()
-            .any(|name| class.starts_with(name.as_str()))
-    };
-    let some: Vec<Experiment> = set.iter().filter(|e| named(e)).cloned().collect();
-    if some.is_empty() {
-        let mut classes: Vec<String> = set.iter().map(|e| Class::of(e).to_string()).collect();
+    let class = |e: &Experiment| Class::of(e).to_string();
+    let is_of = |e: &Experiment, name: &String| class(e).starts_with(name.as_str());
+    let unknown = |name: &&String| !set.iter().any(|e| is_of(e, name));
+    if let Some(name) = args.only.iter().find(unknown) {
+        let mut classes: Vec<String> = set.iter().map(class).collect();
         classes.sort();
         classes.dedup();
         return Err(Failure::unusable(format!(
-            "--only {}: no class here begins so; classes: {}",
-            args.only.join(","),
+            "--only {name}: no class here begins so; classes: {}",
             classes.join(", ")
         )));
     }
-    Ok(some)
+    let named = |e: &&Experiment| args.only.iter().any(|name| is_of(e, name));
+    Ok(set.iter().filter(named).cloned().collect())
 }
 
 /// Where the calibration goes.

@@ -9,6 +9,8 @@ const MIB: f64 = 1_048_576.0;
 const GIB: f64 = 1024.0 * MIB;
 /// Counts of tokens and bytes may be off by this share.
 const SHARE: f64 = 0.05;
+/// The size of the whole device may: it is known exactly, or it is another one.
+const DEVICE_SHARE: f64 = 0.01;
 /// Bytes that no one plans to: rounding of the log, fragments.
 const SLACK_BYTES: f64 = 0.1 * GIB;
 /// Graphs are planned from one measured list (planner's memory map), and driver versions differ.
@@ -47,54 +49,7 @@ pub struct Comparison {
 
 /// Holds a report against the plan.
 pub fn compare(start: &Start, report: &Report) -> Comparison {
-    let plan = &start.plan;
-    let memory = &plan.memory_bytes;
-    let mut lines = Vec::new();
-    let mut count = |what, planned: Option<f64>, reported: Option<u64>, share: f64| {
-        if let (Some(planned), Some(reported)) = (planned, reported) {
-            let deviation = reported as f64 / planned - 1.0;
-            lines.push(Line {
-                what,
-                planned: whole(planned),
-                reported: whole(reported as f64),
-                deviation: Some(deviation),
-                tolerance: Some(share),
-                within: deviation.abs() <= share,
-            });
-        }
-    };
-    count(
-        TOKENS,
-        Some(plan.kv_tokens_per_rank),
-        report.kv_tokens,
-        SHARE,
-    );
-    count(
-        "running requests of a rank",
-        start.spec.running_per_rank.map(f64::from),
-        report.running_per_rank,
-        0.0,
-    );
-    count(
-        "longest sequence",
-        start.spec.context_length.map(f64::from),
-        report.context_length,
-        0.0,
-    );
-    let divided = start.rules.scheduler.chunk_divided_by_attention_dp;
-    let ranks = match divided {
-        true => start.spec.layout.attention_dp.max(1),
-        false => 1,
-    };
-    count(
-        "tokens of a chunk",
-        start
-            .spec
-            .chunk_tokens
-            .map(|tokens| f64::from(tokens / ranks)),
-        report.chunk_tokens,
-        0.0,
-    );
+    let mut lines = counts(start, report);
     if let (Some(planned), Some(reported)) = (&start.spec.graph_sizes, &report.graph_sizes) {
         lines.push(Line {
             what: GRAPHS,
@@ -105,52 +60,108 @@ pub fn compare(start: &Start, report: &Report) -> Comparison {
             within: planned == reported,
         });
     }
-    for (what, planned, reported, slack) in [
+    lines.extend(memory(start, report));
+    Comparison {
+        corrections: corrections(start, report, &lines),
+        lines,
+    }
+}
+
+/// Tokens and limits.
+fn counts(start: &Start, report: &Report) -> Vec<Line> {
+    let spec = &start.spec;
+    let ranks = match start.rules.scheduler.chunk_divided_by_attention_dp {
+        true => spec.layout.attention_dp.max(1),
+        false => 1,
+    };
+    [
+        (
+            TOKENS,
+            Some(start.plan.kv_tokens_per_rank),
+            report.kv_tokens,
+            SHARE,
+        ),
+        (
+            "running requests of a rank",
+            spec.running_per_rank.map(f64::from),
+            report.running_per_rank,
+            0.0,
+        ),
+        (
+            "longest sequence",
+            spec.context_length.map(f64::from),
+            report.context_length,
+            0.0,
+        ),
+        (
+            "tokens of a chunk",
+            spec.chunk_tokens.map(|tokens| f64::from(tokens / ranks)),
+            report.chunk_tokens,
+            0.0,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(what, planned, reported, share)| {
+        let (planned, reported) = (planned?, reported? as f64);
+        let deviation = reported / planned - 1.0;
+        Some(Line {
+            what,
+            planned: whole(planned),
+            reported: whole(reported),
+            deviation: Some(deviation),
+            tolerance: Some(share),
+            within: deviation.abs() <= share,
+        })
+    })
+    .collect()
+}
+
+/// The device's memory, and what of it is used for what.
+fn memory(start: &Start, report: &Report) -> Vec<Line> {
+    let planned = &start.plan.memory_bytes;
+    [
         (
             DEVICE,
-            memory.total,
+            planned.total,
             report.device_bytes,
-            0.01 * memory.total,
+            DEVICE_SHARE * planned.total,
         ),
-        (WEIGHTS, memory.weights, report.weights_bytes, SLACK_BYTES),
+        (WEIGHTS, planned.weights, report.weights_bytes, SLACK_BYTES),
         (
             "KV cache, GiB",
-            memory.kv_cache,
+            planned.kv_cache,
             report.kv_bytes,
             SLACK_BYTES,
         ),
         (
             "graphs, GiB",
-            memory.cuda_graphs,
+            planned.cuda_graphs,
             report.graph_bytes,
             GRAPH_SLACK_BYTES,
         ),
         (
             "all but the KV cache, GiB",
-            memory.used() - memory.kv_cache,
+            planned.used() - planned.kv_cache,
             report.other_bytes,
             SLACK_BYTES,
         ),
-    ] {
-        if let Some(reported) = reported {
-            let near = (reported - planned).abs() <= slack;
-            // The whole device is known exactly, or it is another one.
-            let share = if what == DEVICE { 0.01 } else { SHARE };
-            let deviation = reported / planned - 1.0;
-            lines.push(Line {
-                what,
-                planned: gib(planned),
-                reported: gib(reported),
-                deviation: deviation.is_finite().then_some(deviation),
-                tolerance: Some(share),
-                within: near || deviation.abs() <= share,
-            });
-        }
-    }
-    Comparison {
-        corrections: corrections(start, report, &lines),
-        lines,
-    }
+    ]
+    .into_iter()
+    .filter_map(|(what, planned, reported, slack)| {
+        let reported = reported?;
+        let near = (reported - planned).abs() <= slack;
+        let share = if what == DEVICE { DEVICE_SHARE } else { SHARE };
+        let deviation = reported / planned - 1.0;
+        Some(Line {
+            what,
+            planned: gib(planned),
+            reported: gib(reported),
+            deviation: deviation.is_finite().then_some(deviation),
+            tolerance: Some(share),
+            within: near || deviation.abs() <= share,
+        })
+    })
+    .collect()
 }
 
 fn sizes(list: &[u32]) -> String {

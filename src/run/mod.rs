@@ -2,11 +2,14 @@
 
 mod arguments;
 mod attention;
+mod collectives;
+mod gather;
 mod mode;
 mod outcome;
 mod rank;
 mod room;
 pub mod stack;
+mod sync;
 mod tables;
 
 use crate::output::tell;

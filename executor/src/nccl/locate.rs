@@ -7,7 +7,7 @@ use crate::loading::{in_packages, python_environments};
 use crate::{Error, Result};
 
 /// The file that every NCCL package ships; `libnccl.so` is in development packages only.
-pub const FILE: &str = "libnccl.so.2";
+pub(crate) const FILE: &str = "libnccl.so.2";
 
 /// Where a library was looked for, and whether it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -72,7 +72,7 @@ fn repeated(enqueue: Enqueue) -> Outcome {
 }
 
 impl Bench {
-    pub fn new(context: &Context, largest: usize, cublas: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn new(context: &Context, largest: usize, cublas: Option<PathBuf>) -> Result<Self> {
         Ok(Bench {
             cublas,
             anchor: Anchor::new(context)?,
@@ -83,18 +83,22 @@ impl Bench {
         })
     }
 
-    pub fn anchor(&mut self) -> &mut Anchor {
+    pub(crate) fn anchor(&mut self) -> &mut Anchor {
         &mut self.anchor
     }
 
     /// A rank that unmaps early would pull memory from under its peers' kernels.
-    pub fn finish(self, context: &mut Context) -> Result<()> {
+    pub(crate) fn finish(self, context: &mut Context) -> Result<()> {
         super::series::finish(context)?;
         context.control.barrier()
     }
 
     /// Makes an experiment ready, or says why it cannot be run here. All of its ranks call it.
-    pub fn prepare(&mut self, context: &mut Context, experiment: &Experiment) -> Result<Prepared> {
+    pub(crate) fn prepare(
+        &mut self,
+        context: &mut Context,
+        experiment: &Experiment,
+    ) -> Result<Prepared> {
         if experiment.launch == LaunchMode::Graph && context.gpu.is_none() {
             return Ok(Err("a CPU has no graphs".into()));
         }

@@ -223,7 +223,7 @@ pub(super) struct Anchor {
 
 impl Anchor {
     /// A row of bf16 products over a buffer that fits every L2 cache.
-    pub fn new(context: &Context) -> Result<Self> {
+    pub(crate) fn new(context: &Context) -> Result<Self> {
         let on_gpu = context.gpu.clone();
         let (bytes, times) = match on_gpu {
             Some(_) => (16 << 20, 20),

@@ -98,13 +98,13 @@ fn gcd(a: usize, b: usize) -> usize {
 
 /// The number of a token among the synthetic rows.
 #[must_use]
-pub fn token(dp: usize, request: usize, position: usize) -> u64 {
+pub(crate) fn token(dp: usize, request: usize, position: usize) -> u64 {
     ((dp * REQUESTS + request) * POSITIONS + position) as u64
 }
 
 /// The number of a token's cached row of a KV head.
 #[must_use]
-pub fn cached_row(token: u64, head: usize) -> u64 {
+pub(crate) fn cached_row(token: u64, head: usize) -> u64 {
     token << 10 | head as u64
 }
 
@@ -314,7 +314,7 @@ impl Batch {
 
 /// `width / 2` cosines, then as many sines, of a position.
 #[must_use]
-pub fn cos_sin(position: usize, width: usize, theta: f32) -> Vec<f32> {
+pub(crate) fn cos_sin(position: usize, width: usize, theta: f32) -> Vec<f32> {
     let half = width / 2;
     let angle = |i: usize| {
         let frequency = f64::from(theta).powf(-2.0 * i as f64 / width as f64);

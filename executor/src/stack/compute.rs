@@ -310,7 +310,7 @@ impl std::ops::Deref for dyn Compute + '_ {
 
 /// Bytes of a row with its choices behind it: whole 16-byte words.
 #[must_use]
-pub fn packed_row(hidden: usize, top_k: usize) -> usize {
+pub(crate) fn packed_row(hidden: usize, top_k: usize) -> usize {
     (hidden * 2 + top_k * 8).next_multiple_of(16)
 }
 

@@ -11,7 +11,7 @@ use parplan_kernels::reference::Synthetic;
 /// Names of a layer's tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
-pub enum Name {
+pub(crate) enum Name {
     /// Norm before the mixer, `[1, hidden]`.
     AttentionNorm,
     /// Norm before the feed-forward block, `[1, hidden]`.
@@ -57,15 +57,15 @@ pub enum Name {
 }
 
 /// Requests of one DP rank at most.
-pub const REQUESTS: usize = 2048;
+pub(crate) const REQUESTS: usize = 2048;
 
 /// Positions that a request may have: the row of a cached token is
 /// `request · POSITIONS + position`.
-pub const POSITIONS: usize = 1 << 18;
+pub(crate) const POSITIONS: usize = 1 << 18;
 
 /// A tensor of the model, as a whole.
 #[must_use]
-pub fn tensor(seed: u64, layer: usize, name: Name, columns: usize) -> Synthetic {
+pub(crate) fn tensor(seed: u64, layer: usize, name: Name, columns: usize) -> Synthetic {
     let unit = 3f32.sqrt();
     let (scale, offset) = match name {
         Name::AttentionNorm | Name::BlockNorm | Name::QueryNorm | Name::KeyNorm => (0.25, 1.0),
@@ -92,7 +92,7 @@ pub fn tensor(seed: u64, layer: usize, name: Name, columns: usize) -> Synthetic 
 
 /// The rows that enter the stack: `request · POSITIONS + position`.
 #[must_use]
-pub fn input(seed: u64, hidden: usize) -> Synthetic {
+pub(crate) fn input(seed: u64, hidden: usize) -> Synthetic {
     Synthetic {
         seed: number(seed, 0, 0),
         full_columns: hidden as u64,
@@ -106,13 +106,13 @@ pub fn input(seed: u64, hidden: usize) -> Synthetic {
 /// Largest magnitude over the largest e4m3 value: what a tensor is divided by before it
 /// is stored in fp8.
 #[must_use]
-pub fn fp8_unit(tensor: &Synthetic) -> f32 {
+pub(crate) fn fp8_unit(tensor: &Synthetic) -> f32 {
     tensor.scale / parplan_kernels::reference::E4M3_MAX
 }
 
 /// What activations are divided by before an fp8 product: their variance is about one,
 /// so ±28 is room enough.
-pub const FP8_ACTIVATION_UNIT: f32 = 1.0 / 16.0;
+pub(crate) const FP8_ACTIVATION_UNIT: f32 = 1.0 / 16.0;
 
 fn number(seed: u64, layer: u64, name: u64) -> u64 {
     // The element's own hash mixes further.

@@ -122,32 +122,67 @@ pub fn apply(
         // parplan's executor makes no multicast objects, as when it measured.
         out.gpu.link.multicast = false;
     }
+    let mut taken: Vec<Taken<'_>> = Vec::new();
     for layer in layers {
         out.gpu = machine(&out.gpu, &layer.calibration.samples);
-        let mut classes = Vec::new();
+        let mut words = Vec::new();
         if own_kernels {
-            classes.extend(out.remember(layer.calibration));
+            words.extend(out.remember(layer.calibration));
         }
         if !own_kernels && layer.origin == Origin::User {
-            classes.extend(out.rescale(layer.calibration));
+            words.extend(out.rescale(layer.calibration));
         }
+        let mut terms = Vec::new();
         for term in &layer.calibration.terms {
             if out.take(own_kernels, layer, term) {
-                classes.push(term.class.to_string());
+                terms.push(term);
             }
         }
-        if !classes.is_empty() {
-            out.used.push(format!(
-                "{} {}, measured {} on {}: {}",
-                name(layer.origin),
-                layer.calibration.name,
-                day(&layer.calibration.provenance.date),
-                layer.calibration.provenance.device,
-                classes.join(", ")
-            ));
+        for earlier in &mut taken {
+            earlier
+                .terms
+                .retain(|old| !terms.iter().any(|new| replaces(new, old)));
         }
+        taken.push(Taken {
+            layer,
+            words,
+            terms,
+        });
     }
+    out.used = taken.into_iter().filter_map(Taken::said).collect();
     out
+}
+
+/// What a calibration gave.
+struct Taken<'a> {
+    layer: &'a Layer<'a>,
+    /// Beside its terms.
+    words: Vec<String>,
+    /// Those that price something still.
+    terms: Vec<&'a Term>,
+}
+
+/// Nothing of `old` is left: what was measured at other rank counts stays beside the new.
+fn replaces(new: &Term, old: &Term) -> bool {
+    new.class == old.class && old.ranks.iter().all(|ranks| new.ranks.contains(ranks))
+}
+
+impl Taken<'_> {
+    fn said(self) -> Option<String> {
+        let calibration = self.layer.calibration;
+        let mut all = self.words;
+        all.extend(self.terms.iter().map(|term| term.class.to_string()));
+        (!all.is_empty()).then(|| {
+            format!(
+                "{} {}, measured {} on {}: {}",
+                name(self.layer.origin),
+                calibration.name,
+                day(&calibration.provenance.date),
+                calibration.provenance.device,
+                all.join(", ")
+            )
+        })
+    }
 }
 
 /// What a calibration is called where a figure names it.

@@ -73,7 +73,7 @@ pub(super) fn collective(kind: CollectiveKind) -> Collective {
 
 impl Figures {
     /// The figures of a class before it is measured; none for classes that are only recorded.
-    pub fn before(
+    pub(crate) fn before(
         class: Class,
         efficiency: &EfficiencyProfile,
         overheads: &Overheads,
@@ -148,7 +148,11 @@ impl Figures {
     }
 
     /// What the figures rested on before.
-    pub fn source(class: Class, efficiency: &EfficiencyProfile, overheads: &Overheads) -> String {
+    pub(crate) fn source(
+        class: Class,
+        efficiency: &EfficiencyProfile,
+        overheads: &Overheads,
+    ) -> String {
         let c = &efficiency.collective;
         let note: Option<&Note> = match class {
             Class::Collective(kind, registration) => {
@@ -176,14 +180,14 @@ impl Figures {
     }
 
     /// The figures by name, where they start, and how far they may be off.
-    pub fn list(&self) -> Vec<Figure> {
+    pub(crate) fn list(&self) -> Vec<Figure> {
         let mut own = self.clone();
         let slots = own.slots();
         slots.iter().map(Slot::figure).collect()
     }
 
     /// The same formula with other figures, in the order of [`Figures::list`] and as many.
-    pub fn with(&self, values: &[f64]) -> Figures {
+    pub(crate) fn with(&self, values: &[f64]) -> Figures {
         let mut out = self.clone();
         for (slot, value) in out.slots().into_iter().zip(values) {
             *slot.value = value.min(slot.kind.most());

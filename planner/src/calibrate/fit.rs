@@ -39,7 +39,7 @@ pub(super) struct Solution {
 }
 
 impl Solution {
-    pub fn values(&self) -> Vec<f64> {
+    pub(crate) fn values(&self) -> Vec<f64> {
         self.figures.iter().map(|f| f.value).collect()
     }
 }
@@ -69,7 +69,7 @@ const STEPS: usize = 25;
 
 impl Problem<'_> {
     /// Fits, from the start and from two others around it, and keeps the best.
-    pub fn solve(&self) -> Solution {
+    pub(crate) fn solve(&self) -> Solution {
         let start: Vec<f64> = self
             .figures
             .iter()

@@ -3,12 +3,11 @@
 use super::{Ground, Rule, Sink, nearest_divisor};
 use crate::layout::Layout;
 use parplan_profiles::Dtype;
-use parplan_profiles::engine::rules::DcpMerge;
+use parplan_profiles::engine::rules::{DcpMerge, DcpRule};
 use std::ops::ControlFlow;
 
 pub(super) fn dcp(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
-    let (rules, options, model) = (ground.rules, &ground.options, ground.model);
-    let width = layout.dcp;
+    let rules = ground.rules;
     let Some(rule) = &rules.dcp else {
         let reason = || match rules.dcp_since {
             Some(since) => format!(
@@ -22,6 +21,19 @@ pub(super) fn dcp(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> 
         };
         return sink(Rule::DcpVersion, &reason, Some(1));
     };
+    groups(layout, ground, rule, sink)?;
+    kinds(ground, rule, sink)?;
+    merges(layout, ground, rule, sink)
+}
+
+/// Groups are consecutive ranks of TP, over which heads and copies of the cache divide.
+fn groups(
+    layout: &Layout,
+    ground: &Ground<'_>,
+    rule: &DcpRule,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
+    let (width, model) = (layout.dcp, ground.model);
     let attention_tp = layout.attention_tp().max(1);
     if !attention_tp.is_multiple_of(width) {
         // Groups are consecutive ranks of TP, so another width would straddle data-parallel ranks.
@@ -71,6 +83,12 @@ pub(super) fn dcp(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> 
             sink(Rule::DcpQueryGroup, &reason, Some(right))?;
         }
     }
+    ControlFlow::Continue(())
+}
+
+/// Attention, cache formats and drafts that the engine's merge can take.
+fn kinds(ground: &Ground<'_>, rule: &DcpRule, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let (rules, options, model) = (ground.rules, &ground.options, ground.model);
     let missing = [
         (model.window && !rule.sliding_window, "sliding-window"),
         (model.sinks && !rule.sinks, "attention-sink"),
@@ -106,9 +124,20 @@ pub(super) fn dcp(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> 
         };
         sink(Rule::DcpSpeculation, &reason, Some(1))?;
     }
+    ControlFlow::Continue(())
+}
+
+/// The way that partial outputs are merged, and what it asks for.
+fn merges(
+    layout: &Layout,
+    ground: &Ground<'_>,
+    rule: &DcpRule,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
+    let (rules, options) = (ground.rules, &ground.options);
     let merge = options.dcp_merge.unwrap_or(rule.default_merge);
     let listed = rule.merges.contains(&merge);
-    let one_domain = ground.machines.sm / 10 == 10 && ground.machines.link_domain >= width;
+    let one_domain = ground.machines.sm / 10 == 10 && ground.machines.link_domain >= layout.dcp;
     if !listed || (merge == DcpMerge::FiA2a && !one_domain) {
         let reason = || {
             let names: Vec<_> = rule.merges.iter().map(|merge| merge.name()).collect();

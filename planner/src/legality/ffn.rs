@@ -39,6 +39,13 @@ pub(super) fn experts(
             )?;
         }
     }
+    exchange(layout, ground, sink)?;
+    shards(layout, ground, sink)
+}
+
+/// The backend that carries rows to their experts.
+fn exchange(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let (tp, ep, rules) = (layout.tp, layout.ep, ground.rules);
     let backend = ground
         .options
         .expert_backend
@@ -71,18 +78,30 @@ pub(super) fn experts(
         };
         sink(Rule::ExpertBackend, &reason, Some(tp))?;
     }
+    if backend != rules.experts.default {
+        for block in &ground.model.experts {
+            if rules.experts.gathered_formats.contains(&block.dtype) {
+                let reason = || {
+                    format!(
+                        "{} {} has no all-to-all for experts in {}; gather and reduce instead of \
+                         '{backend}'",
+                        rules.name, rules.version, block.dtype
+                    )
+                };
+                sink(Rule::ExpertBackend, &reason, None)?;
+            }
+        }
+    }
+    ControlFlow::Continue(())
+}
+
+/// Experts over the ranks of EP, and the columns of an expert and of a dense block over the ranks that
+/// split them.
+fn shards(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
+    let (tp, ep) = (layout.tp, layout.ep);
+    let (rules, model) = (ground.rules, ground.model);
     let moe_tp = tp / ep;
     for block in &model.experts {
-        if backend != rules.experts.default && rules.experts.gathered_formats.contains(&block.dtype)
-        {
-            let reason = || {
-                format!(
-                    "{} {} has no all-to-all for experts in {}; gather and reduce instead of '{backend}'",
-                    rules.name, rules.version, block.dtype
-                )
-            };
-            sink(Rule::ExpertBackend, &reason, None)?;
-        }
         if !block.count.is_multiple_of(ep) {
             let right = nearest_common_divisor(block.count, tp, ep);
             let reason = || {

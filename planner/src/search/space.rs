@@ -39,7 +39,7 @@ fn spreads(shape: &ModelShape, ranks: u32) -> bool {
 /// Every split of the space's GPUs that its fixed sizes allow, in a fixed order.
 ///
 /// Sizes that a person fixed are taken as they are, legal or not, so that a refusal can say why.
-pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
+pub(crate) fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
     let shape = ModelShape::of(setup.model);
     let many = space.gpus > MANY_GPUS;
     let most_experts = shape.experts.iter().map(|e| e.count).max().unwrap_or(1);
@@ -92,7 +92,12 @@ pub fn layouts(setup: &Setup<'_>, space: &Space) -> Vec<Layout> {
 }
 
 /// Every choice beside the layout, in a fixed order.
-pub fn choices(setup: &Setup<'_>, traffic: &Traffic, space: &Space, layout: Layout) -> Vec<Choice> {
+pub(crate) fn choices(
+    setup: &Setup<'_>,
+    traffic: &Traffic,
+    space: &Space,
+    layout: Layout,
+) -> Vec<Choice> {
     let drafts: &[u32] = &match traffic.speculation {
         Some(s) => [0, s.steps],
         None => [0, 0],

@@ -159,3 +159,29 @@ impl Flag {
         self.from <= version && self.until.is_none_or(|until| version < until)
     }
 }
+
+/// How drafts are made for speculative decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DraftMethod {
+    /// An EAGLE draft.
+    Eagle,
+    /// An EAGLE-3 draft.
+    Eagle3,
+    /// The checkpoint's own multi-token-prediction layers.
+    Mtp,
+    /// N-grams of the prompt.
+    Ngram,
+}
+
+impl DraftMethod {
+    /// The name in profiles and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DraftMethod::Eagle => "eagle",
+            DraftMethod::Eagle3 => "eagle3",
+            DraftMethod::Mtp => "mtp",
+            DraftMethod::Ngram => "ngram",
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! What holds for one version of an engine.
 
-use super::flags::{Flag, Meaning};
+use super::flags::{DraftMethod, Flag, Meaning};
 use super::rules::{
     AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
     KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
@@ -65,7 +65,7 @@ pub struct EngineRules {
     /// is not here cannot be asked for.
     pub load_names: BTreeMap<Dtype, String>,
     /// Spellings of ways to draft; a way that is not here cannot be asked for.
-    pub draft_names: BTreeMap<String, String>,
+    pub draft_names: BTreeMap<DraftMethod, String>,
     /// Spellings that hold.
     pub flags: BTreeMap<Meaning, Flag>,
     /// Where each rule is written, by kind of rule.

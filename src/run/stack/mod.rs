@@ -250,7 +250,7 @@ impl Stack {
             [] => self.batch.iter().map(|b| vec![*b; self.attn_dp]).collect(),
             given => given
                 .iter()
-                .map(|text| super::arguments::counts("--requests", text, self.attn_dp))
+                .map(|text| super::gather::counts("--requests", text, self.attn_dp))
                 .collect::<Result<_>>()?,
         };
         let mut steps = Vec::new();

@@ -122,7 +122,7 @@ fn check_shapes(job: &AttentionJob, shard: Shard) -> Result<()> {
 }
 
 impl Inputs {
-    pub fn new(
+    pub(crate) fn new(
         device: &dyn Device,
         on_gpu: bool,
         job: &AttentionJob,
@@ -201,7 +201,7 @@ impl Inputs {
         })
     }
 
-    pub fn cache(&self, round: usize) -> &Cache {
+    pub(crate) fn cache(&self, round: usize) -> &Cache {
         &self.sets[round % self.sets.len()]
     }
 
@@ -216,7 +216,7 @@ impl Inputs {
     }
 
     /// This rank's queries, or those of all ranks.
-    pub fn write_queries(&self, device: &dyn Device, q: &View, all: bool) -> Result<()> {
+    pub(crate) fn write_queries(&self, device: &dyn Device, q: &View, all: bool) -> Result<()> {
         let heads = match all {
             true => 0..self.all.heads(),
             false => {
@@ -232,7 +232,7 @@ impl Inputs {
 
     /// Every element was written, and some rows are those of the reference over the KV of
     /// all ranks. The relative error over those rows.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         job: &AttentionJob,
         device: &dyn Device,

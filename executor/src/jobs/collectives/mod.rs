@@ -361,7 +361,6 @@ impl CollectivesJob {
             send: gpu.alloc("send", largest)?,
             recv: gpu.alloc("recv", largest)?,
         };
-        let (rank, n) = (context.identity.rank, context.identity.world);
         for &shots in &wanted {
             for &collective in &self.collectives {
                 if !matches!(
@@ -379,41 +378,9 @@ impl CollectivesJob {
                             dtype: self.dtype,
                             checked: self.check,
                         };
-                        let calls = point.views(rank, n, &buffers)?;
-                        if !point.fits_peers(&peers, shots, &calls) {
-                            continue;
-                        }
-                        let nccl = context
-                            .nccl
-                            .as_mut()
-                            .ok_or_else(|| Error::Mismatch("no NCCL beside the peers".into()))?;
-                        if self.check {
-                            point.check(nccl, context.device.as_ref(), &calls, |_| {
-                                point.enter_peers(&mut peers, shots, &calls)
-                            })?;
-                        }
-                        for &launch in &self.launches {
-                            let (time, kernels) = self.timer.time(
-                                &mut context.control,
-                                launch,
-                                Some(&gpu),
-                                || point.enter_peers(&mut peers, shots, &calls),
-                                || gpu.wait(None),
-                            )?;
-                            let name = match shots {
-                                Shots::One => "parplan peer one-shot",
-                                Shots::Two => "parplan peer two-shot",
-                            };
-                            result.samples.push(point.sample(
-                                name.into(),
-                                Registration::None,
-                                launch,
-                                n,
-                                time,
-                                kernels,
-                                false,
-                            ));
-                        }
+                        let samples =
+                            self.peer_point(context, &mut peers, shots, point, &buffers)?;
+                        result.samples.extend(samples);
                     }
                 }
             }
@@ -421,5 +388,54 @@ impl CollectivesJob {
         // A rank that unmaps early would pull memory from under its peers' kernels.
         gpu.wait(None)?;
         context.control.barrier()
+    }
+
+    /// One point over peer memory: compared with the reference, where that is asked for, and timed. No
+    /// samples where the kernels do not take its sizes.
+    fn peer_point(
+        &self,
+        context: &mut Context,
+        peers: &mut PeerCollectives,
+        shots: Shots,
+        point: Point,
+        buffers: &Buffers,
+    ) -> Result<Vec<Sample>> {
+        let (rank, n) = (context.identity.rank, context.identity.world);
+        let calls = point.views(rank, n, buffers)?;
+        if !point.fits_peers(peers, shots, &calls) {
+            return Ok(Vec::new());
+        }
+        let missing = |what: &str| Error::Mismatch(format!("no {what} beside the peers"));
+        if self.check {
+            let nccl = context.nccl.as_mut().ok_or_else(|| missing("NCCL"))?;
+            point.check(nccl, context.device.as_ref(), &calls, |_| {
+                point.enter_peers(peers, shots, &calls)
+            })?;
+        }
+        let gpu = context.gpu.clone().ok_or_else(|| missing("GPU"))?;
+        let name = match shots {
+            Shots::One => "parplan peer one-shot",
+            Shots::Two => "parplan peer two-shot",
+        };
+        let mut samples = Vec::new();
+        for &launch in &self.launches {
+            let (time, kernels) = self.timer.time(
+                &mut context.control,
+                launch,
+                Some(&gpu),
+                || point.enter_peers(peers, shots, &calls),
+                || gpu.wait(None),
+            )?;
+            samples.push(point.sample(
+                name.into(),
+                Registration::None,
+                launch,
+                n,
+                time,
+                kernels,
+                false,
+            ));
+        }
+        Ok(samples)
     }
 }

@@ -38,12 +38,12 @@ pub(crate) struct Views {
 
 impl Point {
     /// Bytes of one rank's part: whole elements, and 16-byte aligned as NCCL is fast for.
-    pub fn unit(&self, n: usize) -> usize {
+    pub(crate) fn unit(&self, n: usize) -> usize {
         let part = self.bytes / n;
         part - part % self.dtype.size().max(if part >= 16 { 16 } else { 1 })
     }
 
-    pub fn views(&self, rank: usize, n: usize, buffers: &Buffers) -> Result<Views> {
+    pub(crate) fn views(&self, rank: usize, n: usize, buffers: &Buffers) -> Result<Views> {
         let (unit, whole) = (self.unit(n), self.unit(n) * n);
         let mut lens = Vec::new();
         let all = buffers.recv.view(0, whole)?;
@@ -73,7 +73,7 @@ impl Point {
         Ok(Views { send, recv, lens })
     }
 
-    pub fn enter(&self, comm: &mut dyn Communicator, v: &Views) -> Result<()> {
+    pub(crate) fn enter(&self, comm: &mut dyn Communicator, v: &Views) -> Result<()> {
         match self.collective {
             Collective::AllGather => comm.all_gather(&v.send, &v.recv),
             Collective::AllGatherV => comm.all_gather_v(&v.send, &v.recv, &v.lens),
@@ -87,14 +87,19 @@ impl Point {
         }
     }
 
-    pub fn enter_peers(&self, peers: &mut PeerCollectives, shots: Shots, v: &Views) -> Result<()> {
+    pub(crate) fn enter_peers(
+        &self,
+        peers: &mut PeerCollectives,
+        shots: Shots,
+        v: &Views,
+    ) -> Result<()> {
         match self.collective {
             Collective::AllReduce => peers.all_reduce(&v.send, &v.recv, self.dtype, shots),
             _ => peers.all_gather(&v.send, &v.recv),
         }
     }
 
-    pub fn fits_peers(&self, peers: &PeerCollectives, shots: Shots, v: &Views) -> bool {
+    pub(crate) fn fits_peers(&self, peers: &PeerCollectives, shots: Shots, v: &Views) -> bool {
         use parplan_kernels::peer::Operation;
         let operation = match (self.collective, self.dtype, shots) {
             (Collective::AllReduce, DType::F32, Shots::One) => Operation::OneShotF32,
@@ -109,7 +114,7 @@ impl Point {
 
     /// One call on known inputs and a poisoned output, compared with the reference on
     /// this rank's CPU, every byte.
-    pub fn check(
+    pub(crate) fn check(
         &self,
         comm: &mut dyn Communicator,
         device: &dyn Device,
@@ -186,7 +191,7 @@ impl Point {
     }
 
     #[allow(clippy::too_many_arguments)] // a sample is these things
-    pub fn sample(
+    pub(crate) fn sample(
         &self,
         implementation: String,
         registration: Registration,

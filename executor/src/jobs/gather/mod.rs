@@ -4,10 +4,13 @@ mod replay;
 
 pub use replay::ReplaySample;
 
+use std::cell::RefCell;
+
 use serde::{Deserialize, Serialize};
 
 use super::Context;
 use crate::bench::{Launch, Stats, Timer};
+use crate::cuda::Gpu;
 use crate::gather::{Batch, DpExchange, DpLayout, Mode, StepShape};
 use crate::nccl::NcclRegistrar;
 use crate::symmetric::{Registration, WindowPool};
@@ -420,8 +423,7 @@ impl GatherJob {
         device.fill(&global, 0)?;
         exchange.write_places(device, shape)?;
         let (local_view, global_view) = (local, global);
-        let layer = Self::layer(rank);
-        let exchange = std::cell::RefCell::new(exchange);
+        let exchange = RefCell::new(exchange);
         let gpu = context.gpu.as_ref();
         let (gather, _) = self.timer.time(
             &mut context.control,
@@ -445,35 +447,9 @@ impl GatherJob {
             },
             || exchange.borrow_mut().tp().wait(),
         )?;
-        let mut checked = true;
         if let (Launch::Graph, Some(gpu)) = (launch, gpu) {
-            // The captured step on real rows, replayed twice: what replays must be right.
-            let graph = gpu.capture(|| {
-                let mut exchange = exchange.borrow_mut();
-                exchange.gather(device, shape, &local_view, &global_view)?;
-                layer(device, &global_view)?;
-                exchange.combine(device, shape, &global_view, &local_view)
-            })?;
-            let rows = shape.tokens[dp];
-            let want = self.after(shape.layout, dp, rows);
-            for _ in 0..2 {
-                device.fill(&local_view, crate::device::POISON)?;
-                device.write(&local_view.sub(0, rows * row)?, &self.rows_of(dp, rows, 1))?;
-                device.fill(
-                    &local_view.sub(rows * row, local_view.len() - rows * row)?,
-                    0,
-                )?;
-                graph.launch()?;
-                exchange.borrow_mut().tp().wait()?;
-                let got = device.read(&local_view.sub(0, rows * row)?)?;
-                checked &= difference(&got, &want).is_none();
-            }
-            if !checked {
-                return Err(Error::Wrong(format!(
-                    "DP gather {:?} of {:?} rows replayed from a graph on rank {rank}",
-                    shape.mode, shape.tokens
-                )));
-            }
+            let views = (&local_view, &global_view);
+            self.check_replays(device, gpu, rank, &exchange, shape, views)?;
             if how.windows.is_none() {
                 result.memory.push(MemorySample {
                     tokens: shape.tokens.clone(),
@@ -499,7 +475,44 @@ impl GatherJob {
             global_rows: shape.global,
             time,
             gather,
-            checked,
+            checked: true,
         })
+    }
+
+    /// The captured step on real rows, replayed twice: what replays must be right.
+    fn check_replays(
+        &self,
+        device: &dyn Device,
+        gpu: &Gpu,
+        rank: usize,
+        exchange: &RefCell<&mut DpExchange>,
+        shape: &StepShape,
+        (local, global): (&View, &View),
+    ) -> Result<()> {
+        let layer = Self::layer(rank);
+        let graph = gpu.capture(|| {
+            let mut exchange = exchange.borrow_mut();
+            exchange.gather(device, shape, local, global)?;
+            layer(device, global)?;
+            exchange.combine(device, shape, global, local)
+        })?;
+        let dp = exchange.borrow().dp_rank();
+        let (row, rows) = (self.row(), shape.tokens[dp]);
+        let want = self.after(shape.layout, dp, rows);
+        let own = local.sub(0, rows * row)?;
+        for _ in 0..2 {
+            device.fill(local, crate::device::POISON)?;
+            device.write(&own, &self.rows_of(dp, rows, 1))?;
+            device.fill(&local.sub(rows * row, local.len() - rows * row)?, 0)?;
+            graph.launch()?;
+            exchange.borrow_mut().tp().wait()?;
+            if difference(&device.read(&own)?, &want).is_some() {
+                return Err(Error::Wrong(format!(
+                    "DP gather {:?} of {:?} rows replayed from a graph on rank {rank}",
+                    shape.mode, shape.tokens
+                )));
+            }
+        }
+        Ok(())
     }
 }

@@ -26,7 +26,7 @@ fn launch(mode: LaunchMode) -> Launch {
 
 impl Figures {
     /// Microseconds of an experiment of the class.
-    pub fn us(&self, gpu: &GpuProfile, e: &Experiment) -> f64 {
+    pub(crate) fn us(&self, gpu: &GpuProfile, e: &Experiment) -> f64 {
         let single = Single::on(gpu);
         match (self, e.probe) {
             (Figures::Constant { us }, _) => *us,

@@ -1,0 +1,31 @@
+//! `parplan run sync`: what can be asked.
+
+use clap::Args;
+use parplan_executor::Result;
+use parplan_executor::jobs::{Job, SyncJob, Work};
+use parplan_executor::sync::Way;
+
+use super::arguments::{Common, Sampling};
+
+/// `parplan run sync`
+#[derive(Debug, Args)]
+pub struct Sync {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    sampling: Sampling,
+    /// Timed rounds of each way.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+}
+
+impl Sync {
+    pub fn job(&self) -> Result<Job> {
+        Ok(self.common.job(Work::Sync(SyncJob {
+            ways: Way::ALL.to_vec(),
+            launches: self.sampling.launches(),
+            registrations: self.sampling.registrations(),
+            rounds: self.rounds as usize,
+        })))
+    }
+}
