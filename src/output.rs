@@ -53,6 +53,29 @@ impl Style {
     }
 }
 
+/// A line on stdout. A reader that has seen enough is no error, as in [`finish`].
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::output::line(std::io::stdout(), format_args!($($text)*))
+    };
+}
+
+/// A line on stderr, where nobody need be reading.
+macro_rules! tell {
+    ($($text:tt)*) => {
+        $crate::output::line(std::io::stderr(), format_args!($($text)*))
+    };
+}
+
+pub(crate) use {say, tell};
+
+/// A line to where it may no longer be read: `println!` would end the process there, and leave its ranks
+/// without it.
+pub(crate) fn line(mut to: impl Write, text: std::fmt::Arguments<'_>) {
+    // In one piece, so that lines of several writers stay whole.
+    let _ = to.write_all(format!("{text}\n").as_bytes());
+}
+
 /// Writes an answer to stdout, or a failure to stderr, and gives the exit code.
 pub fn finish(answer: Result<String, Failure>) -> ExitCode {
     match answer {

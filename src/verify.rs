@@ -234,7 +234,7 @@ fn ranks(args: &VerifyArgs, backend: Backend) -> Result<u32, Failure> {
                     number::counted(f64::from(there), "GPU")
                 )
             }
-            _ => "layouts of a power of two are verified".to_owned(),
+            _ => "it must be a power of two".to_owned(),
         };
         let right = match right.as_slice() {
             [one] => one.clone(),

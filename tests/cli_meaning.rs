@@ -149,6 +149,22 @@ fn formats_need_gpus_that_the_engine_has_kernels_for() {
 }
 
 #[test]
+fn the_builtin_engine_is_started_with_the_weights_that_were_planned() {
+    let ask = "--model llama-3.1-8b --gpu h200 --engine builtin --tp 1 --weights";
+    let plan = json(&words(&format!("estimate {ask} fp8")));
+    let file = plan["best"]["launch"]["builtin"]["nodes"][0]["files"][0][1].to_string();
+    assert!(file.contains(r#"\"quantization\": \"fp8\""#), "{file}");
+    says(
+        &format!("estimate {ask} nvfp4"),
+        &["--weights nvfp4", "builtin makes only bf16 and fp8"],
+    );
+    says(
+        "recommend --model deepseek-r1-nvfp4 --gpu b200 --gpus 8 --engine builtin",
+        &["in nvfp4", "builtin", "on any device"],
+    );
+}
+
+#[test]
 fn a_length_beyond_the_model_s_is_launched_with_what_lets_the_engine_take_it() {
     for (engine, name) in [
         ("sglang", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"),
@@ -218,6 +234,15 @@ fn traces_whose_times_go_backwards_are_refused_by_line() {
     let path = path.display().to_string();
     let ask = format!("estimate --model qwen3-8b --gpu h200 --tp 1 --workload {path}");
     says(&ask, &["back.csv:3:", "2 s before", "sort the trace"]);
+    // Requests of one moment have no rate, and the answer says what it made of them.
+    fs::write(
+        folder.path().join("back.csv"),
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+         2023-11-16 18:17:05,100,10\n2023-11-16 18:17:05,100,10\n",
+    )
+    .unwrap();
+    let assumed = json(&words(&ask))["assumptions"].to_string();
+    assert!(assumed.contains("all of one moment"), "{assumed}");
 }
 
 #[test]
@@ -245,7 +270,7 @@ fn figures_are_named_and_units_written_out() {
 fn runs_that_cannot_fit_are_refused_before_they_start() {
     says(
         "run stack --backend cpu --model llama-3.1-405b --layers 126",
-        &["126 layers take", "of weights", "free here"],
+        &["126 layers: ", "of weights", "free here"],
     );
     says(
         "run sync --backend cpu --ranks 1000",

@@ -38,7 +38,7 @@ const QUESTION: [&str; 23] = [
     "--top",
     "2",
     "--profiles",
-    "/nonexistent/profiles",
+    env!("CARGO_TARGET_TMPDIR"),
     "--json",
 ];
 

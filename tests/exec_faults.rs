@@ -230,3 +230,15 @@ fn without_a_gpu_the_nccl_backend_says_what_is_missing() {
         end.stderr
     );
 }
+
+#[test]
+fn readers_that_are_gone_end_nothing() {
+    let mut command = run(&["sync", "--backend", "cpu", "--ranks", "2", "--rounds", "3"]);
+    command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}

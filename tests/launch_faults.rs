@@ -385,8 +385,8 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
         ),
         // Both of them: the layout is legal nowhere.
         (
-            good.replace("attention_dp = 1", "attention_dp = 3"),
-            "attention dp 3 does not divide tp 1",
+            good.replace("dcp = 1", "dcp = 3"),
+            "cannot run its layout: dcp 3",
         ),
         (
             good.replace("tp = 1\n", "tp = 16384\n"),

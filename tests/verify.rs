@@ -83,7 +83,7 @@ fn what_cannot_be_judged_is_refused() {
         (&["--measured", wrong], "not what `verify --keep` writes"),
         (
             &["--backend", "cpu", "--ranks", "3"],
-            "--ranks 3: this machine has 8; give 1, 2, 4 or 8 of them",
+            "--ranks 3: it must be a power of two; give 1, 2, 4 or 8",
         ),
         (
             &["--backend", "cpu", "--model", "no-such-model"],

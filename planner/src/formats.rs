@@ -36,10 +36,7 @@ fn somewhere(devices: &[Devices]) -> String {
             names.push(device);
         }
     }
-    match names.as_slice() {
-        [] => "on no device".to_owned(),
-        names => format!("on {}", names.join(", ")),
-    }
+    format!("on {}", names.join(", "))
 }
 
 /// Why the engine has no kernels for the weights of a model on a GPU; none where it has.
@@ -52,6 +49,16 @@ pub fn refused_weights(
     let (part, format) = weights(model)
         .into_iter()
         .find(|&(part, format)| rule.weights(format, part, gpu) == Runs::Never)?;
+    let devices = rule.devices_of_weights(format, part);
+    if devices.is_empty() {
+        return Some(format!(
+            "{} {} has no kernels for {} in {format}, as {} has them, on any device",
+            rules.name,
+            rules.version,
+            part.name(),
+            model.name
+        ));
+    }
     Some(format!(
         "{} {} has no kernels for {} in {format} on {}, as {} has them; it runs them {}",
         rules.name,
@@ -59,7 +66,7 @@ pub fn refused_weights(
         part.name(),
         gpu.name,
         model.name,
-        somewhere(&rule.devices_of_weights(format, part))
+        somewhere(&devices)
     ))
 }
 

@@ -47,9 +47,12 @@ impl Workload {
     /// what a prefix cache without limit would have found. None of a trace without requests.
     pub fn of_trace(path: &Path, trace: &Trace) -> Option<Workload> {
         let requests = u32::try_from(trace.requests.len()).unwrap_or(u32::MAX);
-        let load = match trace.requests_per_s() {
-            Some(requests_per_s) => Load::Rate { requests_per_s },
-            None => Load::Concurrency { requests },
+        let (load, moment) = match trace.requests_per_s() {
+            Some(requests_per_s) => (Load::Rate { requests_per_s }, ""),
+            None => (
+                Load::Concurrency { requests },
+                ", all of one moment: a closed loop of as many clients",
+            ),
         };
         let stem = path.file_stem()?.to_string_lossy().into_owned();
         Some(Workload {
@@ -62,7 +65,7 @@ impl Workload {
             imbalance: Imbalance::default(),
             speculation: None,
             slo: Slo::default(),
-            source: format!("{requests} requests of {}", path.display()),
+            source: format!("{requests} requests of {}{moment}", path.display()),
         })
     }
 }

@@ -94,11 +94,9 @@ pub(super) fn quantization(
     let Some(asked) = asked else {
         return Ok(None);
     };
-    // parplan's own executor makes its weights in any format.
-    if rules.own_kernels {
-        return Ok(None);
-    }
-    if asked.from_bf16 && rules.load_names.contains_key(&asked.to) {
+    // parplan's own executor makes its weights itself, whatever the checkpoint has.
+    let can_read = asked.from_bf16 || rules.own_kernels;
+    if can_read && rules.load_names.contains_key(&asked.to) {
         return Ok(Some(asked.to));
     }
     let made: Vec<&str> = rules
@@ -108,11 +106,15 @@ pub(super) fn quantization(
         .collect();
     let why = if made.is_empty() {
         format!("{} quantises nothing while it loads", rules.name)
-    } else if asked.from_bf16 {
+    } else if can_read {
         format!(
-            "{} makes only {} of a checkpoint in bf16",
+            "{} makes only {} of a checkpoint in {}",
             rules.name,
-            made.join(" and ")
+            made.join(" and "),
+            match rules.own_kernels {
+                true => "any format",
+                false => "bf16",
+            }
         )
     } else {
         "the checkpoint is not in bf16".to_owned()

@@ -5,6 +5,7 @@ mod plan;
 mod predict;
 mod report;
 
+use crate::output::tell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +75,7 @@ pub fn main(args: &ExecArgs) -> ExitCode {
     match run(args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("parplan: {error}");
+            tell!("parplan: {error}");
             ExitCode::from(error.exit_code())
         }
     }
@@ -96,7 +97,16 @@ fn run(args: &ExecArgs) -> Result<u8> {
     let here = plan::here(&launch, &real, args.common.ranks, gpus)?;
     let unusable = |e: crate::Failure| Error::Unusable(e.to_string());
     let library = crate::ask::library(args.profiles.as_deref()).map_err(unusable)?;
-    let model = crate::ask::model_named(&library, &launch.model, None).map_err(unusable)?;
+    let model =
+        crate::ask::model_named(&library, &launch.model, launch.quantization).map_err(unusable)?;
+    if launch.layout.pp > model.depth() {
+        return Err(Error::Unusable(format!(
+            "the plan has {} pipeline stages, and {} has {} layers: a stage has at least one",
+            launch.layout.pp,
+            model.name,
+            model.depth()
+        )));
+    }
     let stage = (model.depth() / launch.layout.pp.max(1)).max(1) as usize;
     let model = share_of(&model, args.layers.unwrap_or(stage))?;
     let choices = Choices {
@@ -115,7 +125,7 @@ fn run(args: &ExecArgs) -> Result<u8> {
     };
     let (spec, notes) = spec_of(&model, &choices)?;
     for note in &notes {
-        eprintln!("note: {note}");
+        tell!("note: {note}");
     }
     let steps = steps(args, &launch, &spec, &model)?;
     let buckets = match (&launch.graph_sizes, backend) {

@@ -1,5 +1,6 @@
 //! Predicted against measured, as a table or JSON.
 
+use crate::output::say;
 use parplan_executor::bench::Launch;
 use parplan_executor::jobs::{StackResult, StackStep};
 use parplan_executor::stack::Op;
@@ -121,11 +122,11 @@ impl Report {
         if json {
             let text = serde_json::to_string_pretty(self)
                 .map_err(|e| Error::Wrong(format!("the report does not serialise: {e}")))?;
-            println!("{text}");
+            say!("{text}");
             return Ok(());
         }
         let r = &self.result;
-        println!(
+        say!(
             "{}, {}: {}, {} layers, {} ranks at hand of {}",
             r.device,
             r.implementation,
@@ -135,14 +136,16 @@ impl Report {
             r.spec.shard_of
         );
         for n in &r.narrowed {
-            println!(
+            say!(
                 "  collectives over {}: {} ranks here, {} in the plan",
-                n.group, n.ranks, n.real_ranks
+                n.group,
+                n.ranks,
+                n.real_ranks
             );
         }
         match (&self.predicted_for, &self.note) {
-            (Some(gpu), _) => println!("predicted by the prices of {gpu}"),
-            (None, Some(why)) => println!("{why}"),
+            (Some(gpu), _) => say!("predicted by the prices of {gpu}"),
+            (None, Some(why)) => say!("{why}"),
             (None, None) => {}
         }
         for (step, compared) in r.steps.iter().zip(&self.compared) {
@@ -181,13 +184,19 @@ fn table(step: &StackStep, compared: &Compared) {
         Launch::Graph => "from a graph",
         Launch::Stream => "eager",
     };
-    println!(
+    say!(
         "\n{:?} {launch}: requests {:?}, {} new tokens each, context {}",
-        step.step.phase, step.step.requests, step.step.q_tokens, step.step.context
+        step.step.phase,
+        step.step.requests,
+        step.step.q_tokens,
+        step.step.context
     );
-    println!(
+    say!(
         "  {:<22} {:>12} {:>12} {:>9}",
-        "operation", "predicted us", "measured us", "off by"
+        "operation",
+        "predicted us",
+        "measured us",
+        "off by"
     );
     let us = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.1}"));
     let off = |p: Option<f64>, m: Option<f64>| match (p, m) {
@@ -195,7 +204,7 @@ fn table(step: &StackStep, compared: &Compared) {
         _ => "-".to_owned(),
     };
     for line in &compared.operations {
-        println!(
+        say!(
             "  {:<22} {:>12} {:>12} {:>9}",
             line.op.name(),
             us(line.predicted_us),
@@ -204,7 +213,7 @@ fn table(step: &StackStep, compared: &Compared) {
         );
     }
     if compared.launches_us.is_some() {
-        println!(
+        say!(
             "  {:<22} {:>12} {:>12} {:>9}",
             "eager launches",
             us(compared.launches_us),
@@ -212,7 +221,7 @@ fn table(step: &StackStep, compared: &Compared) {
             "-"
         );
     }
-    println!(
+    say!(
         "  {:<22} {:>12} {:>12} {:>9}",
         "the step",
         us(compared.predicted_us),
@@ -220,6 +229,6 @@ fn table(step: &StackStep, compared: &Compared) {
         off(compared.predicted_us, Some(compared.measured_us))
     );
     if let Some((low, high)) = compared.interval_us {
-        println!("  90 % interval of the prediction: {low:.1} to {high:.1} us");
+        say!("  90 % interval of the prediction: {low:.1} to {high:.1} us");
     }
 }

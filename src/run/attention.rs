@@ -1,5 +1,6 @@
 //! `parplan run attention`: what can be asked, and its table.
 
+use crate::output::say;
 use clap::{Args, ValueEnum};
 use parplan_executor::attention::{Gather, Kind, KvType, LATENT, Merge, ROPE, Shape};
 use parplan_executor::bench::Launch;
@@ -282,17 +283,19 @@ pub fn print(r: &AttentionResult) {
         Kind::Mla { heads } => format!("MLA {heads} heads, {LATENT} + {ROPE}"),
     };
     if !r.exchanges.is_empty() {
-        println!(
+        say!(
             "{}, {}; {shape}; {} ranks share the KV; exchanges by turns, times are medians",
-            r.device, r.library, r.ranks
+            r.device,
+            r.library,
+            r.ranks
         );
         exchanges(&r.exchanges);
         for note in &r.notes {
-            println!("note: {note}");
+            say!("note: {note}");
         }
         return;
     }
-    println!(
+    say!(
         "{}, {}; {shape}, {} KV, pages of {}, {} requests; {}",
         r.device,
         r.library,
@@ -305,24 +308,33 @@ pub fn print(r: &AttentionResult) {
         }
     );
     match r.read_ceiling_gb_s {
-        Some(ceiling) => println!(
+        Some(ceiling) => say!(
             "kernel {}; {:.1} MB of KV a rank; a plain streaming read reaches {ceiling:.0} GB/s here, the ceiling",
             r.kernel,
             r.kv_bytes as f64 / 1e6
         ),
-        None => println!(
+        None => say!(
             "the reference in f64; {:.1} MB of KV a rank",
             r.kv_bytes as f64 / 1e6
         ),
     }
-    println!(
+    say!(
         "{:>13} {:>7} {:>7} {:>9} {:>10} {:>8} {:>10} {:>8} {:>8} {:>9}  relative error",
-        "merge", "part", "launch", "register", "us", "MAD", "p95", "GB/s", "ceiling", "TFLOP/s"
+        "merge",
+        "part",
+        "launch",
+        "register",
+        "us",
+        "MAD",
+        "p95",
+        "GB/s",
+        "ceiling",
+        "TFLOP/s"
     );
     for s in &r.samples {
         let number =
             |v: Option<f64>, digits: usize| v.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
-        println!(
+        say!(
             "{:>13} {:>7} {:>7} {:>9} {:>10.2} {:>8.2} {:>10.2} {:>8} {:>8} {:>9}  {}",
             s.way.map_or("-".to_owned(), AttentionWay::name),
             s.part.name(),
@@ -340,18 +352,25 @@ pub fn print(r: &AttentionResult) {
         );
     }
     for note in &r.notes {
-        println!("note: {note}");
+        say!("note: {note}");
     }
 }
 
 /// What ranks exchange, and how long each way takes of the communicator's fastest.
 fn exchanges(samples: &[ExchangeSample]) {
-    println!(
+    say!(
         "{:>7} {:>7} {:>13} {:>9} {:>9} {:>7} {:>9} {:>13}  relative error",
-        "tokens", "part", "way", "register", "us", "MAD", "p95", "of fastest"
+        "tokens",
+        "part",
+        "way",
+        "register",
+        "us",
+        "MAD",
+        "p95",
+        "of fastest"
     );
     for s in samples {
-        println!(
+        say!(
             "{:>7} {:>7} {:>13} {:>9} {:>9.2} {:>7.2} {:>9.2} {:>13}  {}",
             s.tokens,
             s.part.name(),
@@ -366,5 +385,5 @@ fn exchanges(samples: &[ExchangeSample]) {
                 .map_or("not compared".to_owned(), |e| format!("{e:.1e}")),
         );
     }
-    println!("of fastest: over the fastest way of the communicator at those tokens");
+    say!("of fastest: over the fastest way of the communicator at those tokens");
 }

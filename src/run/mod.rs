@@ -12,6 +12,7 @@ pub mod stack;
 mod sync;
 mod tables;
 
+use crate::output::tell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -37,7 +38,7 @@ pub fn main(arguments: Arguments) -> ExitCode {
     match code {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("parplan: {error}");
+            tell!("parplan: {error}");
             ExitCode::from(error.exit_code())
         }
     }
@@ -84,7 +85,7 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
         .check_machine(local_world, job.nccl_path.as_deref())?;
     room::check(job, local_world)?;
     if local_world > MANY {
-        eprintln!("starting {local_world} ranks, which meet two by two …");
+        tell!("starting {local_world} ranks, which meet two by two …");
     }
     let exe = std::env::current_exe().map_err(Error::io("finding this program"))?;
     let logs = common.logs.clone().unwrap_or_else(default_logs);
@@ -102,10 +103,10 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
         limit: Duration::from_secs_f64(common.limit),
     };
     let run = supervise(&plan, |event| match event {
-        Event::Note(note) => eprintln!("{note}"),
+        Event::Note(note) => tell!("{note}"),
         Event::Progress(value) => {
             if let Ok(Doing(what)) = serde_json::from_value(value.clone()) {
-                eprintln!("{what}");
+                tell!("{what}");
             }
         }
     })?;

@@ -1,5 +1,6 @@
 //! How a supervised run ended, in words on standard error.
 
+use crate::output::tell;
 use std::path::Path;
 
 use parplan_executor::ranks::Supervised;
@@ -8,7 +9,7 @@ use parplan_executor::ranks::Supervised;
 /// run are removed unless the user named their folder.
 pub fn report(run: &Supervised, logs: &Path, keep: bool) {
     for stranger in &run.strangers {
-        eprintln!("warning: refused a visitor at the rendezvous, {stranger}");
+        tell!("warning: refused a visitor at the rendezvous, {stranger}");
     }
     if run.ok() {
         if !keep {
@@ -18,12 +19,12 @@ pub fn report(run: &Supervised, logs: &Path, keep: bool) {
         return;
     }
     if let Some(signal) = run.interrupted {
-        eprintln!("parplan: ended by signal {signal}; all ranks were stopped");
+        tell!("parplan: ended by signal {signal}; all ranks were stopped");
     } else if run.timed_out {
-        eprintln!("parplan: the run's time is over (--limit); all ranks were stopped");
+        tell!("parplan: the run's time is over (--limit); all ranks were stopped");
     }
     if let Some(why) = &run.rendezvous {
-        eprintln!("parplan: {why}");
+        tell!("parplan: {why}");
     }
     for (i, ended) in run.ended.iter().enumerate() {
         let label = if i == 0 && run.interrupted.is_none() {
@@ -35,7 +36,7 @@ pub fn report(run: &Supervised, logs: &Path, keep: bool) {
             Some(t) if i > 0 => format!(" ({:.1} s later)", t.as_secs_f64()),
             _ => String::new(),
         };
-        eprintln!("{label}: {ended}{later}");
+        tell!("{label}: {ended}{later}");
     }
-    eprintln!("logs: {}", logs.display());
+    tell!("logs: {}", logs.display());
 }

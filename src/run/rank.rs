@@ -1,5 +1,6 @@
 //! This process as a rank.
 
+use crate::output::tell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub fn supervised() -> Result<u8> {
 /// Reports a failure and ends the process at once. Not by `exit`: the handlers that it
 /// runs belong to libraries that may wait for ever for work that a dead peer holds up.
 fn fail(channel: &Mutex<Channel>, error: &str, code: u8) -> ! {
-    eprintln!("parplan: {error}");
+    tell!("parplan: {error}");
     let report = Report::Failed {
         error: error.to_owned(),
         code,
@@ -137,14 +138,15 @@ pub fn launched(common: &Common, job: &Job, launcher: Launcher, identity: Identi
         _ => None,
     };
     watch_calls(job.limits.wait, |why| {
-        eprintln!("parplan: {why}");
+        tell!("parplan: {why}");
         end_process(1)
     });
     let result = run(identity, &address, &secret, job, |_| {});
     for visit in server.iter().flat_map(Rendezvous::refused) {
-        eprintln!(
+        tell!(
             "warning: refused a visitor at the rendezvous, {}: {}",
-            visit.from, visit.why
+            visit.from,
+            visit.why
         );
     }
     let value = result?;

@@ -1,5 +1,6 @@
 //! Whether a stack fits the memory of this machine, before any rank is started.
 
+use crate::render::number;
 use parplan_executor::jobs::{Backend, Job, Work};
 use parplan_executor::probes;
 use parplan_executor::{Error, Result};
@@ -52,8 +53,8 @@ fn refuse(
         1 => String::new(),
         ranks => format!(", {} for {ranks} ranks", gib(needed as f64)),
     };
-    let room = there as f64 / sharing as f64 - cache as f64;
-    let fit = (room * layers as f64 / weights.max(1) as f64).floor();
+    let share = there as f64 / needed.max(1) as f64;
+    let fit = (share * layers as f64).floor();
     let way_out = match fit >= 1.0 {
         true => format!(
             "--layers {fit:.0} would fit, and so do fewer requests, a shorter context or a larger --scale where there are those options"
@@ -64,7 +65,8 @@ fn refuse(
         }
     };
     Err(Error::Unusable(format!(
-        "{layers} layers take {} of weights and {} of KV cache a rank{all}, and {} are {whose}: {way_out}",
+        "{}: {} of weights and {} of KV cache a rank{all}, and {} are {whose}; {way_out}",
+        number::counted(layers as f64, "layer"),
         gib(weights as f64),
         gib(cache as f64),
         gib(there as f64),
@@ -83,15 +85,17 @@ mod tests {
         let why = refuse(40 * GIB, GIB, 2, 12 << 30, "free here", 8);
         let why = why.unwrap_err().to_string();
         for part in [
-            "8 layers take 40.0 GiB of weights and 1.0 GiB",
+            "8 layers: 40.0 GiB of weights and 1.0 GiB",
             "82.0 GiB for 2 ranks",
             "12.0 GiB are free here",
             "--layers 1 would fit",
         ] {
             assert!(why.contains(part), "{why}");
         }
-        let why = refuse(GIB, 40 * GIB, 1, 12 << 30, "on each GPU", 8);
-        let why = why.unwrap_err().to_string();
+        let why = refuse(GIB, 40 * GIB, 1, 12 << 30, "on each GPU", 8).unwrap_err();
+        assert!(why.to_string().contains("--layers 2 would fit"), "{why}");
+        let why = refuse(40 * GIB, GIB, 1, 12 << 30, "on each GPU", 2).unwrap_err();
+        let why = why.to_string();
         assert!(
             why.contains("fewer requests") && !why.contains("--layers"),
             "{why}"

@@ -1,5 +1,6 @@
 //! Results as tables or JSON on standard output.
 
+use crate::output::say;
 use parplan_executor::bench::{Collective, Launch};
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::{CollectivesResult, GatherResult, Job, SyncResult, Work};
@@ -11,7 +12,7 @@ use serde_json::Value;
 /// Prints the result of a job.
 pub fn print(job: &Job, result: &Value, json: bool) -> Result<()> {
     if json {
-        println!("{result:#}");
+        say!("{result:#}");
         return Ok(());
     }
     let bad = |e: serde_json::Error| Error::Wrong(format!("the result does not read: {e}"));
@@ -20,7 +21,7 @@ pub fn print(job: &Job, result: &Value, json: bool) -> Result<()> {
         Work::Gather(_) => gather(&serde_json::from_value(result.clone()).map_err(bad)?),
         Work::Sync(_) => sync(&serde_json::from_value(result.clone()).map_err(bad)?),
         // `parplan calibrate` reads its own results.
-        Work::Probes(_) => println!("{result:#}"),
+        Work::Probes(_) => say!("{result:#}"),
         Work::Attention(_) => {
             attention::print(&serde_json::from_value(result.clone()).map_err(bad)?);
         }
@@ -45,17 +46,18 @@ fn mode(m: Mode) -> &'static str {
 }
 
 fn collectives(r: &CollectivesResult) {
-    println!(
+    say!(
         "{}, {}; times are medians, GB = 10^9 bytes, sizes and bandwidths as nccl-tests defines them",
-        r.device, r.library
+        r.device,
+        r.library
     );
     if r.conformance_cases > 0 {
-        println!(
+        say!(
             "conformance: {} cases exact; every point below compared with the CPU reference",
             r.conformance_cases
         );
     }
-    println!(
+    say!(
         "{:>14} {:>22} {:>9} {:>6} {:>6} {:>11} {:>10} {:>9} {:>9}",
         "collective",
         "implementation",
@@ -68,7 +70,7 @@ fn collectives(r: &CollectivesResult) {
         "bus GB/s"
     );
     for s in &r.samples {
-        println!(
+        say!(
             "{:>14} {:>22} {:>9} {:>6} {:>6} {:>11} {:>10.2} {:>9.2} {:>9.2}{}",
             s.collective.name(),
             s.implementation,
@@ -91,21 +93,22 @@ fn collectives(r: &CollectivesResult) {
         );
     }
     if let Some(c) = &r.registration {
-        println!(
+        say!(
             "registration: look-up {:.0} ns, allocating and registering the largest buffer {:.0} us",
-            c.lookup_ns, c.register_symmetric_us
+            c.lookup_ns,
+            c.register_symmetric_us
         );
         for (bytes, us) in &c.copy_in_us {
-            println!("  copying {bytes} bytes into a registered buffer first: {us:.2} us");
+            say!("  copying {bytes} bytes into a registered buffer first: {us:.2} us");
         }
     }
     for note in &r.notes {
-        println!("note: {note}");
+        say!("note: {note}");
     }
 }
 
 fn gather(r: &GatherResult) {
-    println!(
+    say!(
         "{}, {}; {} ranks, attention DP {}, attention TP {}, rows of {} bytes; every row compared",
         r.device,
         r.implementation,
@@ -114,12 +117,19 @@ fn gather(r: &GatherResult) {
         r.layout.attn_tp(),
         r.row_bytes
     );
-    println!(
+    say!(
         "{:>24} {:>13} {:>9} {:>6} {:>7} {:>11} {:>18} {:>6}",
-        "rows", "mode", "register", "launch", "global", "gather us", "gather+combine us", "rule"
+        "rows",
+        "mode",
+        "register",
+        "launch",
+        "global",
+        "gather us",
+        "gather+combine us",
+        "rule"
     );
     for s in &r.samples {
-        println!(
+        say!(
             "{:>24} {:>13} {:>9} {:>6} {:>7} {:>11.2} {:>18.2} {:>6}",
             list(&s.tokens),
             mode(s.mode),
@@ -131,12 +141,17 @@ fn gather(r: &GatherResult) {
             if s.picked { "picks" } else { "" }
         );
     }
-    println!(
+    say!(
         "{:>24} {:>13} {:>14} {:>12} {:>12} {:>12}",
-        "rows", "mode", "step", "gathered B", "peak B", "kept B"
+        "rows",
+        "mode",
+        "step",
+        "gathered B",
+        "peak B",
+        "kept B"
     );
     for m in &r.memory {
-        println!(
+        say!(
             "{:>24} {:>13} {:>14} {:>12} {:>12} {:>12}",
             list(&m.tokens),
             mode(m.mode),
@@ -147,7 +162,7 @@ fn gather(r: &GatherResult) {
         );
     }
     if let Some(first) = r.replays.first() {
-        println!(
+        say!(
             "{} steps through one sum_len step of {} rows a DP rank, twice around ({}): every row right",
             r.replays.len(),
             first.bucket,
@@ -158,7 +173,7 @@ fn gather(r: &GatherResult) {
         );
     }
     if r.skipped > 0 {
-        println!("{} steps without work: entered by no rank", r.skipped);
+        say!("{} steps without work: entered by no rank", r.skipped);
     }
 }
 
@@ -171,17 +186,24 @@ fn list(counts: &[usize]) -> String {
 }
 
 fn sync(r: &SyncResult) {
-    println!(
+    say!(
         "{}; one round: pack, exchange, rows of all ranks on the host; every row compared",
         r.device
     );
-    println!(
+    say!(
         "{:>18} {:>9} {:>6} {:>5} {:>9} {:>10} {:>10} {:>10}",
-        "way", "register", "launch", "ranks", "row B", "median us", "min us", "max us"
+        "way",
+        "register",
+        "launch",
+        "ranks",
+        "row B",
+        "median us",
+        "min us",
+        "max us"
     );
     for s in &r.samples {
         let way = s.way.words();
-        println!(
+        say!(
             "{way:>18} {:>9} {:>6} {:>5} {:>9} {:>10.1} {:>10.1} {:>10.1}",
             s.registration.name(),
             launch(s.launch),
@@ -193,6 +215,6 @@ fn sync(r: &SyncResult) {
         );
     }
     for note in &r.notes {
-        println!("note: {note}");
+        say!("note: {note}");
     }
 }

@@ -3,6 +3,7 @@
 mod spec;
 mod table;
 
+use crate::output::tell;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -205,7 +206,7 @@ impl Stack {
             }
         })?;
         for note in notes {
-            eprintln!("note: {note}");
+            tell!("note: {note}");
         }
         let mut common = self.common.clone();
         let ranks = self.tp / common.nnodes.max(1);

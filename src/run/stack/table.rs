@@ -1,12 +1,13 @@
 //! The result of a stack as tables.
 
+use crate::output::say;
 use parplan_executor::bench::Launch;
 use parplan_executor::jobs::{StackResult, StackStep};
 use parplan_executor::stack::Phase;
 
 /// Prints the result.
 pub fn print(r: &StackResult) {
-    println!(
+    say!(
         "{}, {}, products by {}: {}, {} layers, {}",
         r.device,
         r.implementation,
@@ -16,11 +17,13 @@ pub fn print(r: &StackResult) {
         r.spec.here
     );
     if r.spec.is_shard() {
-        println!("shapes of one rank of {}", r.spec.shard_of);
+        say!("shapes of one rank of {}", r.spec.shard_of);
         for n in &r.narrowed {
-            println!(
+            say!(
                 "  collectives over {}: {} ranks here, {} in that layout",
-                n.group, n.ranks, n.real_ranks
+                n.group,
+                n.ranks,
+                n.real_ranks
             );
         }
     }
@@ -28,14 +31,14 @@ pub fn print(r: &StackResult) {
         one(step);
     }
     if r.skipped > 0 {
-        println!("{} steps without work: entered by no rank", r.skipped);
+        say!("{} steps without work: entered by no rank", r.skipped);
     }
-    println!("memory of rank 0:");
+    say!("memory of rank 0:");
     for m in &r.memory {
-        println!("  {:<26} {:>12}", m.what, megabytes(m.bytes));
+        say!("  {:<26} {:>12}", m.what, megabytes(m.bytes));
     }
     for g in &r.graphs {
-        println!(
+        say!(
             "  graph of {:>4} requests      {:>12}  and {} of batch",
             g.bucket,
             megabytes(g.graph_bytes),
@@ -43,10 +46,10 @@ pub fn print(r: &StackResult) {
         );
     }
     if let Some(us) = r.graph_mark_us {
-        println!("a mark in a graph takes {us:.2} us, taken off every part");
+        say!("a mark in a graph takes {us:.2} us, taken off every part");
     }
     for note in &r.notes {
-        println!("note: {note}");
+        say!("note: {note}");
     }
 }
 
@@ -60,7 +63,7 @@ fn one(s: &StackStep) {
         (Launch::Graph, None) => "graph".into(),
         (Launch::Stream, _) => "eager".into(),
     };
-    println!(
+    say!(
         "\n{phase}, requests {:?}, {} new tokens each, context {}, {launch}: {:.1} us (MAD {:.1}, p95 {:.1}); {} rows, {} in gathered blocks",
         s.step.requests,
         s.step.q_tokens,
@@ -71,12 +74,17 @@ fn one(s: &StackStep) {
         s.rows,
         s.gathered_rows
     );
-    println!(
+    say!(
         "  {:<22} {:>6} {:>10} {:>8} {:>10} {:>6}",
-        "operation", "calls", "median us", "MAD", "p95", "share"
+        "operation",
+        "calls",
+        "median us",
+        "MAD",
+        "p95",
+        "share"
     );
     for p in &s.parts {
-        println!(
+        say!(
             "  {:<22} {:>6} {:>10.1} {:>8.1} {:>10.1} {:>5.1}%",
             p.op.name(),
             p.calls,
@@ -86,7 +94,7 @@ fn one(s: &StackStep) {
             p.time.median_us / s.sum_of_parts_us * 100.0
         );
     }
-    println!(
+    say!(
         "  {:<22} {:>6} {:>10.1} {:>27.1}% of the step",
         "sum of the parts",
         "",
@@ -94,9 +102,12 @@ fn one(s: &StackStep) {
         s.sum_of_parts_us / s.time.median_us * 100.0
     );
     if let Some(d) = s.distance {
-        println!(
+        say!(
             "  against float64: {} rows, relative error {:.1e} ({:.1e} of what the layers added; worst row {:.1e})",
-            d.rows, d.relative_error, d.of_added, d.worst_row
+            d.rows,
+            d.relative_error,
+            d.of_added,
+            d.worst_row
         );
     }
 }
