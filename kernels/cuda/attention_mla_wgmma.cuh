@@ -151,15 +151,6 @@ struct Loader {
         asm volatile("cp.async.wait_all;" ::: "memory");
     }
 
-    // Asks for the rows of the unit after this one, which there is no place for yet, to come to L2: a
-    // place's bytes must come and become f16 before it can be multiplied.
-    __device__ inline void expect_next() const {
-        if (next == NO_ROW) return;
-        const char* from = (const char*)a.k + (u64)next * 576;
-#pragma unroll
-        for (u32 i = 0; i < 3; i++)
-            if (c < 4 || i < 2) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + (c / 4 * 3 + i) * 128) : "memory");
-    }
     // e4m3: a group's bytes are brought to its first tile and made f16 in its place. The
     // loads of the next groups are under way meanwhile, as far as places are free.
     __device__ inline void run_fp8(Segments walk, const PlanView& p) {
@@ -185,7 +176,6 @@ struct Loader {
                         copy(8 + 9 * unit + 2 * group, a.k + group * 128, 576, group != ROTARY || c < 4);
                         copy_commit();
                         loaded++;
-                        if (i == 1) expect_next();
                         if (loaded - made > AHEAD) make_f16<AHEAD>(made++);
                     }
                 }

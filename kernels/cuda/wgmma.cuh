@@ -84,26 +84,14 @@ __device__ inline void multiply_64x64_registers(float (&d)[32], const u32 (&a)[4
 #undef TEXT
 }
 // The same with b[columns x 16], columns 64, 128 or 192, bf16, registers `at` on; d is always added to.
-#define SUM(columns, first, rest)                                                                          \
-    if constexpr (columns == 64)                                                                           \
-        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 first("32", "33", "34", "35", "36") rest) : IN_OUT_32(d, at) : LEFT, "l"(b)); \
-    else if constexpr (columns == 128)                                                                     \
-        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 first("64", "65", "66", "67", "68") rest) : IN_OUT_64(d, at) : LEFT, "l"(b)); \
-    else                                                                                                   \
-        asm volatile(PRODUCT("m64n192", "bf16", RESULTS_96 first("96", "97", "98", "99", "100") rest) : IN_OUT_64(d, at), IN_OUT_32(d, (at) + 64) : LEFT, "l"(b))
-#define OF_SHARED(a, b, c, d, e) "%" a ", %" b ", "
-#define OF_REGISTERS(a, b, c, d, e) "{%" a ", %" b ", %" c ", %" d "}, %" e ", "
 template <int columns, int at, int count>
 __device__ inline void multiply_rows(float (&d)[count], u64 a, u64 b) {
-#define LEFT "l"(a)
-    SUM(columns, OF_SHARED, "1, 1, 1, 0, 0");
-#undef LEFT
-}
-template <int columns, int at, int count>
-__device__ inline void multiply_rows(float (&d)[count], const u32 (&a)[4], u64 b) {
-#define LEFT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
-    SUM(columns, OF_REGISTERS, "1, 1, 1, 0");
-#undef LEFT
+    if constexpr (columns == 64)
+        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 "%32, %33, 1, 1, 1, 0, 0") : IN_OUT_32(d, at) : "l"(a), "l"(b));
+    else if constexpr (columns == 128)
+        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 "%64, %65, 1, 1, 1, 0, 0") : IN_OUT_64(d, at) : "l"(a), "l"(b));
+    else
+        asm volatile(PRODUCT("m64n192", "bf16", RESULTS_96 "%96, %97, 1, 1, 1, 0, 0") : IN_OUT_64(d, at), IN_OUT_32(d, (at) + 64) : "l"(a), "l"(b));
 }
 // d[64x128], registers 64 * part on of the 128, += a[64x16] * b[16x128]; the rows of b are
 // its 16.

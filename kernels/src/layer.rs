@@ -107,8 +107,8 @@ impl Grouped {
         "parplan_grouped_fp8_narrow",
         "parplan_grouped_fp8_wide",
     ];
-    /// Entry points for sm_90a, for many rows an expert.
-    pub const WGMMA_NAMES: [&str; 2] = ["parplan_grouped_bf16_wgmma", "parplan_grouped_fp8_wgmma"];
+    /// Entry point for sm_90a, bf16 and many rows an expert.
+    pub const WGMMA: &str = "parplan_grouped_bf16_wgmma";
     /// Rows of the smallest tiles for many rows an expert.
     const WIDE: u32 = 64;
 
@@ -116,19 +116,15 @@ impl Grouped {
     #[must_use]
     pub fn choose(fp8: bool, wide: bool, capability: (i32, i32)) -> Self {
         let hopper = capability == (9, 0);
-        if wide && hopper {
-            // A ring of stages of 64 columns of k, for the rows that are multiplied at a time and
-            // 256 columns of the result; then two barriers a stage.
-            let (stages, stage) = match fp8 {
-                true => (6, 128 * 64 * 2 + 256 * 64),
-                false => (4, (192 + 256) * 64 * 2),
-            };
+        if wide && hopper && !fp8 {
+            let (rows, columns) = (192, 256);
             return Grouped {
-                name: Self::WGMMA_NAMES[usize::from(fp8)],
-                rows: 192,
-                columns: 256,
+                name: Self::WGMMA,
+                rows,
+                columns,
                 threads: 384,
-                shared: stages * (stage + 2 * 8),
+                // Four stages of 64 columns of k, each with two barriers.
+                shared: 4 * ((rows + columns) * 64 * 2 + 2 * 8),
                 walks: true,
             };
         }

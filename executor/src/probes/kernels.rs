@@ -292,6 +292,7 @@ fn experts(context: &Context, cublas: Option<&Path>, shape: &ExpertsShape) -> Re
             experts,
             tiles: &tiles,
             wide,
+            format,
         };
         let (up, down) = &all[turn % all.len()];
         device.sort_pairs(&routing)?;

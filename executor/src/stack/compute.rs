@@ -61,6 +61,8 @@ pub struct Routing<'a> {
     pub tiles: &'a View,
     /// Tiles for many rows an expert, or for few.
     pub wide: bool,
+    /// Of the experts' weights, which decides the tiles as well.
+    pub format: Format,
     /// Rows.
     pub rows: usize,
     /// Choices of a row.

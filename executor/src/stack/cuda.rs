@@ -400,8 +400,8 @@ impl Compute for CudaCompute {
         expect("sorting by expert", routing.offsets, (experts + 1) * 4)?;
         let bytes = tile_bytes(routing.wide, pairs, experts);
         expect("sorting by expert", routing.tiles, bytes)?;
-        // Tiles are alike for both formats of the weights.
-        let kernel = Grouped::choose(false, routing.wide, self.capability);
+        let fp8 = routing.format == Format::Fp8;
+        let kernel = Grouped::choose(fp8, routing.wide, self.capability);
         let arguments = [
             address(routing.ids)?,
             address(routing.order)?,
@@ -477,8 +477,7 @@ impl Compute for CudaCompute {
         let columns = (w.n as u32).div_ceil(kernel.columns);
         let (blocks, tiles) = match kernel.walks {
             true => {
-                // An expert's last tile may be multiplied in two parts.
-                let most = (2 * max_tiles * columns as usize).max(1);
+                let most = (max_tiles * columns as usize).max(1);
                 (self.gpu.multiprocessors()?.min(most) as u32, 1)
             }
             false => (columns, max_tiles as u32),

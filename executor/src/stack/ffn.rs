@@ -6,7 +6,7 @@ use super::memory::Work;
 use super::op::Op;
 use super::place::BlockShape;
 use super::run::{At, Marks, Step};
-use super::spec::StackSpec;
+use super::spec::{Format, StackSpec};
 use super::weights::{BlockWeights, Layer};
 use crate::{Error, Result, View};
 
@@ -215,6 +215,7 @@ struct OwnedRouting {
     offsets: View,
     tiles: View,
     wide: bool,
+    format: Format,
     rows: usize,
     top_k: usize,
     first: usize,
@@ -229,13 +230,16 @@ impl OwnedRouting {
         rows: usize,
         [ids, weights]: [&'static str; 2],
     ) -> Result<Self> {
-        let BlockShape::Moe {
-            experts,
-            local,
-            first_expert,
-            top_k,
-            ..
-        } = layer.block
+        let (
+            BlockShape::Moe {
+                experts,
+                local,
+                first_expert,
+                top_k,
+                ..
+            },
+            BlockWeights::Moe { up, .. },
+        ) = (layer.block, &layer.block_weights)
         else {
             return Err(Error::Wrong("a dense layer has no choices".into()));
         };
@@ -249,6 +253,7 @@ impl OwnedRouting {
             offsets: work.get(device, "expert offsets", (local + 1) * 4)?,
             tiles: work.get(device, "tiles", tiles)?,
             wide,
+            format: up.format,
             rows,
             top_k,
             first: first_expert,
@@ -264,6 +269,7 @@ impl OwnedRouting {
             offsets: &self.offsets,
             tiles: &self.tiles,
             wide: self.wide,
+            format: self.format,
             rows: self.rows,
             top_k: self.top_k,
             first: self.first,

@@ -235,12 +235,12 @@ impl Kernel {
             _ => return None,
         };
         let fp8 = kv == KvType::Fp8;
-        // Keys and values of 256 in bf16 for few rows take more than the 99 KB that a block has
-        // on these; the kernels for more rows take them by halves.
+        // Keys and values of 256 in bf16 take more than the 99 KB that a block has on these,
+        // but for the kernel for many rows.
         let small = matches!(capability, (8, 6 | 9) | (12, _)) && dim == 256 && !fp8;
         let groups = match rows {
             ..=16 if !small => 1,
-            ..=32 => 2,
+            ..=32 if !small => 2,
             _ => 4,
         };
         let dim = dim as u32;
@@ -262,14 +262,21 @@ impl Kernel {
             4 if halved => 10,
             _ => 0,
         };
+        let shared = stages * 2 * unit * row + merge + 2 * 4 * 16 * 4 + queries * 128 * 16;
+        let multiprocessor = if capability == (9, 0) { 228 } else { 164 } * 1024;
         Some(Kernel {
             name: Self::GQA_NAMES[at][usize::from(fp8)][groups as usize / 2],
             combine,
             rows: 16 * groups,
             unit_tokens: unit,
             threads: 128,
-            shared: stages * 2 * unit * row + merge + 2 * 4 * 16 * 4 + queries * 128 * 16,
-            resident: if groups == 1 && row > 256 { 1 } else { 2 },
+            shared,
+            // 1 KB of each block is reserved.
+            resident: if 2 * (shared + 1024) <= multiprocessor {
+                2
+            } else {
+                1
+            },
             blocks_per_chunk: 1,
         })
     }
@@ -307,7 +314,7 @@ mod tests {
             Kind::Mla { heads: 128 },
         ] {
             for kv in [KvType::Bf16, KvType::Fp8] {
-                for max_query in [1, 100] {
+                for max_query in [1, 2, 3, 100] {
                     let shape = Shape::new(kind, kv, 16);
                     let hopper = Kernel::choose(&shape, max_query, (9, 0)).unwrap();
                     // 228 KB of a multiprocessor, 1 KB of each block reserved.
