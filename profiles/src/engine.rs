@@ -13,7 +13,8 @@ use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
     AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
-    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
+    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule,
+    SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use crate::gpu::Vendor;
@@ -53,6 +54,9 @@ pub struct EngineProfile {
     pub sizes: Vec<Since<SizeDefaults>>,
     /// Memory for weights and KV cache.
     pub memory: Vec<Since<MemoryRule>>,
+    /// Memory for recurrent states, where it is set apart.
+    #[serde(default)]
+    pub state_pool: Vec<Since<StatePoolRule>>,
     /// Batching.
     pub scheduler: Vec<Since<SchedulerRule>>,
     /// Exchange of batch shapes.
@@ -135,6 +139,8 @@ pub struct EngineRules {
     pub sizes: SizeDefaults,
     /// Memory for weights and KV cache.
     pub memory: MemoryRule,
+    /// Memory for recurrent states; none where states and KV rows share it.
+    pub state_pool: Option<StatePoolRule>,
     /// Batching.
     pub scheduler: SchedulerRule,
     /// Exchange of batch shapes.
@@ -241,12 +247,13 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 15] = [
+        let kinds: [(&str, bool, Vec<Version>); 16] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
             ("sizes", true, starts(&self.sizes)),
             ("memory", true, starts(&self.memory)),
+            ("state_pool", false, starts(&self.state_pool)),
             ("scheduler", true, starts(&self.scheduler)),
             ("sync", true, starts(&self.sync)),
             ("dcp", false, starts(&self.dcp)),
@@ -372,6 +379,7 @@ impl EngineProfile {
             graphs: required(&self.graphs, version, "graphs", name, &mut sources)?,
             sizes: required(&self.sizes, version, "sizes", name, &mut sources)?,
             memory: required(&self.memory, version, "memory", name, &mut sources)?,
+            state_pool: latest(&self.state_pool, version, "state_pool", &mut sources),
             scheduler: required(&self.scheduler, version, "scheduler", name, &mut sources)?,
             sync: required(&self.sync, version, "sync", name, &mut sources)?,
             dcp: latest(&self.dcp, version, "dcp", &mut sources),
@@ -407,6 +415,7 @@ impl EngineProfile {
         versions.extend(starts(&self.graphs));
         versions.extend(starts(&self.sizes));
         versions.extend(starts(&self.memory));
+        versions.extend(starts(&self.state_pool));
         versions.extend(starts(&self.scheduler));
         versions.extend(starts(&self.sync));
         versions.extend(starts(&self.dcp));

@@ -1,5 +1,6 @@
 //! Values that options take, each read with a message that says what would be right.
 
+use parplan_planner::question::GraphSizes;
 use parplan_profiles::{Dtype, Lengths as Drawn};
 use std::str::FromStr;
 
@@ -94,13 +95,19 @@ pub fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// A list of sizes, ascending and distinct whatever order they were typed in.
-pub fn sizes(text: &str) -> Result<Sizes, String> {
+pub fn sizes(text: &str) -> Result<GraphSizes, String> {
+    if text == "engine" {
+        return Ok(GraphSizes::Engine);
+    }
     let mut list = text
         .split(',')
         .map(|item| count(item, MAX_TOKENS))
         .collect::<Result<Vec<u32>, String>>()
         .map_err(|_| {
-            format!("must be sizes such as 1,2,4,8, each a whole number from 1 to {MAX_TOKENS}")
+            format!(
+                "must be sizes such as 1,2,4,8, each a whole number from 1 to {MAX_TOKENS}, or the \
+                 word engine for its own list"
+            )
         })?;
     list.sort_unstable();
     list.dedup();
@@ -110,12 +117,8 @@ pub fn sizes(text: &str) -> Result<Sizes, String> {
             list.len()
         ));
     }
-    Ok(Sizes(list))
+    Ok(GraphSizes::Listed(list))
 }
-
-/// CUDA-graph sizes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sizes(pub Vec<u32>);
 
 /// A switch that may be left to the engine, or to the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
