@@ -150,6 +150,7 @@ fn settings(
         max_running_requests: typed.max_running_requests,
         chunk_tokens: typed.chunk_tokens,
         receive_interval: typed.receive_interval,
+        company_steps: None,
         graph_sizes: typed.graph_sizes.clone(),
         context_length: typed.context_length,
     })

@@ -105,6 +105,33 @@ fn the_table_takes_results_alone_for_cases() {
 }
 
 #[test]
+fn a_rank_is_put_on_its_cpu() {
+    let seat = |ranks: &[(&str, &str)]| {
+        Command::new("python3")
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/node/seat.py"))
+            // A CPU that every machine has, and one that none has.
+            .args(["99999,0", "python3", "-c"])
+            .arg("import os; print(sorted(os.sched_getaffinity(0)))")
+            .env_remove("PMI_RANK")
+            .env_remove("OMPI_COMM_WORLD_RANK")
+            .envs(ranks.iter().copied())
+            .output()
+    };
+    let Ok(seated) = seat(&[("PMI_RANK", "1")]) else {
+        eprintln!("not run: there is no python3");
+        return;
+    };
+    assert_eq!(String::from_utf8_lossy(&seated.stdout), "[0]\n");
+    assert!(!seat(&[("PMI_RANK", "0")]).unwrap().status.success());
+    let unknown = seat(&[]).unwrap();
+    let words = String::from_utf8_lossy(&unknown.stderr);
+    assert!(
+        words.contains("none of PMI_RANK, OMPI_COMM_WORLD_RANK is set"),
+        "{words}"
+    );
+}
+
+#[test]
 fn what_cannot_be_run_is_named() {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("not run: there is no python3");

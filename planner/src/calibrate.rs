@@ -10,6 +10,7 @@ pub mod decide;
 pub mod experiments;
 mod figures;
 mod fit;
+mod operation;
 mod summary;
 mod terms;
 

@@ -8,7 +8,7 @@ use crate::kv::KvFootprint;
 use crate::memory::{CachePools, MemoryResult};
 use crate::padding::Padding;
 use crate::plan::Choice;
-use crate::question::Traffic;
+use crate::question::{Traffic, tokens_per_step};
 use crate::reserve::MemoryFraction;
 use crate::serve::open::{Answer, OpenLoop, open_loop};
 use crate::serve::{ClosedLoop, Limits, PrefillStyle, Service, closed_loop};
@@ -55,6 +55,8 @@ pub struct Deployment<'a> {
     limit_per_rank: u32,
     /// Decode steps between two looks for new requests.
     pub receive_interval: u32,
+    /// Decode steps that a prompt waits for others to be prefilled with it.
+    company_steps: u32,
     context: GraphContext<'a>,
     /// Padding of the planned decode step.
     pub decode_padding: Option<Padding>,
@@ -245,7 +247,7 @@ impl<'a> Deployment<'a> {
             cached_tokens: (traffic.isl - prefill).max(0.0),
             output_tokens: traffic.osl,
             tokens_per_step: speculation(&self.choice, traffic)
-                .map_or(1.0, |s| s.tokens_per_step()),
+                .map_or(1.0, |draft| tokens_per_step(&draft)),
             waves: traffic.waves,
             weighted_prompt: prefill * traffic.prompts.weighted,
             outputs: traffic.outputs,
@@ -268,6 +270,7 @@ impl<'a> Deployment<'a> {
                 + o.prompt_token_us * traffic.isl,
             balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
             receive_steps: f64::from(self.receive_interval),
+            company_steps: f64::from(self.company_steps),
         }
     }
 

@@ -344,9 +344,8 @@ pub fn volumes(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Vec<
                     .iter_mut()
                     .for_each(|call| call.group = volume::Group::AttentionTp);
             }
-            if let Mixer::Gqa {
-                shared_norm: true, ..
-            } = shard.mixer
+            if let Mixer::Gqa(attention) = &shard.mixer
+                && attention.shared_norm
                 && layout.attention_tp() > 1
             {
                 calls.insert(0, volume::shared_norm(own, layout.attention_tp()));

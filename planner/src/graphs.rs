@@ -430,46 +430,12 @@ pub fn landing(rules: &EngineRules, list: &CaptureList, batch: &DecodeBatch) -> 
     }
 }
 
-/// The fewest sizes, with the smallest largest one, so that every planned batch replays a graph and
-/// pads by at most `waste` of its rows (or by the alignment, where that is more).
+/// The fewest sizes, with the smallest largest one, so that every batch of `unit, 2 · unit, …` up to
+/// `count · unit` replays a graph and pads by at most `waste` of its rows (or by the alignment, where
+/// that is more).
 ///
-/// `batches` are in the unit of the engine's list. The greedy choice from the largest batch down is
-/// the fewest possible, because each size must cover the largest batch that is still uncovered.
-pub fn recommended_list(
-    rules: &EngineRules,
-    context: &GraphContext<'_>,
-    batches: &[u32],
-    waste: f64,
-) -> CaptureList {
-    let multiple = capture_multiple(rules, context);
-    let up = |batch: u32| batch.div_ceil(multiple).saturating_mul(multiple);
-    let waste = if waste.is_finite() {
-        waste.max(0.0)
-    } else {
-        0.0
-    };
-    let mut left: Vec<u32> = batches.iter().copied().filter(|&batch| batch > 0).collect();
-    left.sort_unstable();
-    left.dedup();
-    let mut sizes = Vec::new();
-    while let Some(largest) = left.pop() {
-        let size = up(largest);
-        sizes.push(size);
-        left.retain(|&batch| {
-            let most = (f64::from(batch) * (1.0 + waste)).floor() as u32;
-            most.max(up(batch)) < size
-        });
-    }
-    sizes.sort_unstable();
-    CaptureList {
-        unit: rules.graphs.unit,
-        sizes,
-        lost: Vec::new(),
-    }
-}
-
-/// The same list for every batch of `unit, 2 · unit, …` up to `count · unit`, without listing them: a
-/// search asks for it once a configuration.
+/// Batches are in the unit of the engine's list. The greedy choice from the largest batch down is the
+/// fewest possible, because each size must cover the largest batch that is still uncovered.
 pub fn covering_list(
     rules: &EngineRules,
     context: &GraphContext<'_>,

@@ -315,25 +315,36 @@ pub fn launch(rules: &EngineRules, spec: &LaunchSpec) -> Result<LaunchPlan, Laun
     })
 }
 
-/// The name of a format on the command line, or why there is none.
-fn kv_name(rules: &EngineRules, dtype: Dtype) -> Result<String, LaunchError> {
-    rules
-        .kv_names
+/// The name of a KV cache format on the command line, or why there is none.
+fn kv_name(rules: &EngineRules, dtype: Dtype) -> Result<&str, LaunchError> {
+    format_name(rules, &rules.kv_names, dtype, "a KV cache in")
+}
+
+/// The name of a format that weights are quantised to while they are loaded, or why there is none.
+fn load_name(rules: &EngineRules, dtype: Dtype) -> Result<&str, LaunchError> {
+    format_name(rules, &rules.load_names, dtype, "quantising weights to")
+}
+
+fn format_name<'a>(
+    rules: &EngineRules,
+    names: &'a BTreeMap<Dtype, String>,
+    dtype: Dtype,
+    what: &str,
+) -> Result<&'a str, LaunchError> {
+    names
         .get(&dtype)
-        .cloned()
+        .map(String::as_str)
         .ok_or_else(|| LaunchError::NoOption {
             engine: rules.name.clone(),
             version: rules.version.to_string(),
-            what: format!("a KV cache in {dtype}"),
-            instead: format!(
-                "it takes {}",
-                rules
-                    .kv_names
-                    .keys()
-                    .map(|dtype| dtype.name())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            ),
+            what: format!("{what} {dtype}"),
+            instead: match names.len() {
+                0 => "leave it out".to_owned(),
+                _ => {
+                    let known: Vec<_> = names.keys().map(|dtype| dtype.name()).collect();
+                    format!("it takes {}", known.join(", "))
+                }
+            },
         })
 }
 

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod legality;
 pub mod memory;
 pub mod padding;
+mod parallel;
 pub mod plan;
 pub mod question;
 pub mod reserve;
@@ -22,7 +23,8 @@ pub mod search;
 pub mod serve;
 pub mod setup;
 pub mod shard;
-pub mod simulate;
+#[cfg(test)]
+mod simulate;
 pub mod step;
 pub mod sweep;
 pub mod sync;

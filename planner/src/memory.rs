@@ -100,35 +100,21 @@ pub fn activation_bytes(shard: &Shard, rows: f64, ffn_rows: f64) -> f64 {
         .map(|group| {
             let mixer = match &group.mixer {
                 Mixer::None => 0.0,
-                Mixer::Gqa { qkv, out, .. } => qkv.n + out.k,
-                Mixer::Mla {
-                    down,
-                    q_up,
-                    kv_up,
-                    out,
-                    ..
-                } => down.n + q_up.n + kv_up.n + out.k,
-                Mixer::Compressed {
-                    down, q_up, out, ..
-                } => down.n + 2.0 * q_up.n + out.0.n,
-                Mixer::GatedDelta { input, out, .. } | Mixer::Mamba2 { input, out, .. } => {
-                    input.n + out.k
-                }
+                Mixer::Gqa(a) => a.qkv.n + a.out.k,
+                Mixer::Mla(a) => a.down.n + a.q_up.n + a.kv_up.n + a.out.k,
+                Mixer::Compressed(a) => a.down.n + 2.0 * a.q_up.n + a.out.0.n,
+                Mixer::GatedDelta(a) => a.input.n + a.out.k,
+                Mixer::Mamba2(a) => a.input.n + a.out.k,
             };
             let ffn = match &group.block {
                 Block::None => 0.0,
                 Block::Dense { up, down } => up.n + down.k,
-                Block::Moe {
-                    dims,
-                    experts_local,
-                    intermediate,
-                    width,
-                    shared,
-                    ..
-                } => {
-                    let share = experts_local / f64::from(dims.experts);
-                    let routed = f64::from(dims.top_k) * share * (3.0 * intermediate + 2.0 * width);
-                    routed + shared.map_or(0.0, |(up, down)| up.n + down.k)
+                Block::Moe(moe) => {
+                    let share = moe.experts_local / f64::from(moe.dims.experts);
+                    let routed = f64::from(moe.dims.top_k)
+                        * share
+                        * (3.0 * moe.intermediate + 2.0 * moe.width);
+                    routed + moe.shared.map_or(0.0, |(up, down)| up.n + down.k)
                 }
             };
             let stream = 3.0 * shard.hidden * rows;

@@ -3,7 +3,7 @@
 use crate::layout::Layout;
 use crate::padding::split_mix;
 use crate::plan::Choice;
-use parplan_profiles::{Dtype, Lengths};
+use parplan_profiles::{Dtype, Lengths, Speculation};
 use serde::{Deserialize, Serialize};
 
 /// Traffic: a closed loop of clients, or arrivals at a rate.
@@ -90,27 +90,16 @@ impl Spread {
     }
 }
 
-/// Speculative decoding by MTP layers or an EAGLE-class draft.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Speculation {
-    /// Drafted tokens a step.
-    pub steps: u32,
-    /// Probability that a drafted token is accepted, given the ones before it.
-    pub acceptance: f64,
-}
-
-impl Speculation {
-    /// Mean tokens that a verified step yields: `1 + a + a² + … + a^steps`
-    /// (Leviathan et al., arXiv 2211.17192, equation 1).
-    pub fn tokens_per_step(&self) -> f64 {
-        let mut power = 1.0;
-        let mut tokens = 1.0;
-        for _ in 0..self.steps {
-            power *= self.acceptance;
-            tokens += power;
-        }
-        tokens
+/// Mean tokens that a step yields which verifies a draft, the model's own token included:
+/// `1 + a + a² + … + a^steps` (Leviathan et al., arXiv 2211.17192, equation 1).
+pub fn tokens_per_step(draft: &Speculation) -> f64 {
+    let mut power = 1.0;
+    let mut tokens = 1.0;
+    for _ in 0..draft.steps {
+        power *= draft.acceptance;
+        tokens += power;
     }
+    tokens
 }
 
 /// How evenly attention-DP ranks are loaded.
@@ -283,6 +272,9 @@ pub struct Settings {
     pub chunk_tokens: Option<u32>,
     /// Decode steps between two looks for new requests.
     pub receive_interval: Option<u32>,
+    /// Decode steps that a prompt waits for others to be prefilled with it (TensorRT-LLM's
+    /// `batch_wait_timeout_iters`), where it was told to.
+    pub company_steps: Option<u32>,
     /// Graph sizes to capture; none for those of the planned batches.
     pub graph_sizes: Option<GraphSizes>,
     /// Longest sequence to serve, tokens.

@@ -10,6 +10,7 @@ use crate::deployment::{Deployment, Setup, sm};
 use crate::estimate;
 use crate::layout::Layout;
 use crate::legality::{self, Ground, Machines, ModelShape, Options};
+use crate::parallel;
 use crate::plan::{Choice, Plan};
 use crate::question::{Goal, Objective, Space, Traffic};
 use crate::serve::Service;
@@ -109,7 +110,13 @@ pub fn recommend_while(
     effort: &Effort,
     keep_going: &(dyn Fn() -> bool + Sync),
 ) -> Option<Recommendation> {
-    let shape = ModelShape::of(setup.model);
+    let search = Search {
+        setup,
+        traffic,
+        space,
+        goal,
+        shape: ModelShape::of(setup.model),
+    };
     let layouts = space::layouts(setup, space);
     let top = effort.top.max(1);
     let mut best: Vec<Scored> = Vec::new();
@@ -122,17 +129,10 @@ pub fn recommend_while(
             (Pruning::On, Objective::Throughput | Objective::Latency) => place_score(&best, top),
             _ => None,
         };
-        for outcome in price(
-            setup,
-            traffic,
-            space,
-            goal,
-            &shape,
-            batch,
-            floor,
-            effort.threads,
-            keep_going,
-        )? {
+        let outcomes = parallel::map(batch, effort.threads, |layout| {
+            keep_going().then(|| search.outcome(*layout, floor))
+        })?;
+        for outcome in outcomes {
             match outcome {
                 Outcome::Rejected(reason) => rejected.push(reason),
                 Outcome::Scored(list) => {
@@ -150,11 +150,9 @@ pub fn recommend_while(
         }
     }
     best.sort_by(order);
-    best.truncate(top.max(if goal.objective == Objective::Pareto {
-        usize::MAX
-    } else {
-        0
-    }));
+    if goal.objective != Objective::Pareto {
+        best.truncate(top);
+    }
     let met_goal = best.first().is_some_and(|s| s.meets);
     let ranked: Vec<Plan> = best
         .iter()
@@ -224,43 +222,6 @@ fn front(mut all: Vec<Scored>) -> Vec<Scored> {
     all
 }
 
-#[allow(clippy::too_many_arguments)]
-fn price(
-    setup: &Setup<'_>,
-    traffic: &Traffic,
-    space: &Space,
-    goal: &Goal,
-    shape: &ModelShape,
-    layouts: &[Layout],
-    floor: Option<f64>,
-    threads: usize,
-    keep_going: &(dyn Fn() -> bool + Sync),
-) -> Option<Vec<Outcome>> {
-    let one = |layout: &Layout| {
-        keep_going().then(|| layout_outcome(setup, traffic, space, goal, shape, *layout, floor))
-    };
-    let threads = threads.clamp(1, layouts.len().max(1));
-    if threads == 1 {
-        return layouts.iter().map(one).collect();
-    }
-    let share = layouts.len().div_ceil(threads);
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = layouts
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Option<Vec<_>>>()))
-            .collect();
-        // A thread that died takes its part of the answer with it; its panic goes on here.
-        handles
-            .into_iter()
-            .map(|handle| match handle.join() {
-                Ok(part) => part,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect::<Option<Vec<_>>>()
-            .map(|parts| parts.into_iter().flatten().collect())
-    })
-}
-
 /// What legality is asked with for one choice of a space.
 fn ground<'a>(
     setup: &Setup<'a>,
@@ -304,45 +265,56 @@ pub fn refusal(
     Deployment::new(setup, traffic, &space.settings, choice).does_not_fit(traffic)
 }
 
-fn layout_outcome(
-    setup: &Setup<'_>,
-    traffic: &Traffic,
-    space: &Space,
-    goal: &Goal,
-    shape: &ModelShape,
-    layout: Layout,
-    floor: Option<f64>,
-) -> Outcome {
-    let mut scored = Vec::new();
-    // What does not fit says more about a layout than an optional switch that it cannot have.
-    let (mut misfit, mut reason) = (None, None);
-    for choice in space::choices(setup, traffic, space, layout) {
-        let ground = ground(setup, space, shape, &choice);
-        if !legality::is_legal(&layout, &ground) {
-            if reason.is_none() {
-                reason = legality::check(&layout, &ground)
-                    .err()
-                    .and_then(|refusals| refusals.into_iter().next())
-                    .map(|refusal| refusal.reason);
+/// What every layout of a search is priced for.
+struct Search<'a> {
+    setup: &'a Setup<'a>,
+    traffic: &'a Traffic,
+    space: &'a Space,
+    goal: &'a Goal,
+    shape: ModelShape,
+}
+
+impl Search<'_> {
+    /// The choices of one layout, priced but for those whose bound is below `floor`.
+    fn outcome(&self, layout: Layout, floor: Option<f64>) -> Outcome {
+        let mut scored = Vec::new();
+        // What does not fit says more about a layout than an optional switch that it cannot have.
+        let (mut misfit, mut reason) = (None, None);
+        for choice in space::choices(self.setup, self.traffic, self.space, layout) {
+            let ground = ground(self.setup, self.space, &self.shape, &choice);
+            if !legality::is_legal(&layout, &ground) {
+                if reason.is_none() {
+                    reason = legality::check(&layout, &ground)
+                        .err()
+                        .and_then(|refusals| refusals.into_iter().next())
+                        .map(|refusal| refusal.reason);
+                }
+                continue;
             }
-            continue;
+            let deployment =
+                Deployment::new(self.setup, self.traffic, &self.space.settings, choice);
+            if let Some(why) = deployment.does_not_fit(self.traffic) {
+                misfit.get_or_insert(why);
+                continue;
+            }
+            if let Some(floor) = floor
+                && bound(&deployment, self.traffic, self.goal) < floor
+            {
+                continue;
+            }
+            let (service, points) = deployment.serve_counted(self.traffic);
+            scored.push(score(
+                &deployment,
+                self.traffic,
+                self.goal,
+                &service,
+                points,
+            ));
         }
-        let deployment = Deployment::new(setup, traffic, &space.settings, choice);
-        if let Some(why) = deployment.does_not_fit(traffic) {
-            misfit.get_or_insert(why);
-            continue;
+        match (scored.is_empty(), misfit.or(reason)) {
+            (true, Some(reason)) => Outcome::Rejected(Rejected { layout, reason }),
+            _ => Outcome::Scored(scored),
         }
-        if let Some(floor) = floor
-            && bound(&deployment, traffic, goal) < floor
-        {
-            continue;
-        }
-        let (service, points) = deployment.serve_counted(traffic);
-        scored.push(score(&deployment, traffic, goal, &service, points));
-    }
-    match (scored.is_empty(), misfit.or(reason)) {
-        (true, Some(reason)) => Outcome::Rejected(Rejected { layout, reason }),
-        _ => Outcome::Scored(scored),
     }
 }
 

@@ -91,6 +91,8 @@ pub struct Limits {
     pub balance_steps: f64,
     /// Decode steps between two looks for new requests, at least 1. A look follows every prefill.
     pub receive_steps: f64,
+    /// Decode steps that a prompt waits for others to be prefilled with it; 0 where none does.
+    pub company_steps: f64,
 }
 
 /// Predicted service of one replica.
@@ -185,8 +187,12 @@ fn coming_together(
     arrivals: f64,
     batch: f64,
 ) -> (Together, f64) {
-    // Those of the steps between two looks are prefilled together.
-    let on_rank = given_one(arrivals * limits.receive_steps);
+    // Those of the steps between two looks are prefilled together, or the first one and who joins it.
+    let on_rank = if limits.company_steps > 0.0 {
+        1.0 + arrivals * limits.company_steps
+    } else {
+        given_one(arrivals * limits.receive_steps)
+    };
     let busy = (arrivals / on_rank * passes(load, limits, on_rank)).min(0.98);
     let none = (1.0 - busy).powf(limits.dp_ranks);
     let ranks = if limits.dp_ranks > 1.0 {
@@ -285,7 +291,10 @@ fn trial<T: StepTimes>(
     } else {
         decode_us * limits.receive_steps
     };
-    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + until / 2.0;
+    // The first one waits out its steps, those who join it half of them.
+    let joining = together.on_rank - 1.0;
+    let company = limits.company_steps * (1.0 + joining / 2.0) / (1.0 + joining) * decode_us;
+    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + until / 2.0 + company;
     let ttft_us = limits.request_overhead_us + one.latency_us + wait;
     Trial {
         clients: batch + rate * ttft_us,

@@ -4,11 +4,12 @@
 //! QKV, gate/up and the output projection's vocabulary are split by columns, the attention output
 //! and down projections by rows. MLA's compressions and the router are replicated.
 
-use crate::kv::kv_heads_per_rank;
+mod mixer;
+
+pub use mixer::{CompressedShard, GatedDeltaShard, GqaShard, Mamba2Shard, Mixer, MlaShard};
+
 use crate::layout::Layout;
-use parplan_profiles::{
-    Attention, DenseFfn, Dtype, Ffn, GatedDelta, LayerGroup, ModelProfile, MoeFfn, WeightFormats,
-};
+use parplan_profiles::{DenseFfn, Dtype, Ffn, LayerGroup, ModelProfile, MoeFfn, WeightFormats};
 
 /// A matrix product `[m, k] × [k, n]` whose weights a rank holds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,86 +33,6 @@ impl Linear {
     }
 }
 
-/// The token mixer of a layer, as a rank sees it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Mixer {
-    /// No token mixer.
-    None,
-    /// Grouped-query attention.
-    Gqa {
-        /// Query, key, value (and gate) projection.
-        qkv: Linear,
-        /// Output projection.
-        out: Linear,
-        /// Query heads of this rank.
-        q_heads: f64,
-        /// KV heads that this rank stores.
-        kv_heads: f64,
-        /// Width of a query head.
-        head_dim: f64,
-        /// Width of a value head.
-        v_head_dim: f64,
-        /// Sliding window, tokens.
-        window: Option<u32>,
-        /// The norm of Q and K spans the heads of all ranks.
-        shared_norm: bool,
-    },
-    /// Multi-head latent attention.
-    Mla {
-        /// Fused compression of queries and KV, replicated on every rank.
-        down: Linear,
-        /// Query expansion, by heads.
-        q_up: Linear,
-        /// KV expansion, by heads; used in prefill, absorbed into the query and output in decode.
-        kv_up: Linear,
-        /// Output projection.
-        out: Linear,
-        /// Query heads of this rank.
-        heads: f64,
-        /// The model's dimensions.
-        dims: parplan_profiles::Mla,
-    },
-    /// Gated-delta linear attention.
-    GatedDelta {
-        /// Q, K, V and the output gate.
-        input: Linear,
-        /// The scalars of a head: decay and beta.
-        scalars: Linear,
-        /// Output projection.
-        out: Linear,
-        /// Key heads of this rank.
-        k_heads: f64,
-        /// Value heads of this rank.
-        v_heads: f64,
-        /// The model's dimensions.
-        dims: parplan_profiles::GatedDelta,
-    },
-    /// Compressed and windowed attention (DeepSeek-V4).
-    Compressed {
-        /// Query compression and the shared KV head, with the compressor where there is one; replicated.
-        down: Linear,
-        /// Query expansion, by heads.
-        q_up: Linear,
-        /// Grouped low-rank output projection: into the groups' ranks, and out of them.
-        out: (Linear, Linear),
-        /// Query heads of this rank.
-        heads: f64,
-        /// The model's dimensions.
-        dims: parplan_profiles::Compressed,
-    },
-    /// Mamba-2.
-    Mamba2 {
-        /// Input projection.
-        input: Linear,
-        /// Output projection.
-        out: Linear,
-        /// Heads of this rank.
-        heads: f64,
-        /// The model's dimensions.
-        dims: parplan_profiles::Mamba2,
-    },
-}
-
 /// The feed-forward block of a layer, as a rank sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Block {
@@ -125,24 +46,28 @@ pub enum Block {
         down: Linear,
     },
     /// Mixture of experts.
-    Moe {
-        /// Router, replicated.
-        router: Linear,
-        /// The model's dimensions.
-        dims: MoeFfn,
-        /// Routed experts that this rank holds.
-        experts_local: f64,
-        /// Hidden width of a routed expert on this rank.
-        intermediate: f64,
-        /// Width at which experts read and write (the residual stream, or a latent projection of it).
-        width: f64,
-        /// Storage format of the routed experts.
-        dtype: Dtype,
-        /// Shared expert: gate/up and down, when there is one.
-        shared: Option<(Linear, Linear)>,
-        /// Latent projections in and out (Nemotron-3), replicated.
-        latent: Option<(Linear, Linear)>,
-    },
+    Moe(MoeShard),
+}
+
+/// A mixture of experts on one rank.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MoeShard {
+    /// Router, replicated.
+    pub router: Linear,
+    /// The model's dimensions.
+    pub dims: MoeFfn,
+    /// Routed experts that this rank holds.
+    pub experts_local: f64,
+    /// Hidden width of a routed expert on this rank.
+    pub intermediate: f64,
+    /// Width at which experts read and write (the residual stream, or a latent projection of it).
+    pub width: f64,
+    /// Storage format of the routed experts.
+    pub dtype: Dtype,
+    /// Shared expert: gate/up and down, when there is one.
+    pub shared: Option<(Linear, Linear)>,
+    /// Latent projections in and out (Nemotron-3), replicated.
+    pub latent: Option<(Linear, Linear)>,
 }
 
 /// Equal layers of one pipeline stage.
@@ -173,132 +98,6 @@ pub struct Shard {
     pub weight_bytes: f64,
     /// Weight bytes of the MTP layers, held only when speculation uses them.
     pub mtp_bytes: f64,
-}
-
-fn mixer(attention: &Attention, hidden: f64, weights: &WeightFormats, layout: &Layout) -> Mixer {
-    let dtype = weights.attention;
-    let out_dtype = weights.attention_output();
-    let tp = f64::from(layout.attention_tp());
-    match attention {
-        Attention::Gqa(a) => {
-            let q_heads = f64::from(a.q_heads) / tp;
-            // Weights are split over the whole attention-TP group whatever DCP does to the cache.
-            let kv_split = kv_heads_per_rank(a.kv_heads, &Layout { dcp: 1, ..*layout });
-            let q = q_heads * f64::from(a.head_dim) * if a.output_gate { 2.0 } else { 1.0 };
-            let kv = kv_split * f64::from(a.head_dim + a.v_head_dim);
-            Mixer::Gqa {
-                qkv: Linear::new(q + kv, hidden, dtype),
-                out: Linear::new(hidden, q_heads * f64::from(a.v_head_dim), out_dtype),
-                q_heads,
-                kv_heads: kv_heads_per_rank(a.kv_heads, layout),
-                head_dim: f64::from(a.head_dim),
-                v_head_dim: f64::from(a.v_head_dim),
-                window: a.window,
-                shared_norm: a.qk_norm_all_heads,
-            }
-        }
-        Attention::Mla(a) => {
-            let heads = f64::from(a.q_heads) / tp;
-            let latent = f64::from(a.kv_lora_rank + a.qk_rope_head_dim);
-            let qk = f64::from(a.qk_nope_head_dim + a.qk_rope_head_dim);
-            let rank = f64::from(a.q_lora_rank);
-            let (down_n, q_up_k) = if a.q_lora_rank > 0 {
-                (rank + latent, rank)
-            } else {
-                (latent, hidden)
-            };
-            Mixer::Mla {
-                down: Linear::new(down_n, hidden, dtype),
-                q_up: Linear::new(heads * qk, q_up_k, dtype),
-                kv_up: Linear::new(
-                    heads * f64::from(a.qk_nope_head_dim + a.v_head_dim),
-                    f64::from(a.kv_lora_rank),
-                    dtype,
-                ),
-                out: Linear::new(hidden, heads * f64::from(a.v_head_dim), out_dtype),
-                heads,
-                dims: *a,
-            }
-        }
-        Attention::GatedDelta(a) => {
-            let k_heads = f64::from(a.k_heads) / tp;
-            let v_heads = f64::from(a.v_heads) / tp;
-            let keys = k_heads * f64::from(a.k_head_dim);
-            let values = v_heads * f64::from(a.v_head_dim);
-            Mixer::GatedDelta {
-                input: Linear::new(2.0 * keys + 2.0 * values, hidden, dtype),
-                // Engines keep these small ones in bf16.
-                scalars: Linear::new(2.0 * v_heads, hidden, Dtype::Bf16),
-                out: Linear::new(hidden, values, out_dtype),
-                k_heads,
-                v_heads,
-                dims: *a,
-            }
-        }
-        // Its decay, gates and keys make the same products as a gated-delta layer of equal heads.
-        Attention::KimiDelta(a) => {
-            let heads = f64::from(a.heads) / tp;
-            let width = heads * f64::from(a.head_dim);
-            let gate = if a.full_rank_gate {
-                width
-            } else {
-                2.0 * f64::from(a.head_dim)
-            };
-            Mixer::GatedDelta {
-                input: Linear::new(3.0 * width + gate, hidden, dtype),
-                scalars: Linear::new(heads, hidden, Dtype::Bf16),
-                out: Linear::new(hidden, width, out_dtype),
-                k_heads: heads,
-                v_heads: heads,
-                dims: GatedDelta {
-                    k_heads: a.heads,
-                    v_heads: a.heads,
-                    k_head_dim: a.head_dim,
-                    v_head_dim: a.head_dim,
-                    conv_kernel: a.conv_kernel,
-                },
-            }
-        }
-        Attention::Compressed(a) => {
-            let heads = f64::from(a.q_heads) / tp;
-            let width = f64::from(a.head_dim);
-            let compressor = if a.compress_ratio > 0 {
-                2.0 * width
-            } else {
-                0.0
-            };
-            let ranks = f64::from(a.o_groups) * f64::from(a.o_lora_rank) / tp;
-            Mixer::Compressed {
-                down: Linear::new(f64::from(a.q_lora_rank) + width + compressor, hidden, dtype),
-                q_up: Linear::new(heads * width, f64::from(a.q_lora_rank), dtype),
-                out: (
-                    Linear::new(
-                        ranks,
-                        f64::from(a.q_heads) * width / f64::from(a.o_groups.max(1)),
-                        out_dtype,
-                    ),
-                    Linear::new(hidden, ranks, out_dtype),
-                ),
-                heads,
-                dims: *a,
-            }
-        }
-        Attention::Mamba2(a) => {
-            let heads = f64::from(a.heads) / tp;
-            let inner = heads * f64::from(a.head_dim);
-            let groups = (f64::from(a.groups) / tp).max(1.0);
-            Mixer::Mamba2 {
-                input: Linear::new(
-                    2.0 * inner + 2.0 * groups * f64::from(a.state_size) + heads,
-                    hidden,
-                    dtype,
-                ),
-                out: Linear::new(hidden, inner, out_dtype),
-                heads,
-                dims: *a,
-            }
-        }
-    }
 }
 
 fn dense(ffn: &DenseFfn, hidden: f64, dtype: Dtype, ranks: f64) -> (Linear, Linear) {
@@ -336,7 +135,7 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                     Linear::new(hidden, width, weights.dense_ffn),
                 )
             });
-            Block::Moe {
+            Block::Moe(MoeShard {
                 router: Linear::new(
                     f64::from(m.experts),
                     hidden,
@@ -353,7 +152,7 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                 dtype: weights.experts,
                 shared,
                 latent,
-            }
+            })
         }
     }
 }
@@ -398,16 +197,14 @@ impl Shard {
             .groups
             .iter()
             .map(|group| match &group.block {
-                Block::Moe {
-                    dims,
-                    experts_local,
-                    intermediate,
-                    width,
-                    dtype,
-                    ..
-                } => {
-                    let matrices = if dims.gated { 3.0 } else { 2.0 };
-                    group.layers * experts_local * matrices * intermediate * width * dtype.bytes()
+                Block::Moe(moe) => {
+                    let matrices = if moe.dims.gated { 3.0 } else { 2.0 };
+                    group.layers
+                        * moe.experts_local
+                        * matrices
+                        * moe.intermediate
+                        * moe.width
+                        * moe.dtype.bytes()
                 }
                 _ => 0.0,
             })
@@ -427,7 +224,7 @@ impl Shard {
                 mixer: group
                     .attention
                     .as_ref()
-                    .map_or(Mixer::None, |a| mixer(a, hidden, &formats, layout)),
+                    .map_or(Mixer::None, |a| Mixer::new(a, hidden, &formats, layout)),
                 block: group
                     .ffn
                     .as_ref()

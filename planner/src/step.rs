@@ -9,9 +9,8 @@ pub mod priced;
 pub mod record;
 pub mod tally;
 
-use crate::question::Speculation;
 use crate::volume::{DcpShape, Exchange};
-use parplan_profiles::{Attention, LayerGroup, ModelCode, Overheads};
+use parplan_profiles::{Attention, LayerGroup, ModelCode, Overheads, Speculation};
 use pass::{Fixed, Pass};
 use tally::{Op, Tally};
 

@@ -4,6 +4,7 @@
 //! about `c / TPOT` tokens a second. What a layout is good for shows over all numbers of clients.
 
 use crate::deployment::{Deployment, Setup};
+use crate::parallel;
 use crate::plan::Choice;
 use crate::question::{Settings, Traffic};
 use serde::Serialize;
@@ -67,22 +68,7 @@ pub fn sweep(
                 .collect(),
         })
     };
-    let threads = threads.clamp(1, choices.len().max(1));
-    let share = choices.len().div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        let handles: Vec<_> = choices
-            .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(one).collect::<Option<Vec<_>>>()))
-            .collect();
-        handles
-            .into_iter()
-            .map(|handle| match handle.join() {
-                Ok(part) => part,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-            .collect::<Option<Vec<_>>>()
-            .map(|parts| parts.into_iter().flatten().collect())
-    })
+    parallel::map(choices, threads, one)
 }
 
 fn point(

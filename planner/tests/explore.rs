@@ -8,7 +8,7 @@ mod common;
 use common::{Ground, layout, traffic};
 use parplan_planner::deployment::Deployment;
 use parplan_planner::plan::Choice;
-use parplan_planner::question::{Balance, Goal, Objective, GraphSizes, Settings, Space};
+use parplan_planner::question::{Balance, Goal, GraphSizes, Objective, Settings, Space};
 use parplan_planner::search::{Effort, Pruning, recommend, recommend_while, refusal};
 use parplan_planner::{estimate, kv_split, sweep};
 use parplan_profiles::Dtype;

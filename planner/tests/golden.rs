@@ -14,7 +14,7 @@ fn kv(model: &str, tp: u32, dcp: u32, dtype: Dtype) -> f64 {
     footprint(&model, &layout(tp, 1, dcp, 1), dtype, false).bytes_per_token
 }
 
-/// engine-facts B2: DeepSeek-R1 70,272 B a token in bf16, 35,136 in fp8, whatever TP is;
+/// By hand from the published dimensions: DeepSeek-R1 70,272 B a token in bf16, 35,136 in fp8, whatever TP is;
 /// Qwen3-235B 48,128 B a rank at TP8, two copies; Llama-3.1-70B 40,960 at TP8.
 #[test]
 fn kv_bytes_per_token_per_rank() {

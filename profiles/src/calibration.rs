@@ -7,15 +7,18 @@
 mod class;
 mod experiment;
 mod journal;
+mod probe;
 mod sample;
 mod shipped;
 mod term;
 
 pub use class::{Class, UnknownClass};
-pub use experiment::{
-    BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay, Unit,
-};
+pub use experiment::{Experiment, LaunchMode};
 pub use journal::{Journal, JournalError};
+pub use probe::{
+    BufferRegistration, CollectiveKind, DecodeGqaShape, DecodeMlaShape, ExpertsShape,
+    PrefillGqaShape, Probe, SyncWay, Unit,
+};
 pub use sample::{GpuState, Measured, Sample};
 pub use shipped::{SAMPLES_FOLDER, shipped_files};
 pub use term::{Before, Errors, Parameter, Range, Term};

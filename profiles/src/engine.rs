@@ -5,16 +5,18 @@
 //! on the engines' published sources; each entry names the file.
 
 pub mod flags;
+mod resolve;
 pub mod rules;
 pub mod table;
 pub mod version;
+
+pub use resolve::EngineRules;
 
 use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
     AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
-    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule,
-    SyncRule,
+    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule, SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use crate::gpu::Vendor;
@@ -79,6 +81,10 @@ pub struct EngineProfile {
     pub fusion: Vec<Since<FusionRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
+    /// Spellings of formats that a checkpoint in bf16 is quantised to while it is loaded, where there
+    /// are any.
+    #[serde(default)]
+    pub load_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of ways to draft (`mtp`, `eagle`, `eagle3`, `ngram`) on the command line.
     pub draft_names: Vec<Since<BTreeMap<String, String>>>,
     /// Spellings.
@@ -110,63 +116,6 @@ pub enum Dialect {
     Trtllm,
     /// `parplan exec`.
     Builtin,
-}
-
-/// What holds for one version of one engine.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct EngineRules {
-    /// Short name of the engine.
-    pub name: String,
-    /// The version whose rules these are.
-    pub version: Version,
-    /// What was asked for, when it was not this version and the nearest was assumed.
-    pub assumed_for: Option<String>,
-    /// The form of its commands.
-    pub dialect: Dialect,
-    /// Commands were run through the engine's own parser.
-    pub verified: bool,
-    /// It runs parplan's own kernels, which samples of them price.
-    pub own_kernels: bool,
-    /// Makers of the devices that it runs on; empty for any.
-    pub vendors: Vec<Vendor>,
-    /// Splits and their meaning.
-    pub geometry: GeometryRule,
-    /// Padding of data-parallel rows.
-    pub padding: PaddingRule,
-    /// CUDA graphs.
-    pub graphs: GraphRule,
-    /// Sizes by GPU memory.
-    pub sizes: SizeDefaults,
-    /// Memory for weights and KV cache.
-    pub memory: MemoryRule,
-    /// Memory for recurrent states; none where states and KV rows share it.
-    pub state_pool: Option<StatePoolRule>,
-    /// Batching.
-    pub scheduler: SchedulerRule,
-    /// Exchange of batch shapes.
-    pub sync: SyncRule,
-    /// Decode context parallelism; none where the version lacks it.
-    pub dcp: Option<DcpRule>,
-    /// The version that first has decode context parallelism, if any does.
-    pub dcp_since: Option<Version>,
-    /// All-reduce implementations.
-    pub all_reduce: AllReduceRule,
-    /// Symmetric memory; none where the version lacks it.
-    pub symmetric: Option<SymmetricRule>,
-    /// Expert all-to-all.
-    pub experts: ExpertExchange,
-    /// Kernels of a layer, where they are known one by one.
-    pub kernels: Option<KernelRule>,
-    /// Kernels that are folded into others, where they are known.
-    pub fusion: Option<FusionRule>,
-    /// Spellings of KV cache formats; a format that is not here cannot be asked for.
-    pub kv_names: BTreeMap<Dtype, String>,
-    /// Spellings of ways to draft; a way that is not here cannot be asked for.
-    pub draft_names: BTreeMap<String, String>,
-    /// Spellings that hold.
-    pub flags: BTreeMap<Meaning, Flag>,
-    /// Where each rule is written, by kind of rule.
-    pub sources: BTreeMap<&'static str, String>,
 }
 
 /// Why an engine profile cannot be used, or not for the version asked.
@@ -247,7 +196,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 16] = [
+        let kinds: [(&str, bool, Vec<Version>); 17] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -263,6 +212,7 @@ impl EngineProfile {
             ("kernels", false, starts(&self.kernels)),
             ("fusion", false, starts(&self.fusion)),
             ("kv_names", true, starts(&self.kv_names)),
+            ("load_names", false, starts(&self.load_names)),
             ("draft_names", true, starts(&self.draft_names)),
         ];
         for (kind, required, starts) in kinds {
@@ -303,110 +253,6 @@ impl EngineProfile {
         Ok(())
     }
 
-    /// The rules of a version as a user wrote it; the newest when none was written.
-    ///
-    /// With `assume`, a version that is outside of the range or cannot be ordered gets the nearest
-    /// rules, and [`EngineRules::assumed_for`] says so.
-    ///
-    /// # Errors
-    /// A version that cannot be read, or is out of range, when nothing may be assumed.
-    pub fn resolve(&self, version: Option<&str>, assume: bool) -> Result<EngineRules, EngineError> {
-        let Some(text) = version else {
-            return self.rules(self.newest);
-        };
-        let parsed: Version = match text.parse() {
-            Ok(version) => version,
-            Err(VersionError::Nightly(_)) if assume => {
-                let mut rules = self.rules(self.newest)?;
-                rules.assumed_for = Some(text.to_owned());
-                return Ok(rules);
-            }
-            Err(source) => {
-                return Err(EngineError::Version {
-                    engine: self.name.clone(),
-                    source,
-                });
-            }
-        };
-        match self.rules(parsed) {
-            Err(EngineError::OutOfRange { nearest, .. }) if assume => {
-                let mut rules = self.rules(nearest)?;
-                rules.assumed_for = Some(text.to_owned());
-                Ok(rules)
-            }
-            other => other,
-        }
-    }
-
-    /// The rules of one version.
-    ///
-    /// # Errors
-    /// [`EngineError::OutOfRange`], or a fault in a profile that was not validated.
-    pub fn rules(&self, version: Version) -> Result<EngineRules, EngineError> {
-        if version < self.oldest || !self.covers_end(version) {
-            return Err(EngineError::OutOfRange {
-                engine: self.name.clone(),
-                asked: version,
-                oldest: self.oldest,
-                newest: self.newest,
-                nearest: if version < self.oldest {
-                    self.oldest
-                } else {
-                    self.newest
-                },
-            });
-        }
-        let mut sources = BTreeMap::new();
-        let flags = self
-            .flags
-            .iter()
-            .filter_map(|(meaning, spellings)| {
-                let flag = spellings.iter().find(|flag| flag.holds(version))?;
-                Some((*meaning, flag.clone()))
-            })
-            .collect();
-        let name = &self.name;
-        Ok(EngineRules {
-            name: name.clone(),
-            version,
-            assumed_for: None,
-            dialect: self.dialect,
-            verified: self.verified,
-            own_kernels: self.own_kernels,
-            vendors: self.vendors.clone(),
-            geometry: required(&self.geometry, version, "geometry", name, &mut sources)?,
-            padding: required(&self.padding, version, "padding", name, &mut sources)?,
-            graphs: required(&self.graphs, version, "graphs", name, &mut sources)?,
-            sizes: required(&self.sizes, version, "sizes", name, &mut sources)?,
-            memory: required(&self.memory, version, "memory", name, &mut sources)?,
-            state_pool: latest(&self.state_pool, version, "state_pool", &mut sources),
-            scheduler: required(&self.scheduler, version, "scheduler", name, &mut sources)?,
-            sync: required(&self.sync, version, "sync", name, &mut sources)?,
-            dcp: latest(&self.dcp, version, "dcp", &mut sources),
-            dcp_since: self.dcp.first().map(|first| first.from),
-            all_reduce: required(&self.all_reduce, version, "all_reduce", name, &mut sources)?,
-            symmetric: latest(&self.symmetric, version, "symmetric", &mut sources),
-            experts: required(&self.experts, version, "experts", name, &mut sources)?,
-            kernels: latest(&self.kernels, version, "kernels", &mut sources),
-            fusion: latest(&self.fusion, version, "fusion", &mut sources),
-            draft_names: required(
-                &self.draft_names,
-                version,
-                "draft_names",
-                name,
-                &mut sources,
-            )?,
-            kv_names: required(&self.kv_names, version, "kv_names", name, &mut sources)?,
-            flags,
-            sources,
-        })
-    }
-
-    /// Patch and post releases of the newest minor version keep its rules; later ones are unknown.
-    fn covers_end(&self, version: Version) -> bool {
-        version <= self.newest || version.triple() == self.newest.triple()
-    }
-
     /// Every version at which a rule or a spelling changes, and the ends of the range, in order.
     pub fn versions_of_change(&self) -> Vec<Version> {
         let mut versions = vec![self.oldest, self.newest];
@@ -425,6 +271,7 @@ impl EngineProfile {
         versions.extend(starts(&self.kernels));
         versions.extend(starts(&self.fusion));
         versions.extend(starts(&self.kv_names));
+        versions.extend(starts(&self.load_names));
         versions.extend(starts(&self.draft_names));
         for flag in self.flags.values().flatten() {
             versions.push(flag.from);
@@ -439,30 +286,6 @@ impl EngineProfile {
 
 fn starts<T>(entries: &[Since<T>]) -> Vec<Version> {
     entries.iter().map(|entry| entry.from).collect()
-}
-
-fn latest<T: Clone>(
-    entries: &[Since<T>],
-    version: Version,
-    kind: &'static str,
-    sources: &mut BTreeMap<&'static str, String>,
-) -> Option<T> {
-    let entry = entries.iter().rev().find(|entry| entry.from <= version)?;
-    sources.insert(kind, entry.source.clone());
-    Some(entry.rule.clone())
-}
-
-fn required<T: Clone>(
-    entries: &[Since<T>],
-    version: Version,
-    kind: &'static str,
-    engine: &str,
-    sources: &mut BTreeMap<&'static str, String>,
-) -> Result<T, EngineError> {
-    latest(entries, version, kind, sources).ok_or_else(|| EngineError::Fault {
-        engine: engine.to_owned(),
-        fault: format!("no [[{kind}]] entry holds for version {version}"),
-    })
 }
 
 /// The engine profiles in the binary: file name and text.

@@ -57,8 +57,8 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// Its devices, for a sentence.
-    pub const fn name(self) -> &'static str {
+    /// What devices of this maker are called in a sentence.
+    pub const fn devices(self) -> &'static str {
         match self {
             Vendor::Nvidia => "NVIDIA GPUs",
             Vendor::Amd => "AMD GPUs",

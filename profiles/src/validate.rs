@@ -2,6 +2,7 @@
 
 use crate::fault::Fault;
 
+mod efficiency;
 mod gpu;
 mod model;
 

@@ -117,20 +117,6 @@ pub struct Speculation {
     pub acceptance: f64,
 }
 
-impl Speculation {
-    /// Mean tokens that a pass yields, its own one included: `Σ aⁱ` for i from 0 to `steps`
-    /// (Leviathan et al., arXiv 2211.17192, equation 1).
-    pub fn tokens_per_pass(&self) -> f64 {
-        let mut sum = 1.0;
-        let mut chain = 1.0;
-        for _ in 0..self.steps {
-            chain *= self.acceptance;
-            sum += chain;
-        }
-        sum
-    }
-}
-
 /// Limits on latency. An absent one is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -50,6 +52,27 @@ class Node:
     def run(self, *words):
         """`parplan run …` on this backend, as a command."""
         return [self.parplan, "run", *map(str, words), "--backend", self.backend, "--json"]
+
+    def seated(self, words, seats):
+        """The program under the MPI launcher, each rank on its seat."""
+        seat = os.path.join(os.path.dirname(os.path.abspath(__file__)), "seat.py")
+        return [self.mpiexec, "-n", str(self.ranks), sys.executable, seat, ",".join(map(str, seats)), *words]
+
+    def seated_run(self, seats, *words):
+        """`parplan run …` started by the MPI launcher as nccl-tests is, and its environment."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = self.seated(self.run(*words, "--rendezvous", f"127.0.0.1:{port}"), seats)
+        return command, dict(self.mpi_env, PARPLAN_SECRET="ranks of one node's measurement")
+
+    def seats(self, turn):
+        """A CPU for each rank. CPUs launch at speeds of their own, so that two programs are only
+        compared on the same ones, and each round draws others."""
+        cpus = sorted(os.sched_getaffinity(0))
+        if len(cpus) < self.ranks:
+            sys.exit(f"node.py: {self.ranks} ranks beside nccl-tests need a CPU each, this process may use {len(cpus)}")
+        return random.Random(turn).sample(cpus, self.ranks)
 
 
 def smi(fields):

@@ -366,7 +366,8 @@ mod tests {
 
     #[test]
     fn sizes_are_sorted_and_distinct() {
-        assert_eq!(sizes("8,1,4,4").unwrap().0, [1, 4, 8]);
+        assert_eq!(sizes("8,1,4,4"), Ok(GraphSizes::Listed(vec![1, 4, 8])));
+        assert_eq!(sizes("engine"), Ok(GraphSizes::Engine));
         assert!(sizes("1,,2").is_err());
         assert!(sizes("0").is_err());
     }

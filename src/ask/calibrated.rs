@@ -41,21 +41,7 @@ pub(super) fn price(
             }
         }
     }
-    // Also without any: what parplan's own executor never does holds there as well.
-    let layers: Vec<Layer<'_>> = found
-        .iter()
-        .map(|(origin, calibration)| Layer {
-            calibration,
-            origin: *origin,
-        })
-        .collect();
-    let priced = apply(
-        rules.own_kernels,
-        gpu,
-        &efficiency.figures,
-        &overheads.figures,
-        &layers,
-    );
+    let priced = under(&found, rules, gpu, &efficiency.figures, &overheads.figures);
     for used in priced.used {
         assumptions.note(format!("prices: {used} (--calibration)"));
     }
@@ -63,6 +49,25 @@ pub(super) fn price(
     efficiency.figures = Cow::Owned(priced.efficiency);
     overheads.figures = Cow::Owned(priced.overheads);
     Ok(())
+}
+
+/// Figures of an engine under the calibrations that were found. Also under none: what parplan's own
+/// executor never does holds there as well.
+fn under(
+    found: &[(Origin, Calibration)],
+    rules: &EngineRules,
+    gpu: &GpuProfile,
+    efficiency: &EfficiencyProfile,
+    overheads: &Overheads,
+) -> Calibrated {
+    let layers: Vec<Layer<'_>> = found
+        .iter()
+        .map(|(origin, calibration)| Layer {
+            calibration,
+            origin: *origin,
+        })
+        .collect();
+    apply(rules.own_kernels, gpu, efficiency, overheads, &layers)
 }
 
 /// The calibrations that apply to a GPU: the one that is named, or all of the user's folder, and, unless
@@ -124,19 +129,6 @@ pub fn builtin(
     let efficiency = library.efficiency(&rules.name, gpu)?;
     let overheads = library.overheads(&rules.name, gpu)?;
     let found = kept(named, profiles, gpu, efficiency.file.is_none())?;
-    let layers: Vec<Layer<'_>> = found
-        .iter()
-        .map(|(origin, calibration)| Layer {
-            calibration,
-            origin: *origin,
-        })
-        .collect();
-    let calibrated = apply(
-        rules.own_kernels,
-        gpu,
-        &efficiency.figures,
-        &overheads.figures,
-        &layers,
-    );
+    let calibrated = under(&found, &rules, gpu, &efficiency.figures, &overheads.figures);
     Ok(BuiltinPrices { rules, calibrated })
 }

@@ -3,7 +3,6 @@
 use super::{Assumptions, hub};
 use crate::args::{EngineArgs, ModelArgs};
 use crate::failure::Failure;
-use parplan_profiles::engine::flags::Meaning;
 use parplan_profiles::engine::version::VersionError;
 use parplan_profiles::engine::{EngineError, EngineRules};
 use parplan_profiles::{Dtype, GpuProfile, Library, LibraryError, ModelProfile, WeightFormats, hf};
@@ -58,8 +57,8 @@ pub(super) fn model(
     Ok((stored, asked))
 }
 
-/// What the engine is told to quantise the checkpoint to. SGLang and vLLM make fp8 of bf16 while
-/// they load it (`--quantization fp8`); other formats need a checkpoint that has them.
+/// What the engine is told to quantise the checkpoint to while it loads it; formats that the engine's
+/// profile does not list need a checkpoint that has them.
 ///
 /// # Errors
 /// A format that this engine cannot make of this checkpoint.
@@ -74,14 +73,22 @@ pub(super) fn quantization(
     if rules.own_kernels {
         return Ok(None);
     }
-    let can = rules.flags.contains_key(&Meaning::Quantization);
-    if can && asked.to == Dtype::Fp8 && asked.from_bf16 {
+    if asked.from_bf16 && rules.load_names.contains_key(&asked.to) {
         return Ok(Some(asked.to));
     }
-    let why = if !can {
+    let made: Vec<&str> = rules
+        .load_names
+        .keys()
+        .map(|format| format.name())
+        .collect();
+    let why = if made.is_empty() {
         format!("{} quantises nothing while it loads", rules.name)
     } else if asked.from_bf16 {
-        format!("{} makes only fp8 of a checkpoint in bf16", rules.name)
+        format!(
+            "{} makes only {} of a checkpoint in bf16",
+            rules.name,
+            made.join(" and ")
+        )
     } else {
         "the checkpoint is not in bf16".to_owned()
     };
@@ -170,7 +177,11 @@ pub(super) fn runs_on(rules: &EngineRules, gpu: &GpuProfile) -> Result<(), Failu
     if rules.vendors.is_empty() || rules.vendors.contains(&gpu.vendor) {
         return Ok(());
     }
-    let known: Vec<&str> = rules.vendors.iter().map(|vendor| vendor.name()).collect();
+    let known: Vec<&str> = rules
+        .vendors
+        .iter()
+        .map(|vendor| vendor.devices())
+        .collect();
     Err(Failure::unusable(format!(
         "{} runs on {} only, and {} is none of them; name another --engine",
         rules.name,

@@ -4,8 +4,8 @@ use super::{Assumptions, workload};
 use crate::args::{Lengths as Typed, LimitArgs, TrafficArgs};
 use crate::failure::Failure;
 use crate::render::number;
-use parplan_planner::question::{Balance, Settings, Speculation, Spread, Traffic};
-use parplan_profiles::{Lengths, Library, Load, ModelProfile, Slo, Workload};
+use parplan_planner::question::{Balance, Settings, Spread, Traffic};
+use parplan_profiles::{Lengths, Library, Load, ModelProfile, Slo, Speculation, Workload};
 
 /// Prompt and output tokens of InferenceX's short shape.
 const DEFAULT_LENGTH: f64 = 1024.0;
@@ -337,7 +337,7 @@ fn speculation(
         steps: s.steps,
         acceptance: s.acceptance,
     });
-    let given = workload.and_then(workload::speculation);
+    let given = workload.and_then(|w| w.speculation);
     let (chosen, said) = match (typed, given) {
         (Some(typed), _) => {
             sources.replace("--speculative", workload);

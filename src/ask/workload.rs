@@ -3,7 +3,7 @@
 use super::names::as_path;
 use crate::failure::Failure;
 use crate::render::number;
-use parplan_planner::question::{Balance, Speculation};
+use parplan_planner::question::Balance;
 use parplan_profiles::{Imbalance, Lengths, Library, Load, Slo, Workload};
 use std::path::Path;
 
@@ -66,14 +66,6 @@ pub(super) fn balance(imbalance: &Imbalance) -> Balance {
         }
         Imbalance::Drawn { seed } => Balance::Random(*seed),
     }
-}
-
-/// Speculation as the planner knows it.
-pub(super) fn speculation(workload: &Workload) -> Option<Speculation> {
-    workload.speculation.map(|s| Speculation {
-        steps: s.steps,
-        acceptance: s.acceptance,
-    })
 }
 
 /// Limits on latency in words; none where there are none.

@@ -3,7 +3,7 @@
 use super::compare::Comparison;
 use super::summary::{Spread, Summary};
 use crate::output::Style;
-use crate::render::number::{fixed, percent, short, whole};
+use crate::render::number::{fixed, percent, range, short, whole};
 use crate::render::{Page, Table};
 
 /// The whole answer.
@@ -99,7 +99,7 @@ fn compared(page: &mut Page, rows: &[Comparison]) {
         table.row([
             name.to_owned(),
             short(planned.value),
-            format!("{} to {}", short(planned.low), short(planned.high)),
+            range(planned.low, planned.high),
             short(row.measured),
             fixed(row.ratio, 2),
             verdict.to_owned(),

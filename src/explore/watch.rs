@@ -4,7 +4,9 @@ use super::event::Event;
 use super::journal::{Point, Progress, Run, Series};
 use super::terminal::Watch;
 use parplan_planner::calibrate::{predicted_us, summarise};
-use parplan_profiles::calibration::{Class, Experiment, Journal, LaunchMode, Probe, Unit};
+use parplan_profiles::calibration::{
+    Class, DecodeGqaShape, DecodeMlaShape, Experiment, Journal, LaunchMode, Probe, Unit,
+};
 use parplan_profiles::{EfficiencyProfile, GpuProfile, Library, Overheads};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -202,16 +204,14 @@ fn size(experiment: &Experiment) -> (f64, &'static str) {
         Probe::Gemm { m, n, k, .. } => {
             (f64::from(m) * f64::from(n) * f64::from(k), "multiply-adds")
         }
-        Probe::Experts { tokens, .. } => (f64::from(tokens), "tokens"),
-        Probe::DecodeGqa {
+        Probe::Experts(s) => (f64::from(s.tokens), "tokens"),
+        Probe::DecodeGqa(DecodeGqaShape {
             requests, context, ..
-        }
-        | Probe::DecodeMla {
+        })
+        | Probe::DecodeMla(DecodeMlaShape {
             requests, context, ..
-        } => (f64::from(requests) * f64::from(context), "cached tokens"),
-        Probe::PrefillGqa {
-            sequences, tokens, ..
-        } => (f64::from(sequences) * f64::from(tokens), "new tokens"),
+        }) => (f64::from(requests) * f64::from(context), "cached tokens"),
+        Probe::PrefillGqa(s) => (f64::from(s.sequences) * f64::from(s.tokens), "new tokens"),
         Probe::UsableMemory => (1.0, "cards"),
     }
 }

@@ -28,11 +28,7 @@ pub fn table(page: &mut Page, breakdown: &Breakdown) {
         table.row([
             term.name.clone(),
             number::short(term.us),
-            format!(
-                "{} to {}",
-                number::short(term.low_us),
-                number::short(term.high_us)
-            ),
+            number::range(term.low_us, term.high_us),
             number::percent(part(term.us, breakdown.total_us)),
             term.roofline_us.map_or_else(
                 || "-".to_owned(),

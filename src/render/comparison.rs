@@ -57,8 +57,7 @@ pub fn table(page: &mut Page, asks: (&Ask, &Ask), comparison: &Comparison) {
     let mut table = Table::new(&["", ">A", ">90 % interval", ">B", ">90 % interval"]);
     let mut predicted = |name: &str, of: fn(&Plan) -> &Predicted| {
         let (a, b) = (of(a), of(b));
-        let range =
-            |p: &Predicted| format!("{} to {}", number::short(p.low), number::short(p.high));
+        let range = |p: &Predicted| number::range(p.low, p.high);
         table.row([
             name.to_owned(),
             number::short(a.value),

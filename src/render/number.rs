@@ -16,6 +16,11 @@ pub fn short(value: f64) -> String {
     grouped(&format!("{value:.digits$}"))
 }
 
+/// An interval: `41.9 to 58.7`.
+pub fn range(low: f64, high: f64) -> String {
+    format!("{} to {}", short(low), short(high))
+}
+
 /// With so many decimals, thousands apart.
 pub fn fixed(value: f64, decimals: usize) -> String {
     if value.is_finite() {

@@ -171,11 +171,7 @@ pub fn predicted(page: &mut Page, plan: &Plan) {
         table.row([
             name.to_owned(),
             number::short(value.value),
-            format!(
-                "{} to {}",
-                number::short(value.low),
-                number::short(value.high)
-            ),
+            number::range(value.low, value.high),
             unit.to_owned(),
         ]);
     };

@@ -94,10 +94,6 @@ pub struct Sampling {
     /// Launches of a captured graph in one repeat.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     graph_launches: u32,
-    /// Time launches of a stream from the CPU that launches fastest, measured first: CPUs differ
-    /// where a virtual machine hides its host's cores.
-    #[arg(long)]
-    fastest_cpu: bool,
     /// Registrations of the buffers, on GPUs.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["none", "local", "symmetric"])]
     registration: Vec<RegistrationName>,
@@ -238,7 +234,6 @@ impl Sampling {
             repeats: self.repeats as usize,
             warmup: 5,
             graph_launches: self.graph_launches as usize,
-            fastest_cpu: self.fastest_cpu,
         }
     }
 

@@ -8,6 +8,7 @@ use parplan_executor::jobs::{
 };
 use parplan_executor::symmetric::Registration;
 use parplan_executor::{Error, Result};
+use parplan_kernels::reference::split_mix;
 
 use super::arguments::{Common, Sampling};
 use super::tables;
@@ -118,7 +119,51 @@ impl Attention {
     /// # Errors
     /// [`Error::Unusable`] for anything that does not fit.
     pub fn job(&self) -> Result<(Common, Job)> {
-        let unusable = |why: String| Error::Unusable(why);
+        let common = self.common_with_ranks()?;
+        let dcp = common.ranks.unwrap_or(1) * common.nnodes.max(1);
+        if dcp == 0 || !self.heads.is_multiple_of(dcp) {
+            return Err(unusable(format!(
+                "--heads {} over {dcp} ranks: the ranks must divide the query heads",
+                self.heads
+            )));
+        }
+        let shape = self.shape()?;
+        self.check_sizes(dcp)?;
+        let seed = self.seed.unwrap_or_else(|| {
+            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            since.map_or(1, |t| t.as_nanos() as u64)
+        });
+        let all = MergeName::value_variants();
+        let ways = if self.merge.is_empty() {
+            all
+        } else {
+            &self.merge
+        };
+        let job = common.job(Work::Attention(AttentionJob {
+            shape,
+            interleave: self.interleave,
+            requests: self.requests(seed),
+            exchanges: self.exchanges.clone(),
+            ways: ways.iter().map(|m| m.way()).collect(),
+            launches: if self.graph {
+                vec![Launch::Graph]
+            } else {
+                self.sampling.launches()
+            },
+            registrations: if self.symmetric {
+                vec![Registration::Symmetric]
+            } else {
+                self.sampling.registrations()
+            },
+            timer: self.sampling.timer(),
+            check: self.check,
+            seed,
+        }));
+        Ok((common, job))
+    }
+
+    /// The common options, with as many ranks as share the KV.
+    fn common_with_ranks(&self) -> Result<Common> {
         let mut common = self.common.clone();
         match (self.dcp, common.ranks) {
             (Some(dcp), Some(ranks)) if dcp != ranks * common.nnodes.max(1) => {
@@ -140,13 +185,11 @@ impl Attention {
             (None, None) => common.ranks = Some(1),
             _ => {}
         }
-        let dcp = common.ranks.unwrap_or(1) * common.nnodes.max(1);
-        if dcp == 0 || !self.heads.is_multiple_of(dcp) {
-            return Err(unusable(format!(
-                "--heads {} over {dcp} ranks: the ranks must divide the query heads",
-                self.heads
-            )));
-        }
+        Ok(common)
+    }
+
+    /// The shape of the whole attention, heads of all ranks.
+    fn shape(&self) -> Result<Shape> {
         let kind = match self.kind {
             KindName::Gqa => Kind::Gqa {
                 heads: self.heads,
@@ -165,6 +208,11 @@ impl Attention {
             (shape.k_scale, shape.v_scale) = (0.75, 0.75);
         }
         shape.check().map_err(|e| unusable(e.to_string()))?;
+        Ok(shape)
+    }
+
+    /// Sizes that no kernel or memory could have.
+    fn check_sizes(&self, dcp: usize) -> Result<()> {
         for (flag, value) in [
             ("--batch", self.batch),
             ("--context", self.context),
@@ -195,57 +243,29 @@ impl Attention {
                 self.query_tokens, self.context
             )));
         }
-        let seed = self.seed.unwrap_or_else(|| {
-            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            since.map_or(1, |t| t.as_nanos() as u64)
-        });
-        let requests = (0..self.batch as u64)
+        Ok(())
+    }
+
+    /// Tokens of each request, and how many of them are queries; drawn where they are ragged.
+    fn requests(&self, seed: u64) -> Vec<(usize, usize)> {
+        let draw = |index: u64| (split_mix(seed, index) >> 32) as usize;
+        (0..self.batch as u64)
             .map(|r| match self.ragged {
                 false => (self.context, self.query_tokens),
                 true => {
-                    let queries = 1 + draw(seed, 2 * r) % self.query_tokens;
+                    let queries = 1 + draw(2 * r) % self.query_tokens;
                     (
-                        queries + draw(seed, 2 * r + 1) % (self.context - queries + 1),
+                        queries + draw(2 * r + 1) % (self.context - queries + 1),
                         queries,
                     )
                 }
             })
-            .collect();
-        let all = MergeName::value_variants();
-        let ways = if self.merge.is_empty() {
-            all
-        } else {
-            &self.merge
-        };
-        let job = common.job(Work::Attention(AttentionJob {
-            shape,
-            interleave: self.interleave,
-            requests,
-            exchanges: self.exchanges.clone(),
-            ways: ways.iter().map(|m| m.way()).collect(),
-            launches: if self.graph {
-                vec![Launch::Graph]
-            } else {
-                self.sampling.launches()
-            },
-            registrations: if self.symmetric {
-                vec![Registration::Symmetric]
-            } else {
-                self.sampling.registrations()
-            },
-            timer: self.sampling.timer(),
-            check: self.check,
-            seed,
-        }));
-        Ok((common, job))
+            .collect()
     }
 }
 
-fn draw(seed: u64, index: u64) -> usize {
-    let mut x = seed.wrapping_add((index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (x >> 32) as usize
+fn unusable(why: String) -> Error {
+    Error::Unusable(why)
 }
 
 /// The table.

@@ -147,7 +147,6 @@ fn ranks_that_cannot_map_each_other_use_nccl() {
                 repeats: 1,
                 warmup: 1,
                 graph_launches: 1,
-                fastest_cpu: false,
             },
             check: true,
             at_least_seconds: 0.0,

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::seat::Seat;
 use crate::Result;
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, Graph};
@@ -79,10 +78,6 @@ pub struct Timer {
     pub warmup: usize,
     /// Graph launches of one repeat, each of `iterations` operations.
     pub graph_launches: usize,
-    /// Launches that come one by one, from the CPU that launches fastest of those that are the
-    /// rank's own: measured before each timing, and left afterwards.
-    #[serde(default)]
-    pub fastest_cpu: bool,
 }
 
 impl Timer {
@@ -112,11 +107,6 @@ impl Timer {
             true => Launches::OneByOne,
             false => Launches::Few,
         };
-        // After the first operations, in which NCCL starts its threads.
-        let _seat = match (launches, gpu) {
-            (Launches::OneByOne, Some(gpu)) if self.fastest_cpu => Some(Seat::fastest(gpu)?),
-            _ => None,
-        };
         let mut micros = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats.max(1) {
             start_together(control, launches)?;
@@ -145,7 +135,7 @@ impl Timer {
             micros.push(start.elapsed().as_secs_f64() * 1e6 / done as f64);
         }
         let names = graph.map(|(_, names)| names).unwrap_or_default();
-        Ok((self.over_ranks(control, &micros)?, names))
+        Ok((Stats::of(mean_over_ranks(control, &micros)?), names))
     }
 
     /// Times operations by turns, a repeat of each after a repeat of the one before, so
@@ -176,7 +166,7 @@ impl Timer {
         }
         micros
             .iter()
-            .map(|mine| self.over_ranks(control, mine))
+            .map(|mine| Ok(Stats::of(mean_over_ranks(control, mine)?)))
             .collect()
     }
 
@@ -203,22 +193,24 @@ impl Timer {
         gpu.wait(None)?;
         Ok((graph, names))
     }
+}
 
-    /// Each repeat averaged over the ranks, as nccl-tests reports it.
-    fn over_ranks(&self, control: &mut CpuCommunicator, mine: &[f64]) -> Result<Stats> {
-        let all = control.all_gather_bytes(bytemuck::cast_slice(mine))?;
-        let ranks: Vec<Vec<f64>> = all
-            .iter()
-            .map(|b| {
-                b.chunks_exact(8)
-                    .map(bytemuck::pod_read_unaligned)
-                    .collect()
-            })
-            .collect();
-        let mean =
-            |i: usize| ranks.iter().filter_map(|r| r.get(i)).sum::<f64>() / ranks.len() as f64;
-        Ok(Stats::of((0..mine.len()).map(mean).collect()))
-    }
+/// Each repeat averaged over the ranks, as nccl-tests reports it.
+///
+/// # Errors
+/// Errors of the control group.
+pub(crate) fn mean_over_ranks(control: &mut CpuCommunicator, mine: &[f64]) -> Result<Vec<f64>> {
+    let all = control.all_gather_bytes(bytemuck::cast_slice(mine))?;
+    let ranks: Vec<Vec<f64>> = all
+        .iter()
+        .map(|b| {
+            b.chunks_exact(8)
+                .map(bytemuck::pod_read_unaligned)
+                .collect()
+        })
+        .collect();
+    let mean = |i: usize| ranks.iter().filter_map(|r| r.get(i)).sum::<f64>() / ranks.len() as f64;
+    Ok((0..mine.len()).map(mean).collect())
 }
 
 /// What a timed repeat asks of the host.

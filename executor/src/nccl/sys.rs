@@ -94,8 +94,6 @@ macro_rules! symbols {
         impl Symbols {
             /// Names of the symbols without which parplan cannot work.
             pub const REQUIRED: &'static [&'static str] = &[$($symbol),*];
-            /// Names of the symbols that newer features need.
-            pub const OPTIONAL: &'static [&'static str] = &[$($osymbol),*];
 
             /// Looks all symbols up; the error lists every required one that is missing.
             ///

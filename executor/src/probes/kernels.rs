@@ -4,11 +4,13 @@ use std::path::Path;
 use std::rc::Rc;
 
 use parplan_profiles::Dtype;
-use parplan_profiles::calibration::Probe;
+use parplan_profiles::calibration::{ExpertsShape, Probe};
 
 use super::prepare::{OWN, Outcome, Prepared};
 use super::series::Work;
-use crate::attention::{Batch, Cache, Capacity, Kind, KvType, Parts, Queries, Shape, Shard};
+use crate::attention::{
+    Batch, Cache, Capacity, Kind, KvType, LATENT, Parts, Queries, ROPE, Shape, Shard,
+};
 use crate::jobs::Context;
 use crate::stack::{Compute, CudaCompute, Format, GroupedRows, Routing, Rows, Weight, tile_bytes};
 use crate::{Buffer, CpuDevice, Device, Error, Result, View};
@@ -152,7 +154,7 @@ fn weight(
 pub(super) fn any(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepared> {
     match probe {
         Probe::Gemm { .. } => gemm(context, cublas, probe),
-        Probe::Experts { .. } => experts(context, cublas, probe),
+        Probe::Experts(shape) => experts(context, cublas, shape),
         _ => attention(context, probe),
     }
 }
@@ -211,23 +213,18 @@ fn gemm(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepa
 }
 
 /// Sorting by expert, grouped products, activation, weighted sum: one layer's experts.
-fn experts(context: &Context, cublas: Option<&Path>, probe: &Probe) -> Result<Prepared> {
-    let Probe::Experts {
-        tokens,
-        experts,
-        top_k,
-        hidden,
-        intermediate,
-        weights,
-    } = *probe
-    else {
-        return Ok(Err("not experts".into()));
+fn experts(context: &Context, cublas: Option<&Path>, shape: &ExpertsShape) -> Result<Prepared> {
+    let Some(format) = format(shape.weights) else {
+        return Ok(Err(format!("no kernel multiplies {}", shape.weights)));
     };
-    let Some(format) = format(weights) else {
-        return Ok(Err(format!("no kernel multiplies {weights}")));
-    };
-    let [rows, experts, top_k, hidden, intermediate] =
-        [tokens, experts, top_k, hidden, intermediate].map(|x| x as usize);
+    let [rows, experts, top_k, hidden, intermediate] = [
+        shape.tokens,
+        shape.experts,
+        shape.top_k,
+        shape.hidden,
+        shape.intermediate,
+    ]
+    .map(|x| x as usize);
     if top_k > experts {
         return Ok(Err(format!(
             "{top_k} of {experts} experts cannot be chosen"
@@ -337,70 +334,44 @@ struct Asked {
 fn attention(context: &Context, probe: &Probe) -> Result<Prepared> {
     let width = |dim: u32| 1.0 / (dim as f32).sqrt();
     let asked = match *probe {
-        Probe::DecodeGqa {
-            requests,
-            context,
-            q_heads,
-            kv_heads,
-            head_dim,
-            kv,
-        } => Asked {
-            kind: gqa(q_heads, kv_heads, head_dim),
-            kv,
-            requests: requests as usize,
+        Probe::DecodeGqa(s) => Asked {
+            kind: gqa(s.q_heads, s.kv_heads, s.head_dim),
+            kv: s.kv,
+            requests: s.requests as usize,
             queries: 1,
-            context: context as usize,
-            heads: q_heads as usize,
-            widths: [head_dim as usize; 2],
-            scale: width(head_dim),
+            context: s.context as usize,
+            heads: s.q_heads as usize,
+            widths: [s.head_dim as usize; 2],
+            scale: width(s.head_dim),
         },
-        Probe::PrefillGqa {
-            sequences,
-            tokens,
-            q_heads,
-            kv_heads,
-            head_dim,
-            kv,
-        } => Asked {
-            kind: gqa(q_heads, kv_heads, head_dim),
-            kv,
-            requests: sequences as usize,
-            queries: tokens as usize,
-            context: tokens as usize,
-            heads: q_heads as usize,
-            widths: [head_dim as usize; 2],
-            scale: width(head_dim),
+        Probe::PrefillGqa(s) => Asked {
+            kind: gqa(s.q_heads, s.kv_heads, s.head_dim),
+            kv: s.kv,
+            requests: s.sequences as usize,
+            queries: s.tokens as usize,
+            context: s.tokens as usize,
+            heads: s.q_heads as usize,
+            widths: [s.head_dim as usize; 2],
+            scale: width(s.head_dim),
         },
-        Probe::DecodeMla {
-            requests,
-            context,
-            heads,
-            kv_lora_rank,
-            rope_dim,
-            kv,
-        } => {
-            if (kv_lora_rank as usize, rope_dim as usize)
-                != (crate::attention::LATENT, crate::attention::ROPE)
-            {
+        Probe::DecodeMla(s) => {
+            if [s.kv_lora_rank as usize, s.rope_dim as usize] != [LATENT, ROPE] {
                 return Ok(Err(format!(
-                    "the kernels have latent rows of {} + {}",
-                    crate::attention::LATENT,
-                    crate::attention::ROPE
+                    "the kernels have latent rows of {LATENT} + {ROPE}"
                 )));
             }
             Asked {
                 kind: Kind::Mla {
-                    heads: heads as usize,
+                    heads: s.heads as usize,
                 },
-                kv,
-                requests: requests as usize,
+                kv: s.kv,
+                requests: s.requests as usize,
                 queries: 1,
-                context: context as usize,
-                heads: heads as usize,
-                widths: [
-                    crate::attention::LATENT + crate::attention::ROPE,
-                    crate::attention::LATENT,
-                ],
+                context: s.context as usize,
+                heads: s.heads as usize,
+                widths: [LATENT + ROPE, LATENT],
+                // The head before absorption (128 + 64) of DeepSeek's published models; no kernel's
+                // time depends on it.
                 scale: width(192),
             }
         }

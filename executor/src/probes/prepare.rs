@@ -146,10 +146,10 @@ impl Bench {
                 None => Err("a CPU has no memory of its own".into()),
             }),
             Probe::Gemm { .. }
-            | Probe::Experts { .. }
-            | Probe::DecodeGqa { .. }
-            | Probe::DecodeMla { .. }
-            | Probe::PrefillGqa { .. } => {
+            | Probe::Experts(_)
+            | Probe::DecodeGqa(_)
+            | Probe::DecodeMla(_)
+            | Probe::PrefillGqa(_) => {
                 kernels::any(context, self.cublas.as_deref(), &experiment.probe)
             }
         }

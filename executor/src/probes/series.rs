@@ -5,8 +5,7 @@ use std::time::Instant;
 use parplan_profiles::calibration::{Experiment, LaunchMode};
 use serde::{Deserialize, Serialize};
 
-use crate::bench::{Launches, start_together};
-use crate::comm::CpuCommunicator;
+use crate::bench::{Launches, mean_over_ranks, start_together};
 use crate::cuda::Graph;
 use crate::jobs::Context;
 use crate::{Error, Result};
@@ -129,7 +128,7 @@ pub(super) fn run(
         repeats.push(start.elapsed().as_secs_f64() * 1e6 / done as f64);
     }
     if shared {
-        repeats = over_ranks(&mut context.control, &repeats)?;
+        repeats = mean_over_ranks(&mut context.control, &repeats)?;
     }
     Ok((repeats, anchors))
 }
@@ -154,7 +153,7 @@ pub(super) fn rounds(
         }
         repeats.push(crate::bench::Stats::of(single).median_us);
     }
-    Ok((over_ranks(&mut context.control, &repeats)?, Vec::new()))
+    Ok((mean_over_ranks(&mut context.control, &repeats)?, Vec::new()))
 }
 
 fn once(
@@ -213,22 +212,6 @@ fn agreed(context: &mut Context, shared: bool, mine: usize) -> Result<usize> {
         .and_then(|b| b.first_chunk())
         .ok_or_else(|| Error::Mismatch("rank 0 said no number".into()))?;
     Ok(u64::from_le_bytes(*first) as usize)
-}
-
-/// Each repeat averaged over the ranks, as nccl-tests reports it.
-fn over_ranks(control: &mut CpuCommunicator, mine: &[f64]) -> Result<Vec<f64>> {
-    let all = control.all_gather_bytes(bytemuck::cast_slice(mine))?;
-    let ranks: Vec<Vec<f64>> = all
-        .iter()
-        .map(|b| {
-            b.chunks_exact(8)
-                .map(bytemuck::pod_read_unaligned)
-                .collect()
-        })
-        .collect();
-    Ok((0..mine.len())
-        .map(|i| ranks.iter().filter_map(|r| r.get(i)).sum::<f64>() / ranks.len() as f64)
-        .collect())
 }
 
 /// One and the same kernel, timed beside everything else.

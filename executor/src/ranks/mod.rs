@@ -3,6 +3,7 @@
 mod affinity;
 mod child;
 mod launcher;
+mod run;
 mod supervisor;
 
 use serde::{Deserialize, Serialize};

@@ -3,19 +3,20 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid, setpgid};
 use serde_json::Value;
 
 use super::child::REPORT_FD;
+use super::run::{Rank, Run};
 use super::{Identity, Report, Spec};
 use crate::rendezvous::{Rendezvous, Secret};
 use crate::{Deadline, Error, Result};
@@ -24,10 +25,7 @@ use crate::{Deadline, Error, Result};
 pub(crate) const MARK: &str = "PARPLAN_SUPERVISED";
 
 /// Time for the other ranks to notice a failure and end themselves, with their own reason.
-const GRACE: Duration = Duration::from_secs(3);
-/// Time between asking a rank to end and making it.
-const POLITE: Duration = Duration::from_millis(700);
-const TICK: Duration = Duration::from_millis(5);
+pub(super) const GRACE: Duration = Duration::from_secs(3);
 
 /// What to start on this machine.
 #[derive(Debug)]
@@ -138,14 +136,6 @@ impl Supervised {
     }
 }
 
-struct Rank {
-    identity: Identity,
-    child: Child,
-    stopping: bool,
-    ended: Option<Ended>,
-    error: Option<String>,
-}
-
 /// What ranks say while they run.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -163,80 +153,15 @@ pub enum Event<'a> {
 /// cannot be made. Failures of ranks are in the [`Supervised`].
 pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervised> {
     let signals = watch_signals()?;
-    let world = plan.local_world * plan.nnodes;
-    let secret = match &plan.secret {
-        Some(secret) => secret.clone(),
-        None if plan.nnodes == 1 => Secret::random()?,
-        None => {
-            return Err(Error::Unusable(format!(
-                "{} machines need the same shared secret: set {} on each",
-                plan.nnodes,
-                Secret::ENV
-            )));
-        }
-    };
-    let address = match &plan.rendezvous {
-        Some(address) => address.clone(),
-        None if plan.nnodes == 1 => "127.0.0.1:0".into(),
-        None => {
-            return Err(Error::Unusable(format!(
-                "{} machines need --rendezvous host:port",
-                plan.nnodes
-            )));
-        }
-    };
-    let server = match plan.node_rank {
-        0 => Some(Rendezvous::serve(
-            &address,
-            world,
-            secret.clone(),
-            Deadline::after(plan.meet_within),
-        )?),
-        _ => None,
-    };
-    let address = match (&server, &plan.rendezvous) {
-        (Some(server), None) => server.address().to_string(),
-        _ => address,
-    };
+    let meeting = Meeting::of(plan)?;
     std::fs::create_dir_all(&plan.logs)
         .map_err(Error::io(format!("creating {}", plan.logs.display())))?;
 
-    let (tx, rx) = channel();
-    let mut run = Run {
-        ranks: Vec::new(),
-        result: None,
-        first_failure: None,
-        order: Vec::new(),
-    };
-    for local_rank in 0..plan.local_world {
-        let identity = Identity {
-            rank: plan.node_rank * plan.local_world + local_rank,
-            world,
-            local_rank,
-            local_world: plan.local_world,
-        };
-        let spec = Spec {
-            identity,
-            rendezvous: address.clone(),
-            secret: secret.clone(),
-            job: plan.job.clone(),
-        };
-        // On an error the ranks that run are ended by `run`'s drop.
-        let child = start(plan, &spec, tx.clone())?;
-        run.ranks.push(Rank {
-            identity,
-            child,
-            stopping: false,
-            ended: None,
-            error: None,
-        });
-    }
-    drop(tx);
-
+    let (mut run, reports) = start_all(plan, &meeting)?;
     let limit = Deadline::after(plan.limit);
     let (mut interrupted, mut timed_out) = (None, false);
     while run.running() {
-        run.listen(&rx, &mut hear);
+        run.listen(&reports, &mut hear);
         run.reap();
         let signal = signals
             .iter()
@@ -251,24 +176,16 @@ pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervi
         } else if run.first_failure.is_some_and(|at| at.elapsed() > GRACE) {
             run.stop();
         }
-        if let (Some(server), true) = (&server, run.first_failure.is_some()) {
+        if let (Some(server), true) = (&meeting.server, run.first_failure.is_some()) {
             server.cancel();
         }
     }
-    run.drain(&rx, &mut hear);
+    run.drain(&reports, &mut hear);
     run.attach_errors();
     // One look at the processes may find several ends; the rank that was killed comes
     // before those that ended because of it.
     run.order.sort_by_key(|e| !matches!(e.end, End::Signal(_)));
-    let strangers = server
-        .iter()
-        .flat_map(Rendezvous::refused)
-        .map(|v| format!("{}: {}", v.from, v.why))
-        .collect();
-    let rendezvous = server.and_then(|s| {
-        s.cancel();
-        s.finish().err().map(|e| e.to_string())
-    });
+    let (strangers, rendezvous) = meeting.close();
     Ok(Supervised {
         result: run.result.take(),
         ended: std::mem::take(&mut run.order),
@@ -277,6 +194,110 @@ pub fn supervise(plan: &Plan, mut hear: impl FnMut(Event<'_>)) -> Result<Supervi
         timed_out,
         rendezvous,
     })
+}
+
+/// Where the ranks of a run meet.
+struct Meeting {
+    address: String,
+    secret: Secret,
+    /// The server, on the machine that has it.
+    server: Option<Rendezvous>,
+}
+
+impl Meeting {
+    /// Opens it, on node 0.
+    ///
+    /// # Errors
+    /// Several machines without an address or a secret; an address that cannot be listened on.
+    fn of(plan: &Plan) -> Result<Self> {
+        let secret = match &plan.secret {
+            Some(secret) => secret.clone(),
+            None if plan.nnodes == 1 => Secret::random()?,
+            None => {
+                return Err(Error::Unusable(format!(
+                    "{} machines need the same shared secret: set {} on each",
+                    plan.nnodes,
+                    Secret::ENV
+                )));
+            }
+        };
+        let mut address = match &plan.rendezvous {
+            Some(address) => address.clone(),
+            None if plan.nnodes == 1 => "127.0.0.1:0".into(),
+            None => {
+                return Err(Error::Unusable(format!(
+                    "{} machines need --rendezvous host:port",
+                    plan.nnodes
+                )));
+            }
+        };
+        let server = match plan.node_rank {
+            0 => Some(Rendezvous::serve(
+                &address,
+                plan.local_world * plan.nnodes,
+                secret.clone(),
+                Deadline::after(plan.meet_within),
+            )?),
+            _ => None,
+        };
+        if let (Some(server), None) = (&server, &plan.rendezvous) {
+            address = server.address().to_string();
+        }
+        Ok(Meeting {
+            address,
+            secret,
+            server,
+        })
+    }
+
+    /// Visitors that were sent away, and what the server complained of.
+    fn close(self) -> (Vec<String>, Option<String>) {
+        let Some(server) = self.server else {
+            return (Vec::new(), None);
+        };
+        let strangers = server
+            .refused()
+            .into_iter()
+            .map(|v| format!("{}: {}", v.from, v.why))
+            .collect();
+        server.cancel();
+        (strangers, server.finish().err().map(|e| e.to_string()))
+    }
+}
+
+/// Starts every rank of this machine; what they report comes through the receiver.
+fn start_all(plan: &Plan, meeting: &Meeting) -> Result<(Run, Receiver<(usize, Report)>)> {
+    let (tx, rx) = channel();
+    let mut run = Run {
+        ranks: Vec::new(),
+        result: None,
+        first_failure: None,
+        order: Vec::new(),
+    };
+    for local_rank in 0..plan.local_world {
+        let identity = Identity {
+            rank: plan.node_rank * plan.local_world + local_rank,
+            world: plan.local_world * plan.nnodes,
+            local_rank,
+            local_world: plan.local_world,
+        };
+        let spec = Spec {
+            identity,
+            rendezvous: meeting.address.clone(),
+            secret: meeting.secret.clone(),
+            job: plan.job.clone(),
+        };
+        // On an error the ranks that run are ended by `run`'s drop.
+        let child = start(plan, &spec, tx.clone())?;
+        run.ranks.push(Rank {
+            identity,
+            child,
+            stopping: false,
+            ended: None,
+            error: None,
+        });
+    }
+    Ok((run, rx))
 }
 
 type Signals = Vec<(i32, Arc<AtomicBool>)>;
@@ -369,132 +390,4 @@ fn start(plan: &Plan, spec: &Spec, tx: Sender<(usize, Report)>) -> Result<Child>
         }
     });
     Ok(child)
-}
-
-struct Run {
-    ranks: Vec<Rank>,
-    result: Option<Value>,
-    first_failure: Option<Instant>,
-    order: Vec<Ended>,
-}
-
-impl Run {
-    fn running(&self) -> bool {
-        self.ranks.iter().any(|r| r.ended.is_none())
-    }
-
-    fn listen(&mut self, rx: &Receiver<(usize, Report)>, hear: &mut impl FnMut(Event<'_>)) {
-        let mut first = rx.recv_timeout(TICK).ok();
-        if first.is_none() {
-            // All pipes closed returns at once; keep the loop from spinning.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        while let Some((rank, report)) = first.take().or_else(|| rx.try_recv().ok()) {
-            self.take(rank, report, hear);
-        }
-    }
-
-    /// Takes what is still on its way from ranks that have ended: a process can be seen to end
-    /// before the thread that reads its pipe has run. Every reader ends at its pipe's end; the
-    /// deadline is for a pipe that something else holds open.
-    fn drain(&mut self, rx: &Receiver<(usize, Report)>, hear: &mut impl FnMut(Event<'_>)) {
-        let until = Instant::now() + GRACE;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match rx.recv_timeout(left) {
-                Ok((rank, report)) => self.take(rank, report, hear),
-                Err(_) => break,
-            }
-        }
-    }
-
-    fn take(&mut self, rank: usize, report: Report, hear: &mut impl FnMut(Event<'_>)) {
-        match report {
-            Report::Note(text) => hear(Event::Note(&text)),
-            Report::Progress(value) => hear(Event::Progress(&value)),
-            Report::Done(value) if rank == 0 => self.result = Some(value),
-            Report::Done(_) => {}
-            Report::Failed { error, .. } => {
-                // Counted from the report: its process may still hang in its end.
-                self.first_failure.get_or_insert_with(Instant::now);
-                if let Some(r) = self.ranks.iter_mut().find(|r| r.identity.rank == rank) {
-                    r.error = Some(error);
-                }
-            }
-        }
-    }
-
-    fn reap(&mut self) {
-        for rank in self.ranks.iter_mut().filter(|r| r.ended.is_none()) {
-            let Ok(Some(status)) = rank.child.try_wait() else {
-                continue;
-            };
-            let end = how(status, rank.stopping);
-            if end != End::Exit(0) && self.first_failure.is_none() {
-                self.first_failure = Some(Instant::now());
-            }
-            let ended = Ended {
-                rank: rank.identity.rank,
-                pid: rank.child.id(),
-                end,
-                error: None,
-                after_failure: self.first_failure.map(|at| at.elapsed()),
-            };
-            rank.ended = Some(ended.clone());
-            self.order.push(ended);
-        }
-    }
-
-    /// Ends all ranks that still run: politely, then not.
-    fn stop(&mut self) {
-        for rank in self.ranks.iter_mut().filter(|r| r.ended.is_none()) {
-            rank.stopping = true;
-            let pid = Pid::from_raw(rank.child.id() as i32);
-            // ESRCH: it ended by itself a moment ago, which reap will see.
-            let _ = kill(pid, Signal::SIGTERM);
-            // A stopped process takes no signal but SIGKILL until it continues.
-            let _ = kill(pid, Signal::SIGCONT);
-        }
-        let until = Instant::now() + POLITE;
-        while self.running() && Instant::now() < until {
-            std::thread::sleep(TICK);
-            self.reap();
-        }
-        for rank in self.ranks.iter_mut().filter(|r| r.ended.is_none()) {
-            // Already gone is what is wanted.
-            let _ = rank.child.kill();
-        }
-        while self.running() {
-            std::thread::sleep(TICK);
-            self.reap();
-        }
-    }
-
-    /// Reports can arrive after the exit was seen.
-    fn attach_errors(&mut self) {
-        for ended in &mut self.order {
-            ended.error = self
-                .ranks
-                .iter()
-                .find(|r| r.identity.rank == ended.rank)
-                .and_then(|r| r.error.clone());
-        }
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        if self.running() {
-            self.stop();
-        }
-    }
-}
-
-fn how(status: ExitStatus, stopping: bool) -> End {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exit(code),
-        (None, Some(_)) if stopping => End::Stopped,
-        (None, Some(signal)) => End::Signal(signal),
-        (None, None) => End::Stopped,
-    }
 }

@@ -8,6 +8,7 @@
 mod absent;
 mod attend;
 mod batch;
+mod block;
 mod check;
 mod compute;
 mod cpu;
@@ -15,6 +16,7 @@ mod cuda;
 mod ffn;
 mod groups;
 mod memory;
+mod mixer;
 mod op;
 mod place;
 pub mod reference;

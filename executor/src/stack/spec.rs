@@ -279,6 +279,21 @@ pub struct Narrowed {
     pub ranks: usize,
 }
 
+/// `size` over `ranks`, in whole `unit`s.
+fn splits(what: &str, size: usize, ranks: usize, unit: usize) -> Result<()> {
+    if size > 0 && size.is_multiple_of(ranks * unit) {
+        return Ok(());
+    }
+    let unit = if unit > 1 {
+        format!(" into multiples of {unit}")
+    } else {
+        String::new()
+    };
+    Err(Error::Unusable(format!(
+        "{size} {what} do not divide over {ranks} ranks{unit}"
+    )))
+}
+
 impl StackSpec {
     /// Checks that the layouts fit each other and the model.
     ///
@@ -326,26 +341,15 @@ impl StackSpec {
                 self.layers.len()
             )));
         }
-        self.layers.iter().try_for_each(|l| self.check_layer(l))
+        self.layers.iter().try_for_each(|layer| {
+            self.check_mixer(&layer.mixer)?;
+            self.check_block(&layer.block)
+        })
     }
 
-    fn check_layer(&self, layer: &LayerSpec) -> Result<()> {
-        let real = &self.shard_of;
-        let (attn_tp, dcp) = (real.attn_tp(), real.dcp);
-        let splits = |what: &str, size: usize, ranks: usize, unit: usize| {
-            if size > 0 && size.is_multiple_of(ranks * unit) {
-                return Ok(());
-            }
-            let unit = if unit > 1 {
-                format!(" into multiples of {unit}")
-            } else {
-                String::new()
-            };
-            Err(Error::Unusable(format!(
-                "{size} {what} do not divide over {ranks} ranks{unit}"
-            )))
-        };
-        match layer.mixer {
+    fn check_mixer(&self, mixer: &MixerSpec) -> Result<()> {
+        let (attn_tp, dcp) = (self.shard_of.attn_tp(), self.shard_of.dcp);
+        match *mixer {
             MixerSpec::Gqa {
                 q_heads,
                 kv_heads,
@@ -386,10 +390,18 @@ impl StackSpec {
                 }
             }
         }
-        let dense_ranks = self.dense_ranks();
-        match layer.block {
+        Ok(())
+    }
+
+    fn check_block(&self, block: &BlockSpec) -> Result<()> {
+        match *block {
             BlockSpec::Dense { intermediate } => {
-                splits("columns of a dense block", intermediate, dense_ranks, 8)?;
+                splits(
+                    "columns of a dense block",
+                    intermediate,
+                    self.dense_ranks(),
+                    8,
+                )?;
                 if self.experts == ExpertPath::AllToAll && !self.dense_on_attn_tp {
                     return Err(Error::Unusable(
                         "with an expert all-to-all, dense blocks must stay on the attention-TP group".into(),
@@ -403,8 +415,13 @@ impl StackSpec {
                 intermediate,
                 shared_intermediate,
             } => {
-                splits("experts", experts, real.ep, 1)?;
-                splits("columns of an expert", intermediate, real.moe_tp(), 8)?;
+                splits("experts", experts, self.shard_of.ep, 1)?;
+                splits(
+                    "columns of an expert",
+                    intermediate,
+                    self.shard_of.moe_tp(),
+                    8,
+                )?;
                 if shared_intermediate > 0 {
                     let ranks = self.shared_ranks();
                     splits("columns of shared experts", shared_intermediate, ranks, 8)?;

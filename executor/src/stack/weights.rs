@@ -4,7 +4,7 @@ use super::compute::{Compute, Weight};
 use super::place::{BlockShape, MixerShape, Place};
 use super::spec::{Format, LayerSpec, MixerSpec, StackSpec};
 use super::tensors::{Name, fp8_unit, tensor};
-use crate::{Buffer, Result};
+use crate::{Buffer, Error, Result};
 
 /// Weights of the mixer.
 #[derive(Debug)]
@@ -198,8 +198,31 @@ impl Layer {
         };
         let mixer = MixerShape::new(spec, place, &layer.mixer);
         let block = BlockShape::new(spec, place, &layer.block);
+        let (mixer_weights, output) = maker.mixer(&mixer, layer)?;
+        let block_weights = maker.block(&block, layer)?;
+        Ok(Layer {
+            mixer,
+            block,
+            attention_norm: maker.norm(Name::AttentionNorm, hidden)?,
+            block_norm: maker.norm(Name::BlockNorm, hidden)?,
+            mixer_weights,
+            output,
+            block_weights,
+        })
+    }
+}
+
+/// Shapes are made from the specification, so this is an error of parplan's own.
+fn unlike_kinds() -> Error {
+    Error::Wrong("a layer's shape is of another kind than its specification".into())
+}
+
+impl Maker<'_> {
+    /// Weights of the mixer, and its output projection.
+    fn mixer(&self, mixer: &MixerShape, layer: &LayerSpec) -> Result<(MixerWeights, Weight)> {
+        let hidden = self.spec.hidden;
         let format = layer.attention_format;
-        let (mixer_weights, output) = match (mixer, layer.mixer) {
+        let (weights, out) = match (*mixer, layer.mixer) {
             (
                 MixerShape::Gqa {
                     q_heads,
@@ -219,14 +242,14 @@ impl Layer {
                 ];
                 let norms = if qk_norm {
                     Some([
-                        maker.norm(Name::QueryNorm, dim)?,
-                        maker.norm(Name::KeyNorm, dim)?,
+                        self.norm(Name::QueryNorm, dim)?,
+                        self.norm(Name::KeyNorm, dim)?,
                     ])
                 } else {
                     None
                 };
                 let weights = MixerWeights::Gqa {
-                    qkv: maker.weight("QKV projection", format, 1, &parts)?,
+                    qkv: self.weight("QKV projection", format, 1, &parts)?,
                     norms,
                 };
                 let out = Part::columns(
@@ -236,10 +259,7 @@ impl Layer {
                     first_q * dim,
                     q_heads * dim,
                 );
-                (
-                    weights,
-                    maker.weight("output projection", format, 1, &[out])?,
-                )
+                (weights, out)
             }
             (
                 MixerShape::Mla {
@@ -263,15 +283,15 @@ impl Layer {
                 let absorb = Part::rows(Name::Absorb, nope, first * kv_lora, heads * kv_lora);
                 let expand = Part::rows(Name::Expand, kv_lora, first * v_dim, heads * v_dim);
                 let weights = MixerWeights::Mla {
-                    down: maker.weight("MLA compression", format, 1, &down)?,
-                    up: maker.weight("MLA query expansion", format, 1, &[up])?,
+                    down: self.weight("MLA compression", format, 1, &down)?,
+                    up: self.weight("MLA query expansion", format, 1, &[up])?,
                     norms: [
-                        maker.norm(Name::QueryNorm, q_lora.max(8))?,
-                        maker.norm(Name::KeyNorm, kv_lora)?,
+                        self.norm(Name::QueryNorm, q_lora.max(8))?,
+                        self.norm(Name::KeyNorm, kv_lora)?,
                     ],
                     // Engines keep the absorbed products in bf16.
-                    absorb: maker.weight("MLA absorption", Format::Bf16, heads, &[absorb])?,
-                    expand: maker.weight("MLA value expansion", Format::Bf16, heads, &[expand])?,
+                    absorb: self.weight("MLA absorption", Format::Bf16, heads, &[absorb])?,
+                    expand: self.weight("MLA value expansion", Format::Bf16, heads, &[expand])?,
                 };
                 let out = Part::columns(
                     Name::Output,
@@ -280,34 +300,14 @@ impl Layer {
                     first * v_dim,
                     heads * v_dim,
                 );
-                (
-                    weights,
-                    maker.weight("output projection", format, 1, &[out])?,
-                )
+                (weights, out)
             }
-            _ => unreachable_shapes()?,
+            _ => return Err(unlike_kinds()),
         };
-        let block_weights = maker.block(&block, layer)?;
-        Ok(Layer {
-            mixer,
-            block,
-            attention_norm: maker.norm(Name::AttentionNorm, hidden)?,
-            block_norm: maker.norm(Name::BlockNorm, hidden)?,
-            mixer_weights,
-            output,
-            block_weights,
-        })
+        let output = self.weight("output projection", format, 1, &[out])?;
+        Ok((weights, output))
     }
-}
 
-/// Shapes are made from the specification, so they are of the same kind.
-fn unreachable_shapes<T>() -> Result<T> {
-    Err(crate::Error::Wrong(
-        "a layer's shape is of another kind than its specification".into(),
-    ))
-}
-
-impl Maker<'_> {
     fn block(&self, block: &BlockShape, layer: &LayerSpec) -> Result<BlockWeights> {
         use super::spec::BlockSpec;
         let hidden = self.spec.hidden;
@@ -378,7 +378,7 @@ impl Maker<'_> {
                     shared,
                 })
             }
-            _ => unreachable_shapes(),
+            _ => Err(unlike_kinds()),
         }
     }
 }

@@ -20,4 +20,4 @@ pub use merge::{LogBase, MergeError, Merged, Real, Shard, merge_by_lse};
 pub use ranks::{correct_rank, merge_ranks};
 pub use rows::{place_rows, scale_bf16, take_rows};
 pub use synthetic::{E4M3_MAX, Synthetic, uniform};
-pub use values::fill_word;
+pub use values::{fill_word, split_mix};

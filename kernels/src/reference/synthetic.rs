@@ -3,21 +3,17 @@
 
 use half::bf16;
 
-use super::f32_to_e4m3;
+use super::{f32_to_e4m3, split_mix};
 
 /// Largest finite value of fp8 e4m3.
 pub const E4M3_MAX: f32 = 448.0;
 
-/// A value of `[-1, 1)`, uniform: 24 bits of splitmix64 of the element's number. Exact
+/// A value of `[-1, 1)`, uniform: 24 bits of [`split_mix`] of the element's number. Exact
 /// in f32, hence the same bits everywhere.
 #[must_use]
 pub fn uniform(seed: u64, index: u64) -> f32 {
-    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
     // 24 bits: every step is exact.
-    (z >> 40) as f32 * (1.0 / 8_388_608.0) - 1.0
+    (split_mix(seed, index) >> 40) as f32 * (1.0 / 8_388_608.0) - 1.0
 }
 
 /// Which part of a tensor to make, and from what.

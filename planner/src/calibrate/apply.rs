@@ -52,7 +52,7 @@ const USUAL_READ: f64 = 0.965;
 
 /// Spread of NCCL's times at 4 and 8 ranks between two machines of one architecture whose tables were
 /// both measured: standard deviation of ln(H100 / H200) over 504 rows of comm/nccl 2.29.2.
-const OTHER_RANKS: f64 = 0.08;
+pub(super) const OTHER_RANKS: f64 = 0.08;
 
 /// A link that is off by more than this factor at the measured ranks is off at all ranks: a property of
 /// the links. Smaller deviations belong to the measured rank count: between the same two tables those

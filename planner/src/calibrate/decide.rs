@@ -9,20 +9,18 @@
 //! over classes, with `s` a class's share of a candidate's time, `σ` the spread of its figures, and
 //! `own` the part of a class's error that belongs to the shape rather than to the class.
 
-use super::apply::IN_COMPANY;
+use super::apply::{IN_COMPANY, OTHER_RANKS};
 use super::experiments::Machine;
-use crate::cost::{Collective, Implementation, Launch, OpClass, Operation, Registration, Transfer};
+use super::operation;
+use crate::cost::OpClass;
 use crate::deployment::{Deployment, Setup};
 use crate::layout::Layout;
 use crate::plan::Plan;
 use crate::question::{Objective, Settings, Traffic};
-use crate::step::priced::OWN;
+use crate::step::priced::{OWN, UNKNOWN};
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
-use parplan_profiles::Dtype;
-use parplan_profiles::calibration::{
-    BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe,
-};
+use parplan_profiles::calibration::Experiment;
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal};
 use std::collections::BTreeMap;
@@ -81,6 +79,9 @@ pub struct Doubt {
 /// A class in whose price two candidates differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Deciding {
+    /// Which; none for host and launch time.
+    #[serde(skip)]
+    pub of: Option<OpClass>,
     /// Which, in words.
     pub class: String,
     /// Ranks that share an operation of it.
@@ -149,7 +150,7 @@ impl Question<'_> {
 
     fn sigma(&self, key: Key) -> f64 {
         let costs = &self.setup.costs;
-        let sigma = costs.spread(key.0, f64::from(key.1)).unwrap_or(0.5);
+        let sigma = costs.spread(key.0, f64::from(key.1)).unwrap_or(UNKNOWN);
         match costs.note(key.0) {
             Some(note) if note.here => sigma,
             _ => sigma.hypot(ELSEWHERE),
@@ -173,11 +174,12 @@ impl Question<'_> {
     fn doubt(&self, winner: &Portrait, other: &Portrait, layout: Layout, place: usize) -> Doubt {
         let mut deciding = Vec::new();
         let mut variance = 0.0;
-        let mut take = |class: String, ranks: u32, a: f64, b: f64, sigma: f64| {
+        let mut take = |of: Option<OpClass>, ranks: u32, a: f64, b: f64, sigma: f64| {
             let part = sigma * sigma * ((1.0 - OWN) * (a - b).powi(2) + OWN * (a * a + b * b));
             variance += part;
             deciding.push(Deciding {
-                class,
+                of,
+                class: of.map_or_else(|| "host and launch time".to_owned(), label),
                 ranks,
                 share: a,
                 other_share: b,
@@ -187,22 +189,11 @@ impl Question<'_> {
         };
         for key in keys(winner, other) {
             let share = |p: &Portrait| p.shares.get(&key).copied().unwrap_or(0.0);
-            take(
-                label(key.0),
-                key.1,
-                share(winner),
-                share(other),
-                self.sigma(key),
-            );
+            let (a, b) = (share(winner), share(other));
+            take(Some(key.0), key.1, a, b, self.sigma(key));
         }
         let host_sigma = self.setup.overheads.tpot_sigma;
-        take(
-            "host and launch time".to_owned(),
-            1,
-            winner.host,
-            other.host,
-            host_sigma,
-        );
+        take(None, 1, winner.host, other.host, host_sigma);
         for term in &mut deciding {
             term.variance /= variance.max(1e-30);
         }
@@ -259,11 +250,15 @@ impl Question<'_> {
                 let part = doubt
                     .deciding
                     .iter()
-                    .find(|d| d.class == label(key.0) && d.ranks == key.1);
+                    .find(|d| d.of == Some(key.0) && d.ranks == key.1);
                 let Some(part) = part.filter(|_| exposed || !doubt.settled) else {
                     continue;
                 };
-                let elsewhere = if key.1 > machine.ranks { 0.08 } else { 0.0 };
+                let elsewhere = if key.1 > machine.ranks {
+                    OTHER_RANKS
+                } else {
+                    0.0
+                };
                 let after = IN_COMPANY.hypot(elsewhere).min(part.sigma);
                 let gain = part.variance * (1.0 - (after / part.sigma).powi(2));
                 let worth = gain * (1.0 - doubt.confidence) * 2.0;
@@ -277,7 +272,7 @@ impl Question<'_> {
                 }
                 for (weight, experiment) in self.shapes(key, [winner, other], machine) {
                     // Once a shape was measured, its neighbours tell the slope of the curve it is on.
-                    for near in neighbours(&experiment) {
+                    for near in operation::neighbours(&experiment) {
                         propose(&mut out, near, worth * weight * 0.3, done);
                     }
                     propose(&mut out, experiment, worth * weight, done);
@@ -291,6 +286,7 @@ impl Question<'_> {
     /// Experiments on the operations of a class as two candidates run them, each with its share of the
     /// class's time.
     fn shapes(&self, key: Key, both: [&Portrait; 2], machine: Machine) -> Vec<(f64, Experiment)> {
+        let own = self.setup.rules.own_kernels;
         let mut out: Vec<(f64, Experiment)> = Vec::new();
         let mut whole = 0.0;
         for (us, ran) in both.iter().flat_map(|p| &p.operations) {
@@ -298,7 +294,7 @@ impl Question<'_> {
                 continue;
             }
             whole += us;
-            let Some(experiment) = self.experiment(ran, machine) else {
+            let Some(experiment) = operation::of(ran, own, machine) else {
                 continue;
             };
             match out.iter_mut().find(|(_, e)| e.same(&experiment)) {
@@ -311,148 +307,6 @@ impl Question<'_> {
         }
         out
     }
-
-    /// The experiment that times an operation; none where nothing here runs the engine's own kernel.
-    fn experiment(&self, ran: &Recorded, machine: Machine) -> Option<Experiment> {
-        let own = self.setup.rules.own_kernels;
-        let whole = |x: f64| (x.round().max(1.0)).min(f64::from(u32::MAX)) as u32;
-        let launch = match ran.launch {
-            Launch::Graph if machine.gpus => LaunchMode::Graph,
-            _ => LaunchMode::Stream,
-        };
-        let probe = match ran.operation {
-            Operation::Collective(t) => return transfer(&t, launch, own, machine),
-            Operation::Gemm(g) if g.weights == Dtype::Bf16 || (own && g.weights == Dtype::Fp8) => {
-                Probe::Gemm {
-                    m: whole(g.m),
-                    n: whole(g.n),
-                    k: whole(g.k),
-                    weights: g.weights,
-                }
-            }
-            Operation::DecodeGqa(a) if own && a.q_tokens == 1.0 => Probe::DecodeGqa {
-                requests: whole(a.requests),
-                context: whole(a.context.min(a.window)),
-                q_heads: whole(a.q_heads),
-                kv_heads: whole(a.kv_heads),
-                head_dim: whole(a.head_dim),
-                kv: a.kv,
-            },
-            Operation::DecodeMla(a) if own && a.q_tokens == 1.0 => Probe::DecodeMla {
-                requests: whole(a.requests),
-                context: whole(a.context),
-                heads: whole(a.heads),
-                kv_lora_rank: whole(a.kv_lora_rank),
-                rope_dim: whole(a.rope_dim),
-                kv: a.kv,
-            },
-            Operation::PrefillGqa(a) if own && a.prefix == 0.0 => Probe::PrefillGqa {
-                sequences: whole(a.sequences),
-                tokens: whole(a.new_tokens),
-                q_heads: whole(a.q_heads),
-                kv_heads: whole(a.kv_heads),
-                head_dim: whole(a.head_dim),
-                kv: a.kv,
-            },
-            Operation::Moe(a) if own => Probe::Experts {
-                tokens: whole(a.tokens * a.experts_local / a.experts_total.max(1.0)),
-                experts: whole(a.experts_local),
-                top_k: whole(a.top_k.min(a.experts_local)),
-                hidden: whole(a.hidden),
-                intermediate: whole(a.intermediate),
-                weights: a.weights,
-            },
-            Operation::Elementwise { .. } if own => Probe::MemoryCopy { bytes: 512 << 20 },
-            _ => return None,
-        };
-        let launch = match probe {
-            Probe::MemoryCopy { .. } => LaunchMode::Stream,
-            _ => launch,
-        };
-        Some(Experiment::alone(probe, launch, "which candidate wins"))
-    }
-}
-
-/// A collective on this machine's ranks, at the bytes of the plan.
-fn transfer(t: &Transfer, launch: LaunchMode, own: bool, machine: Machine) -> Option<Experiment> {
-    if machine.ranks < 2 || t.span.domains() > 1.0 {
-        return None;
-    }
-    let collective = match t.kind {
-        Collective::AllGather => CollectiveKind::AllGather,
-        Collective::ReduceScatter => CollectiveKind::ReduceScatter,
-        Collective::AllReduce => CollectiveKind::AllReduce,
-        Collective::AllToAll => CollectiveKind::AllToAll,
-    };
-    let bytes = (t.bytes.max(16.0) as u64).next_multiple_of(256);
-    let probe = match (t.implementation, t.registration) {
-        (Implementation::Custom, _) if !own => return None,
-        (Implementation::Custom, _) => Probe::PeerCollective {
-            collective,
-            two_shot: false,
-            bytes,
-            in_place: false,
-        },
-        (Implementation::Peer, _) if !own => return None,
-        (Implementation::Peer, _) => {
-            // Rows of 128 values of each of the ranks, which is all that the time depends on.
-            let dim = 128;
-            let row = u64::from(dim * 2 * machine.ranks);
-            Probe::PeerExchange {
-                merge: t.kind == Collective::AllToAll,
-                rows: u32::try_from(bytes.div_ceil(row)).unwrap_or(u32::MAX),
-                dim,
-            }
-        }
-        (Implementation::Nccl, registration) => Probe::Collective {
-            collective,
-            bytes,
-            registration: match registration {
-                Registration::Symmetric if machine.gpus => BufferRegistration::Symmetric,
-                _ => BufferRegistration::None,
-            },
-            in_place: false,
-        },
-    };
-    Some(Experiment {
-        ranks: machine.ranks,
-        launch,
-        decides: "which candidate wins".to_owned(),
-        probe,
-    })
-}
-
-/// The same operation with a quarter and four times the rows, bytes or context.
-fn neighbours(e: &Experiment) -> Vec<Experiment> {
-    let scaled = |up: bool| {
-        let four = |x: u32| {
-            if up {
-                x.saturating_mul(4)
-            } else {
-                (x / 4).max(1)
-            }
-        };
-        let mut out = e.clone();
-        match &mut out.probe {
-            Probe::Collective { bytes, .. } | Probe::PeerCollective { bytes, .. } => {
-                *bytes = if up {
-                    *bytes * 4
-                } else {
-                    (*bytes / 4).max(1024)
-                };
-            }
-            Probe::Gemm { m, .. } => *m = four(*m),
-            Probe::DecodeGqa { context, .. } | Probe::DecodeMla { context, .. } => {
-                *context = four(*context);
-            }
-            Probe::PrefillGqa { tokens, .. } | Probe::Experts { tokens, .. } => {
-                *tokens = four(*tokens);
-            }
-            _ => return None,
-        }
-        (!out.same(e)).then_some(out)
-    };
-    [false, true].into_iter().filter_map(scaled).collect()
 }
 
 fn propose(out: &mut Vec<Proposal>, experiment: Experiment, value: f64, done: &[Experiment]) {

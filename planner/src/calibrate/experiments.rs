@@ -2,7 +2,8 @@
 
 use parplan_profiles::Dtype;
 use parplan_profiles::calibration::{
-    BufferRegistration, Class, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay,
+    BufferRegistration, Class, CollectiveKind, DecodeGqaShape, DecodeMlaShape, Experiment,
+    ExpertsShape, LaunchMode, PrefillGqaShape, Probe, SyncWay,
 };
 
 /// What a machine has to measure on.
@@ -209,36 +210,36 @@ fn gemm(machine: Machine) -> Vec<Vec<Experiment>> {
 fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
     let mode = replay(machine);
     let gqa = |(requests, context, q_heads, kv_heads): (u32, u32, u32, u32)| {
-        let probe = Probe::DecodeGqa {
+        let probe = Probe::DecodeGqa(DecodeGqaShape {
             requests,
             context,
             q_heads,
             kv_heads,
             head_dim: if machine.gpus { 128 } else { 64 },
             kv: Dtype::Bf16,
-        };
+        });
         Experiment::alone(probe, mode, "attention of decode steps")
     };
     let mla = |(requests, context, heads): (u32, u32, u32)| {
-        let probe = Probe::DecodeMla {
+        let probe = Probe::DecodeMla(DecodeMlaShape {
             requests,
             context,
             heads,
             kv_lora_rank: 512,
             rope_dim: 64,
             kv: Dtype::Bf16,
-        };
+        });
         Experiment::alone(probe, mode, "attention of decode steps of MLA models")
     };
     let prefill = |(sequences, tokens, q_heads, kv_heads): (u32, u32, u32, u32)| {
-        let probe = Probe::PrefillGqa {
+        let probe = Probe::PrefillGqa(PrefillGqaShape {
             sequences,
             tokens,
             q_heads,
             kv_heads,
             head_dim: if machine.gpus { 128 } else { 64 },
             kv: Dtype::Bf16,
-        };
+        });
         Experiment::alone(probe, LaunchMode::Stream, "attention of prefill passes")
     };
     if !machine.gpus {
@@ -283,8 +284,8 @@ fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
     wide.extend(
         [(8, 4096, 64, 8), (64, 4096, 32, 8), (128, 1024, 64, 8)].map(|shape| {
             let mut e = gqa(shape);
-            if let Probe::DecodeGqa { kv, .. } = &mut e.probe {
-                *kv = Dtype::Fp8;
+            if let Probe::DecodeGqa(shape) = &mut e.probe {
+                shape.kv = Dtype::Fp8;
             }
             e
         }),
@@ -361,14 +362,14 @@ fn experts(machine: Machine) -> Vec<Experiment> {
     shapes
         .iter()
         .map(|&(tokens, experts, top_k, hidden, intermediate)| {
-            let probe = Probe::Experts {
+            let probe = Probe::Experts(ExpertsShape {
                 tokens,
                 experts,
                 top_k,
                 hidden,
                 intermediate,
                 weights: Dtype::Bf16,
-            };
+            });
             Experiment::alone(probe, replay(machine), "routed experts")
         })
         .collect()

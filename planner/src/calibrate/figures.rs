@@ -7,7 +7,7 @@ use crate::cost::Collective;
 use parplan_profiles::Overheads;
 use parplan_profiles::calibration::{BufferRegistration, Class, CollectiveKind, SyncWay};
 use parplan_profiles::efficiency::{
-    AllReduceFit, DecodeFit, EfficiencyProfile, GemmFit, LowLatencyFit, MoeFit, Note, PrefillFit,
+    AllReduceFit, CollectiveFit, DecodeFit, EfficiencyProfile, GemmFit, MoeFit, Note, PrefillFit,
     RingFit,
 };
 
@@ -81,24 +81,8 @@ impl Figures {
         let c = &efficiency.collective;
         let custom = &c.custom_all_reduce;
         Some(match class {
-            Class::Collective(kind, BufferRegistration::Symmetric) => {
-                let own = match kind {
-                    CollectiveKind::AllGather => &c.symmetric_all_gather,
-                    CollectiveKind::ReduceScatter => &c.symmetric_reduce_scatter,
-                    CollectiveKind::AllReduce => &c.symmetric_all_reduce,
-                    CollectiveKind::AllToAll => return None,
-                };
-                let fit = own.as_ref().unwrap_or(&c.symmetric);
-                Figures::Ring(fit.clone(), collective(kind))
-            }
-            Class::Collective(kind, _) => {
-                let fit = match kind {
-                    CollectiveKind::AllGather => &c.all_gather,
-                    CollectiveKind::ReduceScatter => &c.reduce_scatter,
-                    CollectiveKind::AllReduce => &c.all_reduce,
-                    CollectiveKind::AllToAll => &c.all_to_all,
-                };
-                Figures::Ring(fit.clone(), collective(kind))
+            Class::Collective(kind, registration) => {
+                Figures::Ring(ring(c, kind, registration)?.clone(), collective(kind))
             }
             Class::PeerOneShot => Figures::Peer {
                 base_us: custom.one_shot_us,
@@ -166,93 +150,73 @@ impl Figures {
     /// What the figures rested on before.
     pub fn source(class: Class, efficiency: &EfficiencyProfile, overheads: &Overheads) -> String {
         let c = &efficiency.collective;
-        let note: &Note = match class {
-            Class::Collective(kind, BufferRegistration::Symmetric) => {
-                let own = match kind {
-                    CollectiveKind::AllGather => &c.symmetric_all_gather,
-                    CollectiveKind::ReduceScatter => &c.symmetric_reduce_scatter,
-                    _ => &c.symmetric_all_reduce,
-                };
-                &own.as_ref().unwrap_or(&c.symmetric).note
+        let note: Option<&Note> = match class {
+            Class::Collective(kind, registration) => {
+                ring(c, kind, registration).map(|fit| &fit.note)
             }
-            Class::Collective(CollectiveKind::AllGather, _) => &c.all_gather.note,
-            Class::Collective(CollectiveKind::ReduceScatter, _) => &c.reduce_scatter.note,
-            Class::Collective(CollectiveKind::AllReduce, _) => &c.all_reduce.note,
-            Class::Collective(CollectiveKind::AllToAll, _) => &c.all_to_all.note,
             Class::PeerOneShot | Class::PeerTwoShot | Class::PeerAllGather => {
-                &c.custom_all_reduce.note
+                Some(&c.custom_all_reduce.note)
             }
-            Class::PeerGather | Class::PeerMerge => {
-                let own = match class {
-                    Class::PeerGather => &c.peer_gather,
-                    _ => &c.peer_merge,
-                };
-                match own {
-                    Some(fit) => &fit.note,
-                    None => return String::new(),
-                }
-            }
+            Class::PeerGather => c.peer_gather.as_ref().map(|fit| &fit.note),
+            Class::PeerMerge => c.peer_merge.as_ref().map(|fit| &fit.note),
             Class::Sync(_) => return overheads.sync.source.clone(),
-            Class::Gemm(d) => match efficiency.gemm.get(&d) {
-                Some(fit) => &fit.note,
-                None => return String::new(),
-            },
-            Class::Experts(d) => match efficiency.moe.get(&d) {
-                Some(fit) => &fit.note,
-                None => return String::new(),
-            },
-            Class::DecodeGqa(d) => match efficiency.decode_gqa.get(&d) {
-                Some(fit) => &fit.note,
-                None => return String::new(),
-            },
-            Class::DecodeMla(d) => match efficiency.decode_mla.get(&d) {
-                Some(fit) => &fit.note,
-                None => return String::new(),
-            },
-            Class::PrefillGqa(d) => match efficiency.prefill_gqa.get(&d) {
-                Some(fit) => &fit.note,
-                None => return String::new(),
-            },
-            _ => &efficiency.elementwise.note,
+            Class::Gemm(d) => efficiency.gemm.get(&d).map(|fit| &fit.note),
+            Class::Experts(d) => efficiency.moe.get(&d).map(|fit| &fit.note),
+            Class::DecodeGqa(d) => efficiency.decode_gqa.get(&d).map(|fit| &fit.note),
+            Class::DecodeMla(d) => efficiency.decode_mla.get(&d).map(|fit| &fit.note),
+            Class::PrefillGqa(d) => efficiency.prefill_gqa.get(&d).map(|fit| &fit.note),
+            Class::Launch
+            | Class::GraphNode
+            | Class::MemoryRead
+            | Class::MemoryCopy
+            | Class::GraphMemory
+            | Class::UsableMemory => Some(&efficiency.elementwise.note),
         };
-        note.source.clone()
+        note.map_or_else(String::new, |note| note.source.clone())
     }
 
     /// The figures by name, where they start, and how far they may be off.
     pub fn list(&self) -> Vec<Figure> {
-        let at = |name, start: f64, width| Figure { name, start, width };
-        // A figure that is 0 was left out by an earlier fit, of other kernels: it begins small, and
-        // may be anything.
-        let time = |name, us: f64, width: f64| {
-            if us < LEFT_OUT {
-                at(name, 0.1, width.max(GUESSED))
-            } else {
-                at(name, us.max(0.01), width)
-            }
-        };
+        let mut own = self.clone();
+        let slots = own.slots();
+        slots.iter().map(Slot::figure).collect()
+    }
+
+    /// The same formula with other figures, in the order of [`Figures::list`] and as many.
+    pub fn with(&self, values: &[f64]) -> Figures {
+        let mut out = self.clone();
+        for (slot, value) in out.slots().into_iter().zip(values) {
+            *slot.value = value.min(slot.kind.most());
+        }
+        out
+    }
+
+    /// The figures that a fit may move.
+    fn slots(&mut self) -> Vec<Slot<'_>> {
         match self {
-            Figures::Constant { us } => vec![time("us", *us, GUESSED)],
+            Figures::Constant { us } => vec![time("us", us, GUESSED)],
             Figures::Stream { base_us, memory } => vec![
-                time("base_us", *base_us, 1.5),
-                at("memory", *memory, GUESSED),
+                time("base_us", base_us, 1.5),
+                part("memory", memory, GUESSED),
             ],
             Figures::Ring(fit, _) => {
                 let w = width(&fit.note);
+                let [two, four, eight] = &mut fit.link;
                 let mut all = vec![
-                    time("base_us", fit.base_us, w),
-                    time("rank_us", fit.rank_us, w),
-                    time("ramp_us", fit.ramp_us, w.max(0.6)),
-                    at("link_2", fit.link[0], w),
-                    at("link_4", fit.link[1], w),
-                    at("link_8", fit.link[2], w),
-                    time("eager_us", fit.eager_us, w.max(0.8)),
+                    time("base_us", &mut fit.base_us, w),
+                    time("rank_us", &mut fit.rank_us, w),
+                    time("ramp_us", &mut fit.ramp_us, w.max(0.6)),
+                    link("link_2", two, w),
+                    link("link_4", four, w),
+                    link("link_8", eight, w),
+                    time("eager_us", &mut fit.eager_us, w.max(0.8)),
                 ];
-                if let Some(low) = &fit.low_latency {
+                if let Some(low) = &mut fit.low_latency {
                     all.extend([
-                        time("low_latency_base_us", low.base_us, w),
-                        time("low_latency_rank_us", low.rank_us, w),
-                        time("low_latency_ramp_us", low.ramp_us, w.max(0.6)),
-                        at("low_latency_link", low.link, w.max(0.6)),
+                        time("low_latency_base_us", &mut low.base_us, w),
+                        time("low_latency_rank_us", &mut low.rank_us, w),
+                        time("low_latency_ramp_us", &mut low.ramp_us, w.max(0.6)),
+                        part("low_latency_link", &mut low.link, w.max(0.6)),
                     ]);
                 }
                 all
@@ -264,179 +228,156 @@ impl Figures {
                 eager_us,
                 ..
             } => vec![
-                time("base_us", *base_us, 1.0),
-                time("rank_us", *rank_us, 1.0),
-                at("link", *link, 1.0),
-                time("eager_us", *eager_us, 1.5),
+                time("base_us", base_us, 1.0),
+                time("rank_us", rank_us, 1.0),
+                part("link", link, 1.0),
+                time("eager_us", eager_us, 1.5),
             ],
             Figures::Gemm(fit, _) => {
                 let w = width(&fit.note);
                 vec![
-                    time("base_us", fit.base_us, w.max(0.6)),
-                    time("depth_us", fit.depth_us, w.max(0.6)),
-                    time("depth_tile_us", fit.depth_tile_us, w.max(0.6)),
-                    at("memory", fit.memory, w),
-                    at("compute", fit.compute, w),
-                    time("output_passes", fit.output_passes, w.max(0.6)),
+                    time("base_us", &mut fit.base_us, w.max(0.6)),
+                    time("depth_us", &mut fit.depth_us, w.max(0.6)),
+                    time("depth_tile_us", &mut fit.depth_tile_us, w.max(0.6)),
+                    part("memory", &mut fit.memory, w),
+                    part("compute", &mut fit.compute, w),
+                    time("output_passes", &mut fit.output_passes, w.max(0.6)),
                 ]
             }
             Figures::Moe(fit) => {
                 let w = width(&fit.note);
+                let passes = &mut fit.intermediate_passes;
                 vec![
-                    time("base_us", fit.base_us, w.max(0.8)),
-                    time("expert_us", fit.expert_us, w.max(0.8)),
-                    at("memory", fit.memory, w),
-                    at("compute", fit.compute, w),
-                    time("pad_rows", fit.pad_rows, w.max(0.8)),
-                    time("hidden_passes", fit.hidden_passes, w.max(0.8)),
-                    time("intermediate_passes", fit.intermediate_passes, w.max(0.8)),
+                    time("base_us", &mut fit.base_us, w.max(0.8)),
+                    time("expert_us", &mut fit.expert_us, w.max(0.8)),
+                    part("memory", &mut fit.memory, w),
+                    part("compute", &mut fit.compute, w),
+                    time("pad_rows", &mut fit.pad_rows, w.max(0.8)),
+                    time("hidden_passes", &mut fit.hidden_passes, w.max(0.8)),
+                    time("intermediate_passes", passes, w.max(0.8)),
                 ]
             }
             Figures::DecodeGqa(fit) | Figures::DecodeMla(fit) => {
                 let w = width(&fit.note);
                 vec![
-                    time("base_us", fit.base_us, w.max(0.8)),
-                    time("item_us", fit.item_us, w.max(0.8)),
-                    time("split_us", fit.split_us, w.max(0.8)),
-                    at("memory", fit.memory, w),
-                    at("compute", fit.compute, w),
+                    time("base_us", &mut fit.base_us, w.max(0.8)),
+                    time("item_us", &mut fit.item_us, w.max(0.8)),
+                    time("split_us", &mut fit.split_us, w.max(0.8)),
+                    part("memory", &mut fit.memory, w),
+                    part("compute", &mut fit.compute, w),
                 ]
             }
             Figures::PrefillGqa(fit) => {
                 let w = width(&fit.note);
                 vec![
-                    time("base_us", fit.base_us, w.max(0.8)),
-                    time("item_us", fit.item_us, w.max(0.8)),
-                    time("depth_us", fit.depth_us, w.max(0.8)),
-                    at("compute", fit.compute, w),
+                    time("base_us", &mut fit.base_us, w.max(0.8)),
+                    time("item_us", &mut fit.item_us, w.max(0.8)),
+                    time("depth_us", &mut fit.depth_us, w.max(0.8)),
+                    part("compute", &mut fit.compute, w),
                 ]
             }
         }
     }
+}
 
-    /// The same formula with other figures, in the order of [`Figures::list`]. Fractions of a peak
-    /// end at the peak.
-    pub fn with(&self, p: &[f64]) -> Figures {
-        let part = |x: f64| x.min(1.0);
-        let share = |x: f64| x.min(2.0);
-        match (self, p) {
-            (Figures::Constant { .. }, &[us]) => Figures::Constant { us },
-            (Figures::Stream { .. }, &[base_us, memory]) => Figures::Stream {
-                base_us,
-                memory: part(memory),
-            },
-            (
-                Figures::Ring(fit, kind),
-                &[
-                    base_us,
-                    rank_us,
-                    ramp_us,
-                    two,
-                    four,
-                    eight,
-                    eager_us,
-                    ref low @ ..,
-                ],
-            ) => Figures::Ring(
-                RingFit {
-                    base_us,
-                    rank_us,
-                    ramp_us,
-                    link: [share(two), share(four), share(eight)],
-                    eager_us,
-                    low_latency: match *low {
-                        [base_us, rank_us, ramp_us, link] => Some(LowLatencyFit {
-                            base_us,
-                            rank_us,
-                            ramp_us,
-                            link: part(link),
-                        }),
-                        _ => fit.low_latency,
-                    },
-                    ..fit.clone()
-                },
-                *kind,
-            ),
-            (Figures::Peer { passes, .. }, &[base_us, rank_us, link, eager_us]) => Figures::Peer {
-                base_us,
-                rank_us,
-                link: part(link),
-                eager_us,
-                passes: *passes,
-            },
-            (
-                Figures::Gemm(fit, quantise),
-                &[
-                    base_us,
-                    depth_us,
-                    depth_tile_us,
-                    memory,
-                    compute,
-                    output_passes,
-                ],
-            ) => Figures::Gemm(
-                GemmFit {
-                    base_us,
-                    depth_us,
-                    depth_tile_us,
-                    memory: part(memory),
-                    compute: part(compute),
-                    output_passes,
-                    ..fit.clone()
-                },
-                *quantise,
-            ),
-            (
-                Figures::Moe(fit),
-                &[
-                    base_us,
-                    expert_us,
-                    memory,
-                    compute,
-                    pad_rows,
-                    hidden_passes,
-                    intermediate_passes,
-                ],
-            ) => Figures::Moe(MoeFit {
-                base_us,
-                expert_us,
-                memory: part(memory),
-                compute: part(compute),
-                pad_rows,
-                hidden_passes,
-                intermediate_passes,
-                ..fit.clone()
-            }),
-            (Figures::DecodeGqa(fit), &[base_us, item_us, split_us, memory, compute]) => {
-                Figures::DecodeGqa(decode(fit, [base_us, item_us, split_us, memory, compute]))
-            }
-            (Figures::DecodeMla(fit), &[base_us, item_us, split_us, memory, compute]) => {
-                Figures::DecodeMla(decode(fit, [base_us, item_us, split_us, memory, compute]))
-            }
-            (Figures::PrefillGqa(fit), &[base_us, item_us, depth_us, compute]) => {
-                Figures::PrefillGqa(PrefillFit {
-                    base_us,
-                    item_us,
-                    depth_us,
-                    compute: part(compute),
-                    ..fit.clone()
-                })
-            }
-            // Lists are as long as `list` made them.
-            _ => self.clone(),
+/// One figure of a formula: its place there, and how far it may be off.
+struct Slot<'f> {
+    name: &'static str,
+    value: &'f mut f64,
+    width: f64,
+    kind: Kind,
+}
+
+/// What a figure is.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// A time or a count of passes or rows.
+    Time,
+    /// A share of a peak, which ends at the peak.
+    Part,
+    /// A share of a link's rate in one direction; NVLS moves up to twice that.
+    Link,
+}
+
+impl Kind {
+    fn most(self) -> f64 {
+        match self {
+            Kind::Time => f64::INFINITY,
+            Kind::Part => 1.0,
+            Kind::Link => 2.0,
         }
     }
 }
 
-fn decode(fit: &DecodeFit, [base_us, item_us, split_us, memory, compute]: [f64; 5]) -> DecodeFit {
-    DecodeFit {
-        base_us,
-        item_us,
-        split_us,
-        memory: memory.min(1.0),
-        compute: compute.min(1.0),
-        ..fit.clone()
+impl Slot<'_> {
+    fn figure(&self) -> Figure {
+        let (start, width) = match self.kind {
+            // One that is 0 was left out by an earlier fit, of other kernels: it begins small, and may
+            // be anything.
+            Kind::Time if *self.value < LEFT_OUT => (0.1, self.width.max(GUESSED)),
+            Kind::Time => (self.value.max(0.01), self.width),
+            Kind::Part | Kind::Link => (*self.value, self.width),
+        };
+        Figure {
+            name: self.name,
+            start,
+            width,
+        }
     }
+}
+
+fn time<'f>(name: &'static str, value: &'f mut f64, width: f64) -> Slot<'f> {
+    let kind = Kind::Time;
+    Slot {
+        name,
+        value,
+        width,
+        kind,
+    }
+}
+
+fn part<'f>(name: &'static str, value: &'f mut f64, width: f64) -> Slot<'f> {
+    let kind = Kind::Part;
+    Slot {
+        name,
+        value,
+        width,
+        kind,
+    }
+}
+
+fn link<'f>(name: &'static str, value: &'f mut f64, width: f64) -> Slot<'f> {
+    let kind = Kind::Link;
+    Slot {
+        name,
+        value,
+        width,
+        kind,
+    }
+}
+
+/// The figures of a collective of NCCL; none for an all-to-all of symmetric buffers.
+fn ring(
+    c: &CollectiveFit,
+    kind: CollectiveKind,
+    registration: BufferRegistration,
+) -> Option<&RingFit> {
+    Some(match (kind, registration) {
+        (CollectiveKind::AllGather, BufferRegistration::Symmetric) => {
+            c.symmetric_all_gather.as_ref().unwrap_or(&c.symmetric)
+        }
+        (CollectiveKind::ReduceScatter, BufferRegistration::Symmetric) => {
+            c.symmetric_reduce_scatter.as_ref().unwrap_or(&c.symmetric)
+        }
+        (CollectiveKind::AllReduce, BufferRegistration::Symmetric) => {
+            c.symmetric_all_reduce.as_ref().unwrap_or(&c.symmetric)
+        }
+        (CollectiveKind::AllToAll, BufferRegistration::Symmetric) => return None,
+        (CollectiveKind::AllGather, _) => &c.all_gather,
+        (CollectiveKind::ReduceScatter, _) => &c.reduce_scatter,
+        (CollectiveKind::AllReduce, _) => &c.all_reduce,
+        (CollectiveKind::AllToAll, _) => &c.all_to_all,
+    })
 }
 
 /// An exchange over peer memory before it is measured: what it was, or the latency of the one-shot

@@ -4,7 +4,8 @@ use super::figures::Figures;
 use super::fit::{Problem, Solution};
 use super::summary::median;
 use parplan_profiles::calibration::{
-    Before, Class, Errors, Experiment, Parameter, Probe, Range, Sample, Term,
+    Before, Class, DecodeGqaShape, DecodeMlaShape, Errors, Experiment, Parameter, Probe, Range,
+    Sample, Term,
 };
 use parplan_profiles::{EfficiencyProfile, GpuArchitecture, GpuProfile, Overheads};
 use std::collections::BTreeMap;
@@ -220,32 +221,24 @@ fn quantities(e: &Experiment) -> Vec<(&'static str, f64)> {
             ("n", f64::from(n)),
             ("k", f64::from(k)),
         ],
-        Probe::Experts {
-            tokens,
-            experts,
-            hidden,
-            intermediate,
-            ..
-        } => vec![
-            ("tokens", f64::from(tokens)),
-            ("experts", f64::from(experts)),
-            ("hidden", f64::from(hidden)),
-            ("intermediate", f64::from(intermediate)),
+        Probe::Experts(s) => vec![
+            ("tokens", f64::from(s.tokens)),
+            ("experts", f64::from(s.experts)),
+            ("hidden", f64::from(s.hidden)),
+            ("intermediate", f64::from(s.intermediate)),
         ],
-        Probe::DecodeGqa {
+        Probe::DecodeGqa(DecodeGqaShape {
             requests, context, ..
-        }
-        | Probe::DecodeMla {
+        })
+        | Probe::DecodeMla(DecodeMlaShape {
             requests, context, ..
-        } => vec![
+        }) => vec![
             ("requests", f64::from(requests)),
             ("context", f64::from(context)),
         ],
-        Probe::PrefillGqa {
-            sequences, tokens, ..
-        } => vec![
-            ("sequences", f64::from(sequences)),
-            ("tokens", f64::from(tokens)),
+        Probe::PrefillGqa(s) => vec![
+            ("sequences", f64::from(s.sequences)),
+            ("tokens", f64::from(s.tokens)),
         ],
         Probe::MetadataSync { .. }
         | Probe::Kernels { .. }

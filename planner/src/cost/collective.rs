@@ -232,7 +232,7 @@ impl OpCosts<'_> {
                 own.kernel(t.kind, t.bytes, ranks, wire)
             } else {
                 // Neither tables nor samples are of kernels that multicast. A switch that multicasts
-                // and reduces moves n + n/R bytes a rank (engine-facts D5), and how far such kernels
+                // and reduces moves n + n/R bytes a rank, and how far such kernels
                 // lose to the ordinary ones was not measured: the faster of the two.
                 let reduces = t.kind == Collective::AllReduce && self.multicast && ranks > 2.0;
                 let wire = if reduces {

@@ -7,18 +7,6 @@ use parplan_profiles::Dtype;
 use parplan_profiles::efficiency::EfficiencyProfile;
 use proptest::prelude::*;
 
-const WEIGHTS: [Dtype; 9] = [
-    Dtype::Fp32,
-    Dtype::Bf16,
-    Dtype::Fp8,
-    Dtype::Fp8Block,
-    Dtype::Int8,
-    Dtype::Int4,
-    Dtype::Nvfp4,
-    Dtype::Mxfp4,
-    Dtype::Mxfp8,
-];
-
 /// Every engine on every architecture, one of them on PCIe.
 fn each(check: impl Fn(&OpCosts<'_>) -> Result<(), TestCaseError>) -> Result<(), TestCaseError> {
     for engine in ["sglang", "vllm", "trtllm", "builtin"] {
@@ -59,7 +47,7 @@ proptest! {
 
     #[test]
     fn products(m in size(), n in 8u32..400, k in 2u32..300, w in 0usize..9, grow in growth(), axis in 0u8..3) {
-        let a = Gemm { m, n: f64::from(n) * 64.0, k: f64::from(k) * 64.0, weights: WEIGHTS[w] };
+        let a = Gemm { m, n: f64::from(n) * 64.0, k: f64::from(k) * 64.0, weights: Dtype::ALL[w] };
         let mut b = a;
         match axis {
             0 => b.m *= grow,
@@ -187,7 +175,7 @@ proptest! {
         let a = Moe {
             spread: 1.0,
             tokens, experts_local: f64::from(256u32 >> local.min(8)), experts_total: 256.0,
-            top_k: f64::from(top_k), hidden: 7168.0, intermediate: 2048.0, gated, weights: WEIGHTS[w], gathered,
+            top_k: f64::from(top_k), hidden: 7168.0, intermediate: 2048.0, gated, weights: Dtype::ALL[w], gathered,
             imbalance, deviations,
         };
         let b = Moe { tokens: tokens * grow, ..a };

@@ -10,19 +10,6 @@ use parplan_profiles::efficiency::{
 use parplan_profiles::{Dtype, GpuProfile, LinkKind, TensorRate};
 use std::collections::BTreeMap;
 
-/// Formats in the order of their discriminants.
-const DTYPES: [Dtype; 9] = [
-    Dtype::Fp32,
-    Dtype::Bf16,
-    Dtype::Fp8,
-    Dtype::Fp8Block,
-    Dtype::Int8,
-    Dtype::Int4,
-    Dtype::Nvfp4,
-    Dtype::Mxfp4,
-    Dtype::Mxfp8,
-];
-
 /// Why figures could not be resolved.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum CostError {
@@ -301,8 +288,8 @@ fn all<T, U: Copy>(
     map: &BTreeMap<Dtype, T>,
     resolve: impl Fn(&T) -> U,
 ) -> Result<[U; 9], CostError> {
-    let mut out = [resolve(pick(profile, class, map, DTYPES[0])?); 9];
-    for (slot, dtype) in out.iter_mut().zip(DTYPES) {
+    let mut out = [resolve(pick(profile, class, map, Dtype::ALL[0])?); 9];
+    for (slot, dtype) in out.iter_mut().zip(Dtype::ALL) {
         *slot = resolve(pick(profile, class, map, dtype)?);
     }
     Ok(out)
@@ -364,7 +351,7 @@ impl<'a> OpCosts<'a> {
             gated_delta: peaks.scan(&p.gated_delta),
             mamba2: peaks.scan(&p.mamba2),
             moe: all(p, "moe", &p.moe, |f| peaks.moe(f))?,
-            moe_alternative: DTYPES.map(|d| p.moe_alternative.get(&d).map(|f| peaks.moe(f))),
+            moe_alternative: Dtype::ALL.map(|d| p.moe_alternative.get(&d).map(|f| peaks.moe(f))),
             rings: [
                 peaks.ring(&c.all_gather),
                 peaks.ring(&c.reduce_scatter),

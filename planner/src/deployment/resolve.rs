@@ -6,7 +6,7 @@ use crate::kv::{self, KvFootprint};
 use crate::memory::{self, MemoryInput, MemoryResult, Transients};
 use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
 use crate::plan::Choice;
-use crate::question::{GraphSizes, Settings, Speculation, Traffic};
+use crate::question::{GraphSizes, Settings, Traffic};
 use crate::reserve::{self, Draft, ReserveContext};
 use crate::serve::open::Answer;
 use crate::shard::Shard;
@@ -15,7 +15,7 @@ use crate::step::pass::ACTIVATION_BYTES;
 use crate::volume::Exchange;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{self, GraphUnit, PaddingRule};
-use parplan_profiles::{Attention, ModelProfile};
+use parplan_profiles::{Attention, ModelProfile, Speculation};
 
 /// Padded share of a captured graph that the recommended capture list accepts.
 const GRAPH_WASTE: f64 = 0.125;
@@ -213,18 +213,15 @@ impl<'a> Deployment<'a> {
             f64::from(chunk_flag)
         };
         let limit = graphs::per_rank(rules, &context, asked);
-        let capture = if choice.cuda_graphs {
-            match &settings.graph_sizes {
-                Some(GraphSizes::Listed(sizes)) => graphs::explicit_list(rules, &context, sizes),
-                Some(GraphSizes::Engine) => graphs::default_list(rules, &context),
-                None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
-            }
-        } else {
-            CaptureList {
+        let capture = match &settings.graph_sizes {
+            _ if !choice.cuda_graphs => CaptureList {
                 unit: rules.graphs.unit,
                 sizes: Vec::new(),
                 lost: Vec::new(),
-            }
+            },
+            Some(GraphSizes::Listed(sizes)) => graphs::explicit_list(rules, &context, sizes),
+            Some(GraphSizes::Engine) => graphs::default_list(rules, &context),
+            None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
         };
         // The engine reserves memory by the largest size that it is told, or by its own, whether or not so
         // many requests can run.
@@ -234,16 +231,6 @@ impl<'a> Deployment<'a> {
             }
             _ => capture.largest().or(Some(1)),
         };
-        let in_requests: Vec<u32> = capture
-            .sizes
-            .iter()
-            .map(|&size| match capture.unit {
-                GraphUnit::RequestsPerRank => size,
-                GraphUnit::RequestsOfAllRanks => size / layout.attention_dp.max(1),
-                GraphUnit::Tokens => size / (width as u32).max(1),
-            })
-            .filter(|&size| size > 0)
-            .collect();
         let draft = if spec.is_some() {
             Draft::Eagle
         } else {
@@ -272,14 +259,16 @@ impl<'a> Deployment<'a> {
                 missing: 0.0,
                 overcommitted: 0.0,
             },
-            buckets: in_requests,
+            buckets: in_requests(&capture, layout.attention_dp, width as u32),
             capture,
-            sizes_were_listed: choice.cuda_graphs && matches!(settings.graph_sizes, Some(GraphSizes::Listed(_))),
+            sizes_were_listed: choice.cuda_graphs
+                && matches!(settings.graph_sizes, Some(GraphSizes::Listed(_))),
             chunk_flag,
             chunk_tokens,
             context_limit: f64::from(settings.context_length.unwrap_or(setup.model.max_position)),
             running_per_rank: f64::from(limit),
             limit_per_rank: limit,
+            company_steps: settings.company_steps.unwrap_or(0),
             receive_interval: settings.receive_interval.unwrap_or_else(|| {
                 let scheduler = &rules.scheduler;
                 scheduler.receive_interval(sm(setup.gpu), of_replica, layout.attention_dp)
@@ -412,6 +401,20 @@ impl<'a> Deployment<'a> {
         });
         self.running_per_rank = limit.min(self.requests_held(traffic).max(0.0));
     }
+}
+
+/// Sizes of a capture list in requests of one rank, each of `width` tokens.
+fn in_requests(capture: &CaptureList, dp: u32, width: u32) -> Vec<u32> {
+    capture
+        .sizes
+        .iter()
+        .map(|&size| match capture.unit {
+            GraphUnit::RequestsPerRank => size,
+            GraphUnit::RequestsOfAllRanks => size / dp.max(1),
+            GraphUnit::Tokens => size / width.max(1),
+        })
+        .filter(|&size| size > 0)
+        .collect()
 }
 
 /// A count of requests, at least one.

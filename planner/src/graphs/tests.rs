@@ -249,13 +249,41 @@ fn the_unit_is_the_engines() {
     assert_eq!(size, 96);
 }
 
+/// The fewest sizes that cover `batches`, found by going through them all.
+fn listed(
+    rules: &EngineRules,
+    context: &GraphContext<'_>,
+    batches: &[u32],
+    waste: f64,
+) -> CaptureList {
+    let multiple = capture_multiple(rules, context);
+    let up = |batch: u32| batch.div_ceil(multiple).saturating_mul(multiple);
+    let mut left = batches.to_vec();
+    let mut sizes = Vec::new();
+    while let Some(largest) = left.pop() {
+        let size = up(largest);
+        sizes.push(size);
+        left.retain(|&batch| {
+            let most = (f64::from(batch) * (1.0 + waste)).floor() as u32;
+            most.max(up(batch)) < size
+        });
+    }
+    sizes.sort_unstable();
+    CaptureList {
+        unit: rules.graphs.unit,
+        sizes,
+        lost: Vec::new(),
+    }
+}
+
 #[test]
-fn a_recommended_list_is_the_fewest_that_covers() {
+fn a_covering_list_is_the_fewest_that_covers() {
     let rules = rules("sglang");
     let context = on(8, 2, H100);
     let batches: Vec<u32> = (1..=100).collect();
     for waste in [0.0, 0.1, 0.25, 1.0] {
-        let list = recommended_list(&rules, &context, &batches, waste);
+        let list = covering_list(&rules, &context, 100, 1, waste);
+        assert_eq!(list, listed(&rules, &context, &batches, waste));
         assert_eq!(list.largest(), Some(100));
         let kept = explicit_list(&rules, &context, &list.sizes);
         assert!(kept.lost.is_empty());
@@ -265,15 +293,11 @@ fn a_recommended_list_is_the_fewest_that_covers() {
             assert!(f64::from(size) <= allowed.max(f64::from(batch.next_multiple_of(4))));
         }
     }
-    let exact = recommended_list(&rules, &context, &[7, 32, 33], 0.0);
-    assert_eq!(exact.sizes, vec![8, 32, 36]);
-    let one = recommended_list(&rules, &context, &[20, 24], 0.25);
-    assert_eq!(one.sizes, vec![24]);
-    assert!(
-        recommended_list(&rules, &context, &[0], 0.1)
-            .sizes
-            .is_empty()
+    assert_eq!(
+        covering_list(&rules, &context, 10, 1, 0.0).sizes,
+        vec![4, 8, 12]
     );
+    assert!(covering_list(&rules, &context, 0, 1, 0.1).sizes.is_empty());
 }
 
 #[test]
@@ -287,16 +311,12 @@ fn odd_numbers_do_not_break_anything() {
     };
     assert!(default_list(&rules, &context).sizes.len() <= MOST_SIZES);
     assert!(explicit_list(&rules, &context, &[0, 0]).sizes.is_empty());
-    assert!(
-        !recommended_list(&rules, &context, &[u32::MAX], f64::INFINITY)
-            .sizes
-            .is_empty()
-    );
+    let most = covering_list(&rules, &context, u32::MAX, u32::MAX, f64::INFINITY);
+    assert_eq!(most.sizes.len(), 1);
 }
 
-/// The list for contiguous batches is the list for those batches.
 #[test]
-fn a_covering_list_is_the_recommended_list_of_all_its_batches() {
+fn a_covering_list_is_that_of_its_batches_one_by_one() {
     for engine in ["sglang", "sglang@0.5.6.post2", "vllm", "trtllm", "builtin"] {
         let rules = rules(engine);
         for (tp, attention_dp, width) in [(8, 1, 1), (8, 2, 1), (8, 8, 1), (8, 2, 3), (4, 1, 2)] {
@@ -309,7 +329,7 @@ fn a_covering_list_is_the_recommended_list_of_all_its_batches() {
                 let batches: Vec<u32> = (1..=count).map(|n| n * width).collect();
                 assert_eq!(
                     covering_list(&rules, &context, count, width, 0.125),
-                    recommended_list(&rules, &context, &batches, 0.125),
+                    listed(&rules, &context, &batches, 0.125),
                     "{engine} tp{tp} dp{attention_dp} width {width} count {count}"
                 );
             }

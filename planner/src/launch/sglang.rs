@@ -2,7 +2,8 @@
 
 use super::words::Words;
 use super::{
-    DraftMethod, LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, no_option,
+    DraftMethod, LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, load_name,
+    no_option,
 };
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::flags::Meaning;
@@ -51,9 +52,11 @@ pub(super) fn command(
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
     words.maybe(Meaning::ReceiveInterval, spec.receive_interval)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
-    words.maybe(Meaning::Quantization, spec.quantization)?;
+    if let Some(dtype) = spec.quantization {
+        words.say(Meaning::Quantization, load_name(rules, dtype)?)?;
+    }
     if let Some(dtype) = spec.kv_dtype {
-        words.say(Meaning::KvDtype, &kv_name(rules, dtype)?)?;
+        words.say(Meaning::KvDtype, kv_name(rules, dtype)?)?;
     }
     words.maybe(Meaning::ContextLength, spec.context_length)?;
     words.maybe(Meaning::PageSize, spec.page_size)?;

@@ -109,6 +109,28 @@ fn spellings_follow_the_version() {
         error.contains("a KV cache in nvfp4") && error.contains("bf16, fp8"),
         "{error}"
     );
+    let loaded = |format| LaunchSpec {
+        quantization: Some(format),
+        ..spec(TP8)
+    };
+    assert!(line("vllm", &loaded(Dtype::Fp8)).contains(" --quantization fp8 "));
+    for (name, format, says) in [
+        (
+            "vllm",
+            Dtype::Nvfp4,
+            "quantising weights to nvfp4; it takes fp8",
+        ),
+        (
+            "trtllm",
+            Dtype::Fp8,
+            "quantising weights to fp8; leave it out",
+        ),
+    ] {
+        let error = launch(&engine(name), &loaded(format))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! `trtllm-serve`, printed only: nobody ran it through the engine's parser.
 
 use super::words::Words;
-use super::{LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, no_option};
+use super::{
+    LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, load_name, no_option,
+};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::flags::Meaning;
 use serde_json::{Map, Value, json};
@@ -45,6 +47,9 @@ pub(super) fn command(
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
     words.maybe(Meaning::ContextLength, spec.context_length)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
+    if let Some(dtype) = spec.quantization {
+        words.say(Meaning::Quantization, load_name(rules, dtype)?)?;
+    }
     words.switch(Meaning::TrustRemoteCode, spec.trust_remote_code)?;
     words.switch(Meaning::SymmetricMemory, spec.symmetric_memory)?;
 

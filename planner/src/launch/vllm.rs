@@ -1,7 +1,7 @@
 //! `vllm serve`.
 
 use super::words::Words;
-use super::{LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name};
+use super::{LaunchError, LaunchSpec, NodeCommand, Place, draft_name, kv_name, load_name};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::flags::Meaning;
 use serde_json::json;
@@ -41,9 +41,11 @@ pub(super) fn command(
     )?;
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
-    words.maybe(Meaning::Quantization, spec.quantization)?;
+    if let Some(dtype) = spec.quantization {
+        words.say(Meaning::Quantization, load_name(rules, dtype)?)?;
+    }
     if let Some(dtype) = spec.kv_dtype {
-        words.say(Meaning::KvDtype, &kv_name(rules, dtype)?)?;
+        words.say(Meaning::KvDtype, kv_name(rules, dtype)?)?;
     }
     words.maybe(Meaning::ContextLength, spec.context_length)?;
     words.maybe(Meaning::PageSize, spec.page_size)?;

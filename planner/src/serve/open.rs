@@ -161,6 +161,7 @@ mod tests {
             request_overhead_us: 0.0,
             balance_steps: 0.0,
             receive_steps: 1.0,
+            company_steps: 0.0,
         }
     }
 

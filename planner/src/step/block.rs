@@ -4,7 +4,7 @@ use super::meter::Meter;
 use super::pass::{ACTIVATION_BYTES, Pass};
 use super::tally::Op;
 use crate::cost::{ExpertExchange, ExpertMode, Gemm, Moe, Operation};
-use crate::shard::{Block, Linear, ShardGroup};
+use crate::shard::{Block, Linear, MoeShard, ShardGroup};
 use crate::volume::{Exchange, Rows, dispatch_element_bytes};
 use parplan_profiles::Dtype;
 
@@ -32,79 +32,74 @@ impl Meter<'_, '_> {
                 );
                 self.elementwise(n, ffn_rows * (up.n + down.k) * ACTIVATION_BYTES, 1.0);
             }
-            Block::Moe {
-                router,
-                dims,
-                experts_local,
-                intermediate,
-                width,
-                dtype,
-                shared,
-                latent,
-            } => {
-                // With an all-to-all, routing happens before tokens leave their rank.
-                if router.dtype == Dtype::Fp32 {
-                    // Rows are turned into fp32 first.
-                    self.elementwise(n, ffn_rows * router.k * (ACTIVATION_BYTES + 4.0), 1.0);
-                }
-                self.linear(Op::Router, n, ffn_rows, router);
-                self.choose(n, ffn_rows, router.n);
-                let ep = f64::from(self.fixed.ep.max(1));
-                let tokens = if exchange == Exchange::AllToAll {
-                    pass.rows_sum
-                } else {
-                    ffn_rows
-                };
-                let per_rank = tokens * f64::from(dims.top_k) / ep;
-                let deviations = if self.fixed.exchanges {
-                    self.fixed.busiest_rank
-                } else {
-                    0.0
-                };
-                let moe = Moe {
-                    tokens,
-                    experts_local: *experts_local,
-                    experts_total: f64::from(dims.experts),
-                    top_k: f64::from(dims.top_k),
-                    hidden: *width,
-                    intermediate: *intermediate,
-                    gated: dims.gated,
-                    weights: *dtype,
-                    gathered: exchange != Exchange::AllToAll,
-                    spread: self.fixed.expert_spread,
-                    // A rank that runs alone is any of them, not the busiest.
-                    imbalance: imbalance(deviations, ep, per_rank),
-                    deviations,
-                };
-                let routed = Operation::Moe(moe);
-                self.add(Op::Experts, n, &routed);
-                if exchange == Exchange::AllToAll && ep > 1.0 {
-                    self.exchange(n, pass, rows, &moe, ep);
-                }
-                let own = if exchange == Exchange::AllToAll {
-                    rows.max
-                } else {
-                    ffn_rows
-                };
-                if let Some((up, down)) = latent {
-                    self.pair(Op::Experts, n, own, up, down);
-                }
-                if let Some((up, down)) = shared {
-                    let before = self.tally.us(Op::SharedExperts);
-                    self.pair(Op::SharedExperts, n, own, up, down);
-                    if pass.graph && own <= self.fixed.shared_beside_rows {
-                        let alone = self.tally.us(Op::SharedExperts) - before;
-                        let bytes = n * self.roofline(own, up, down);
-                        let beside = n * routed.us(self.fixed.costs);
-                        // What the two share is the memory: the bytes of one are read beside the other's
-                        // launches and tails, not beside its bytes.
-                        let hidden = (alone - bytes).clamp(0.0, beside);
-                        self.tally.hide(Op::SharedExperts, hidden);
-                    }
-                }
-            }
+            Block::Moe(moe) => self.moe(n, pass, rows, exchange, moe),
         }
         self.norm(n, rows.max, hidden);
+    }
+
+    /// Router, experts with what carries rows to them, shared experts.
+    fn moe(&mut self, n: f64, pass: &Pass, rows: &Rows, exchange: Exchange, moe: &MoeShard) {
+        let ffn_rows = rows.ffn(exchange);
+        // With an all-to-all, routing happens before tokens leave their rank.
+        if moe.router.dtype == Dtype::Fp32 {
+            // Rows are turned into fp32 first.
+            self.elementwise(n, ffn_rows * moe.router.k * (ACTIVATION_BYTES + 4.0), 1.0);
+        }
+        self.linear(Op::Router, n, ffn_rows, &moe.router);
+        self.choose(n, ffn_rows, moe.router.n);
+        let ep = f64::from(self.fixed.ep.max(1));
+        let tokens = if exchange == Exchange::AllToAll {
+            pass.rows_sum
+        } else {
+            ffn_rows
+        };
+        let per_rank = tokens * f64::from(moe.dims.top_k) / ep;
+        let deviations = if self.fixed.exchanges {
+            self.fixed.busiest_rank
+        } else {
+            0.0
+        };
+        let experts = Moe {
+            tokens,
+            experts_local: moe.experts_local,
+            experts_total: f64::from(moe.dims.experts),
+            top_k: f64::from(moe.dims.top_k),
+            hidden: moe.width,
+            intermediate: moe.intermediate,
+            gated: moe.dims.gated,
+            weights: moe.dtype,
+            gathered: exchange != Exchange::AllToAll,
+            spread: self.fixed.expert_spread,
+            // A rank that runs alone is any of them, not the busiest.
+            imbalance: imbalance(deviations, ep, per_rank),
+            deviations,
+        };
+        let routed = Operation::Moe(experts);
+        self.add(Op::Experts, n, &routed);
+        if exchange == Exchange::AllToAll && ep > 1.0 {
+            self.exchange(n, pass, rows, &experts, ep);
+        }
+        let own = if exchange == Exchange::AllToAll {
+            rows.max
+        } else {
+            ffn_rows
+        };
+        if let Some((up, down)) = &moe.latent {
+            self.pair(Op::Experts, n, own, up, down);
+        }
+        if let Some((up, down)) = &moe.shared {
+            let before = self.tally.us(Op::SharedExperts);
+            self.pair(Op::SharedExperts, n, own, up, down);
+            if pass.graph && own <= self.fixed.shared_beside_rows {
+                let alone = self.tally.us(Op::SharedExperts) - before;
+                let bytes = n * self.roofline(own, up, down);
+                let beside = n * routed.us(self.fixed.costs);
+                // What the two share is the memory: the bytes of one are read beside the other's
+                // launches and tails, not beside its bytes.
+                let hidden = (alone - bytes).clamp(0.0, beside);
+                self.tally.hide(Op::SharedExperts, hidden);
+            }
+        }
     }
 
     /// Two products with an activation between them.

@@ -7,7 +7,7 @@
 //! the library calls that launch one, as the engines' model code has them.
 
 use crate::cost::{OpCosts, Operation};
-use crate::shard::{Block, Linear, Mixer, Shard, ShardGroup};
+use crate::shard::{Block, Linear, Mixer, MoeShard, Shard, ShardGroup};
 use parplan_profiles::Dtype;
 use parplan_profiles::engine::rules::KernelRule;
 
@@ -35,11 +35,8 @@ pub fn of(shard: &Shard) -> f64 {
 /// Kernels of a stage in a captured decode step, one after the other: shared experts run beside the
 /// routed ones.
 pub fn in_graph(shard: &Shard, shared_beside: bool) -> f64 {
-    let beside = |group: &ShardGroup| match &group.block {
-        Block::Moe {
-            shared: Some((up, down)),
-            ..
-        } if shared_beside => SHARED + quantise(&[*up, *down]),
+    let beside = |group: &ShardGroup| match group.block {
+        Block::Moe(moe) if shared_beside => of_shared(&moe),
         _ => 0.0,
     };
     shard
@@ -49,8 +46,8 @@ pub fn in_graph(shard: &Shard, shared_beside: bool) -> f64 {
             // A step of a recurrence is one kernel where a chunked scan has several, with its state
             // written in place.
             let scan = match group.mixer {
-                Mixer::GatedDelta { .. } => 10.0,
-                Mixer::Mamba2 { .. } => 6.0,
+                Mixer::GatedDelta(_) => 10.0,
+                Mixer::Mamba2(_) => 6.0,
                 _ => 0.0,
             };
             group.layers * (of_layer(group) - beside(group) - scan)
@@ -87,38 +84,30 @@ pub(super) fn of_operation(
     (kernels, 0.0)
 }
 
+/// The kernels of a layer's shared expert.
+fn of_shared(moe: &MoeShard) -> f64 {
+    moe.shared
+        .map_or(0.0, |(up, down)| SHARED + quantise(&[up, down]))
+}
+
 fn of_layer(group: &ShardGroup) -> f64 {
     let norms = 2.0;
     let mixer = match &group.mixer {
         Mixer::None => 0.0,
         // Projection, rotary embedding, cache write, attention, output projection, sum over ranks.
         // A norm over all heads: conversion, squares, sum over ranks, its application to Q and to K.
-        Mixer::Gqa {
-            qkv,
-            out,
-            shared_norm,
-            ..
-        } => 6.0 + if *shared_norm { 5.0 } else { 0.0 } + quantise(&[*qkv, *out]),
+        Mixer::Gqa(a) => 6.0 + if a.shared_norm { 5.0 } else { 0.0 } + quantise(&[a.qkv, a.out]),
         // Beside those: the second compression, two norms, two expansions, the split and joined halves of
         // queries and keys; the indexer's projections, norm, rotation, cache write, logits and top-k.
-        Mixer::Mla {
-            down,
-            q_up,
-            kv_up,
-            out,
-            dims,
-            ..
-        } => {
-            let indexer = if dims.indexer.is_some() { 9.0 } else { 0.0 };
-            12.0 + indexer + quantise(&[*down, *q_up, *kv_up, *out])
+        Mixer::Mla(a) => {
+            let indexer = if a.dims.indexer.is_some() { 9.0 } else { 0.0 };
+            12.0 + indexer + quantise(&[a.down, a.q_up, a.kv_up, a.out])
         }
-        Mixer::Compressed {
-            down, q_up, out, ..
-        } => 24.0 + quantise(&[*down, *q_up, out.0, out.1]),
+        Mixer::Compressed(a) => 24.0 + quantise(&[a.down, a.q_up, a.out.0, a.out.1]),
         // Two projections, convolution, gates, two norms, the chunked scan's six kernels, state write,
         // gated norm, copies, output projection, sum.
-        Mixer::GatedDelta { input, out, .. } => 20.0 + quantise(&[*input, *out]),
-        Mixer::Mamba2 { input, out, .. } => 14.0 + quantise(&[*input, *out]),
+        Mixer::GatedDelta(a) => 20.0 + quantise(&[a.input, a.out]),
+        Mixer::Mamba2(a) => 14.0 + quantise(&[a.input, a.out]),
     };
     let block = match &group.block {
         Block::None => 0.0,
@@ -126,21 +115,14 @@ fn of_layer(group: &ShardGroup) -> f64 {
         // Router, top-k and sum over ranks. In fp4 three kernels that sort rows by expert, the
         // activations' format, two products (the activation in the first one's epilogue) and the
         // weighted sum; else five that sort and align, and the activation by itself.
-        Block::Moe {
-            router,
-            dtype,
-            shared,
-            ..
-        } => {
-            let conversion = f64::from(u8::from(router.dtype == Dtype::Fp32));
-            let experts = match dtype {
+        Block::Moe(moe) => {
+            let conversion = f64::from(u8::from(moe.router.dtype == Dtype::Fp32));
+            let experts = match moe.dtype {
                 Dtype::Nvfp4 | Dtype::Mxfp4 => 7.0,
                 Dtype::Bf16 => 8.0,
                 _ => 10.0,
             };
-            3.0 + conversion
-                + experts
-                + shared.map_or(0.0, |(up, down)| SHARED + quantise(&[up, down]))
+            3.0 + conversion + experts + of_shared(moe)
         }
     };
     norms + mixer + block

@@ -7,9 +7,14 @@ use crate::cost::{
     DecodeGqa, DecodeMla, GatedDeltaStep, Mamba2Step, MlaBmm, Operation, PrefillGqa, PrefillMla,
     SparseDecode, SparsePrefill,
 };
-use crate::shard::{Linear, Mixer, ShardGroup};
+use crate::shard::{GatedDeltaShard, GqaShard, Linear, Mamba2Shard, Mixer, MlaShard, ShardGroup};
 use crate::volume::{self, DcpMerge, DcpShape};
-use parplan_profiles::{Compressed, Dtype, Mla};
+use parplan_profiles::{Compressed, Dtype, Indexer, Mla};
+
+/// Bytes that an elementwise kernel moves over that many activations: read once and written once.
+fn moved(activations: f64) -> f64 {
+    activations * ACTIVATION_BYTES * 2.0
+}
 
 impl Meter<'_, '_> {
     /// Projections and attention of one group of layers; `rows` are this rank's.
@@ -17,170 +22,127 @@ impl Meter<'_, '_> {
         let n = group.layers;
         let rows = pass.rows_max;
         match &group.mixer {
-            Mixer::None => {}
-            Mixer::Gqa {
-                qkv,
-                out,
-                q_heads,
-                kv_heads,
-                head_dim,
-                v_head_dim,
-                window,
-                shared_norm,
-            } => {
-                self.linear_of(
-                    self.fixed.quantised.by_norm,
-                    Op::QkvProjection,
-                    n,
-                    rows,
-                    qkv,
-                );
-                if *shared_norm && self.fixed.attention_tp > 1 {
-                    self.shared_norm(n, rows, qkv.n);
-                }
-                let kernels = self.fixed.kernels.map_or(2.0, |k| f64::from(k.gqa));
-                self.elementwise(n, rows * qkv.n * ACTIVATION_BYTES * 2.0, kernels);
-                let window = window.map_or(f64::INFINITY, f64::from);
-                let dcp = f64::from(self.fixed.dcp);
-                if pass.decode_requests > 0.0 {
-                    let a = DecodeGqa {
-                        requests: pass.decode_requests,
-                        context: pass.context / dcp,
-                        q_tokens: pass.query_tokens,
-                        q_heads: q_heads * dcp,
-                        kv_heads: *kv_heads,
-                        head_dim: *head_dim,
-                        v_head_dim: *v_head_dim,
-                        kv: self.fixed.kv_dtype,
-                        window,
-                    };
-                    self.add(Op::DecodeAttention, n, &Operation::DecodeGqa(a));
-                    let merge = self.fixed.dcp_gqa;
-                    self.dcp(n, pass, *q_heads, *head_dim, *v_head_dim, merge);
-                }
-                if pass.prefill_tokens > 0.0 {
-                    let a = PrefillGqa {
-                        sequences: pass.prefill_prompts,
-                        new_tokens: pass.prefill_tokens / pass.prefill_prompts,
-                        prefix: pass.prefill_before,
-                        q_heads: *q_heads,
-                        // Prefill works on whole heads, gathered from the DCP group where it has one.
-                        kv_heads: (kv_heads / dcp).max(1.0),
-                        head_dim: *head_dim,
-                        v_head_dim: *v_head_dim,
-                        kv: self.fixed.kv_dtype,
-                        window,
-                    };
-                    self.add(Op::PrefillAttention, n, &Operation::PrefillGqa(a));
-                }
-                self.linear_of(
-                    self.fixed.quantised.by_attention,
-                    Op::OutProjection,
-                    n,
-                    rows,
-                    out,
-                );
+            Mixer::None => return,
+            Mixer::Gqa(shard) => self.gqa(n, pass, shard),
+            Mixer::Mla(shard) => self.mla(n, pass, shard),
+            Mixer::GatedDelta(shard) => self.gated_delta(n, pass, shard),
+            Mixer::Compressed(shard) => {
+                self.linear(Op::QkvProjection, n, rows, &shard.down);
+                self.linear(Op::QkvProjection, n, rows, &shard.q_up);
+                self.elementwise(n, moved(rows * (shard.down.n + shard.q_up.n)), 3.0);
+                self.compressed(n, pass, shard.heads, &shard.dims);
+                self.linear(Op::OutProjection, n, rows, &shard.out.0);
+                self.linear(Op::OutProjection, n, rows, &shard.out.1);
             }
-            Mixer::Mla {
-                down,
-                q_up,
-                kv_up,
-                out,
-                heads,
-                dims,
-            } => {
-                self.linear(Op::QkvProjection, n, rows, down);
-                self.linear(Op::QkvProjection, n, rows, q_up);
-                let kernels = self.fixed.kernels.map_or(3.0, |k| f64::from(k.mla));
-                self.elementwise(
-                    n,
-                    rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0,
-                    kernels,
-                );
-                match &dims.indexer {
-                    Some(_) => self.sparse(n, pass, *heads, dims),
-                    None => self.latent(n, pass, *heads, dims, kv_up),
-                }
-                self.linear(Op::OutProjection, n, rows, out);
-            }
-            Mixer::GatedDelta {
-                input,
-                scalars,
-                out,
-                k_heads,
-                v_heads,
-                dims,
-            } => {
-                self.linear(Op::QkvProjection, n, rows, input);
-                self.linear(Op::QkvProjection, n, rows, scalars);
-                // Parts of the projection put in order, and the gated norm of the result.
-                self.elementwise(n, rows * (input.n + out.k) * ACTIVATION_BYTES * 2.0, 2.0);
-                let step = |sequences, tokens| GatedDeltaStep {
-                    sequences,
-                    tokens,
-                    k_heads: *k_heads,
-                    v_heads: *v_heads,
-                    k_head_dim: f64::from(dims.k_head_dim),
-                    v_head_dim: f64::from(dims.v_head_dim),
-                };
-                if pass.decode_requests > 0.0 {
-                    let a = step(pass.decode_requests, pass.query_tokens);
-                    self.add(Op::DecodeAttention, n, &Operation::GatedDelta(a));
-                }
-                if pass.prefill_tokens > 0.0 {
-                    let a = step(
-                        pass.prefill_prompts,
-                        pass.prefill_tokens / pass.prefill_prompts,
-                    );
-                    self.add(Op::PrefillAttention, n, &Operation::GatedDelta(a));
-                }
-                self.linear(Op::OutProjection, n, rows, out);
-            }
-            Mixer::Compressed {
-                down,
-                q_up,
-                out,
-                heads,
-                dims,
-            } => {
-                self.linear(Op::QkvProjection, n, rows, down);
-                self.linear(Op::QkvProjection, n, rows, q_up);
-                self.elementwise(n, rows * (down.n + q_up.n) * ACTIVATION_BYTES * 2.0, 3.0);
-                self.compressed(n, pass, *heads, dims);
-                self.linear(Op::OutProjection, n, rows, &out.0);
-                self.linear(Op::OutProjection, n, rows, &out.1);
-            }
-            Mixer::Mamba2 {
-                input,
-                out,
-                heads,
-                dims,
-            } => {
-                self.linear(Op::QkvProjection, n, rows, input);
-                let step = |sequences, tokens| Mamba2Step {
-                    sequences,
-                    tokens,
-                    heads: *heads,
-                    head_dim: f64::from(dims.head_dim),
-                    state_size: f64::from(dims.state_size),
-                    groups: (f64::from(dims.groups) / f64::from(self.fixed.attention_tp)).max(1.0),
-                };
-                if pass.decode_requests > 0.0 {
-                    let a = step(pass.decode_requests, pass.query_tokens);
-                    self.add(Op::DecodeAttention, n, &Operation::Mamba2(a));
-                }
-                if pass.prefill_tokens > 0.0 {
-                    let a = step(
-                        pass.prefill_prompts,
-                        pass.prefill_tokens / pass.prefill_prompts,
-                    );
-                    self.add(Op::PrefillAttention, n, &Operation::Mamba2(a));
-                }
-                self.linear(Op::OutProjection, n, rows, out);
-            }
+            Mixer::Mamba2(shard) => self.mamba2(n, pass, shard),
         }
-        if !matches!(group.mixer, Mixer::None) {
-            self.norm(n, rows, hidden);
+        self.norm(n, rows, hidden);
+    }
+
+    fn gqa(&mut self, n: f64, pass: &Pass, shard: &GqaShard) {
+        let rows = pass.rows_max;
+        let by_norm = self.fixed.quantised.by_norm;
+        self.linear_of(by_norm, Op::QkvProjection, n, rows, &shard.qkv);
+        if shard.shared_norm && self.fixed.attention_tp > 1 {
+            self.shared_norm(n, rows, shard.qkv.n);
+        }
+        let kernels = self.fixed.kernels.map_or(2.0, |k| f64::from(k.gqa));
+        self.elementwise(n, moved(rows * shard.qkv.n), kernels);
+        let window = shard.window.map_or(f64::INFINITY, f64::from);
+        let dcp = f64::from(self.fixed.dcp);
+        if pass.decode_requests > 0.0 {
+            let a = DecodeGqa {
+                requests: pass.decode_requests,
+                context: pass.context / dcp,
+                q_tokens: pass.query_tokens,
+                q_heads: shard.q_heads * dcp,
+                kv_heads: shard.kv_heads,
+                head_dim: shard.head_dim,
+                v_head_dim: shard.v_head_dim,
+                kv: self.fixed.kv_dtype,
+                window,
+            };
+            self.add(Op::DecodeAttention, n, &Operation::DecodeGqa(a));
+            let (qk, v) = (shard.head_dim, shard.v_head_dim);
+            self.dcp(n, pass, shard.q_heads, qk, v, self.fixed.dcp_gqa);
+        }
+        if pass.prefill_tokens > 0.0 {
+            let a = PrefillGqa {
+                sequences: pass.prefill_prompts,
+                new_tokens: pass.prefill_tokens / pass.prefill_prompts,
+                prefix: pass.prefill_before,
+                q_heads: shard.q_heads,
+                // Prefill works on whole heads, gathered from the DCP group where it has one.
+                kv_heads: (shard.kv_heads / dcp).max(1.0),
+                head_dim: shard.head_dim,
+                v_head_dim: shard.v_head_dim,
+                kv: self.fixed.kv_dtype,
+                window,
+            };
+            self.add(Op::PrefillAttention, n, &Operation::PrefillGqa(a));
+        }
+        let by_attention = self.fixed.quantised.by_attention;
+        self.linear_of(by_attention, Op::OutProjection, n, rows, &shard.out);
+    }
+
+    fn mla(&mut self, n: f64, pass: &Pass, shard: &MlaShard) {
+        let rows = pass.rows_max;
+        self.linear(Op::QkvProjection, n, rows, &shard.down);
+        self.linear(Op::QkvProjection, n, rows, &shard.q_up);
+        let kernels = self.fixed.kernels.map_or(3.0, |k| f64::from(k.mla));
+        self.elementwise(n, moved(rows * (shard.down.n + shard.q_up.n)), kernels);
+        match &shard.dims.indexer {
+            Some(index) => self.sparse(n, pass, shard.heads, &shard.dims, index),
+            None => self.latent(n, pass, shard.heads, &shard.dims, &shard.kv_up),
+        }
+        self.linear(Op::OutProjection, n, rows, &shard.out);
+    }
+
+    fn gated_delta(&mut self, n: f64, pass: &Pass, shard: &GatedDeltaShard) {
+        let rows = pass.rows_max;
+        self.linear(Op::QkvProjection, n, rows, &shard.input);
+        self.linear(Op::QkvProjection, n, rows, &shard.scalars);
+        // Parts of the projection put in order, and the gated norm of the result.
+        self.elementwise(n, moved(rows * (shard.input.n + shard.out.k)), 2.0);
+        self.recurrence(n, pass, |sequences, tokens| {
+            Operation::GatedDelta(GatedDeltaStep {
+                sequences,
+                tokens,
+                k_heads: shard.k_heads,
+                v_heads: shard.v_heads,
+                k_head_dim: f64::from(shard.dims.k_head_dim),
+                v_head_dim: f64::from(shard.dims.v_head_dim),
+            })
+        });
+        self.linear(Op::OutProjection, n, rows, &shard.out);
+    }
+
+    fn mamba2(&mut self, n: f64, pass: &Pass, shard: &Mamba2Shard) {
+        self.linear(Op::QkvProjection, n, pass.rows_max, &shard.input);
+        let groups = (f64::from(shard.dims.groups) / f64::from(self.fixed.attention_tp)).max(1.0);
+        self.recurrence(n, pass, |sequences, tokens| {
+            Operation::Mamba2(Mamba2Step {
+                sequences,
+                tokens,
+                heads: shard.heads,
+                head_dim: f64::from(shard.dims.head_dim),
+                state_size: f64::from(shard.dims.state_size),
+                groups,
+            })
+        });
+        self.linear(Op::OutProjection, n, pass.rows_max, &shard.out);
+    }
+
+    /// A recurrence over the tokens of a pass: `step` gives it for sequences of so many tokens each.
+    fn recurrence(&mut self, n: f64, pass: &Pass, step: impl Fn(f64, f64) -> Operation) {
+        if pass.decode_requests > 0.0 {
+            let decode = step(pass.decode_requests, pass.query_tokens);
+            self.add(Op::DecodeAttention, n, &decode);
+        }
+        if pass.prefill_tokens > 0.0 {
+            let tokens = pass.prefill_tokens / pass.prefill_prompts;
+            let prefill = step(pass.prefill_prompts, tokens);
+            self.add(Op::PrefillAttention, n, &prefill);
         }
     }
 
@@ -231,8 +193,7 @@ impl Meter<'_, '_> {
     }
 
     /// Sparse MLA (DSA): absorbed in both phases, over the tokens that the indexer picks.
-    fn sparse(&mut self, n: f64, pass: &Pass, heads: f64, dims: &Mla) {
-        let Some(index) = dims.indexer else { return };
+    fn sparse(&mut self, n: f64, pass: &Pass, heads: f64, dims: &Mla, index: &Indexer) {
         let dcp = f64::from(self.fixed.dcp);
         let (lora, rope) = (
             f64::from(dims.kv_lora_rank),

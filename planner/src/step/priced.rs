@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 /// not share (measured over 616 pairs of serving runs, docs/serving.md: 0.57² of the variance).
 pub const OWN: f64 = 0.325;
 
-/// Spread of an operation of which no figures are known.
-const UNKNOWN: f64 = 0.5;
+/// Spread of an operation of which no figures are known: an assumption.
+pub(crate) const UNKNOWN: f64 = 0.5;
 
 /// 95th percentile of a normal law, in standard deviations: both ends of a 90 % interval.
 const END: f64 = 1.645;

@@ -182,15 +182,6 @@ impl Tally {
         self.count[op as usize]
     }
 
-    /// All kernel time, microseconds.
-    pub fn kernels_us(&self) -> f64 {
-        Op::ALL
-            .iter()
-            .filter(|op| op.is_kernel())
-            .map(|&op| self.us(op))
-            .sum()
-    }
-
     /// Everything, microseconds.
     pub fn total_us(&self) -> f64 {
         self.us.iter().sum()

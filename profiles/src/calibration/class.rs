@@ -1,8 +1,6 @@
 //! The classes that samples are fitted in.
 
-use super::experiment::{
-    BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay,
-};
+use super::{BufferRegistration, CollectiveKind, Experiment, LaunchMode, Probe, SyncWay};
 use crate::dtype::Dtype;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -73,10 +71,10 @@ impl Class {
             Probe::MemoryRead { .. } => Class::MemoryRead,
             Probe::MemoryCopy { .. } => Class::MemoryCopy,
             Probe::Gemm { weights, .. } => Class::Gemm(weights),
-            Probe::Experts { weights, .. } => Class::Experts(weights),
-            Probe::DecodeGqa { kv, .. } => Class::DecodeGqa(kv),
-            Probe::DecodeMla { kv, .. } => Class::DecodeMla(kv),
-            Probe::PrefillGqa { kv, .. } => Class::PrefillGqa(kv),
+            Probe::Experts(shape) => Class::Experts(shape.weights),
+            Probe::DecodeGqa(shape) => Class::DecodeGqa(shape.kv),
+            Probe::DecodeMla(shape) => Class::DecodeMla(shape.kv),
+            Probe::PrefillGqa(shape) => Class::PrefillGqa(shape.kv),
             Probe::GraphMemory { .. } => Class::GraphMemory,
             Probe::UsableMemory => Class::UsableMemory,
         }

@@ -1,6 +1,6 @@
 //! What an experiment found, raw values and all.
 
-use super::experiment::{Experiment, Unit};
+use super::{Experiment, Unit};
 use serde::{Deserialize, Serialize};
 
 /// One experiment's outcome.

@@ -86,11 +86,4 @@ impl Term {
             .find(|p| p.name == name)
             .map(|p| p.value)
     }
-
-    /// Whether a size lies outside what was measured by more than a factor of two.
-    pub fn extrapolates(&self, quantity: &str, size: f64) -> bool {
-        self.range
-            .iter()
-            .any(|r| r.quantity == quantity && (size > 2.0 * r.most || size < 0.5 * r.least))
-    }
 }

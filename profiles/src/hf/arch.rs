@@ -127,6 +127,20 @@ fn dense(intermediate: u32) -> Ffn {
     })
 }
 
+/// The feed-forward block of each layer: `first_k_dense_replace` dense ones, then `experts`.
+fn dense_then(text: &Fields<'_>, experts: Ffn) -> Result<Vec<Ffn>, Fault> {
+    let plain = text.or("first_k_dense_replace", 0)? as usize;
+    (0..text.depth("num_hidden_layers")?)
+        .map(|i| {
+            if i < plain {
+                Ok(dense(text.dimension("intermediate_size")?))
+            } else {
+                Ok(experts)
+            }
+        })
+        .collect()
+}
+
 fn layer(attention: Attention, ffn: Ffn, modules: Modules) -> LayerDraft {
     LayerDraft {
         attention: Some(attention),

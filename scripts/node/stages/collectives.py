@@ -52,23 +52,27 @@ def run(node, stage):
         )
     rounds = 1 if node.quick else node.rounds
     for turn in range(rounds):
+        seats = node.seats(turn) if node.nccl_tests else None
         for name, program in COLLECTIVES.items():
-            cases = [(f"{name}-{turn}-ours", None, None)]
-            if node.nccl_tests and program and node.gpus:
+            words = ["collectives", "--ranks", node.ranks, "--collective", name, "--sizes", sizes, *registrations, *timing]
+            if not (node.nccl_tests and program and node.gpus):
+                stage.run(f"{name}-{turn}-ours", node.run(*words), json.loads)
+                continue
+            # Launches one by one cost what the host takes: same launcher, same CPUs.
+            seated, environment = node.seated_run(seats, "collectives", *words[3:], "--launch", "stream")
+            cases = [
+                (f"{name}-{turn}-graph-ours", node.run(*words, "--launch", "graph"), json.loads, None),
+                (f"{name}-{turn}-stream-ours", seated, json.loads, environment),
+            ]
+            for registration, flag in REGISTRATIONS.items():
+                command = [f"{node.nccl_tests}/{program}_perf", "-b", SIZES[0], "-e", SIZES[-1], "-f", "4", "-g", "1",
+                           "-w", "5", "-n", "50", "-d", "bfloat16", "-R", flag, "-c", "0"]
                 cases += [
-                    (f"{name}-{turn}-theirs-{registration}-{launch}", flag, graph)
-                    for registration, flag in REGISTRATIONS.items()
-                    for launch, graph in (("stream", []), ("graph", ["-G", "5"]))
+                    (f"{name}-{turn}-theirs-{registration}-stream", node.seated(command, seats), theirs, node.mpi_env),
+                    (f"{name}-{turn}-theirs-{registration}-graph",
+                     [node.mpiexec, "-n", str(node.ranks), *command, "-G", "5"], theirs, node.mpi_env),
                 ]
             # Whoever comes first meets the cooler GPUs: take turns.
-            for case, flag, graph in cases if turn % 2 == 0 else cases[::-1]:
-                if flag is None:
-                    stage.run(case, node.run(
-                        "collectives", "--ranks", node.ranks, "--collective", name, "--sizes", sizes,
-                        *registrations, *timing), json.loads)
-                else:
-                    stage.run(case, [
-                        node.mpiexec, "-n", str(node.ranks), f"{node.nccl_tests}/{program}_perf",
-                        "-b", SIZES[0], "-e", SIZES[-1], "-f", "4", "-g", "1", "-w", "5", "-n", "50",
-                        "-d", "bfloat16", "-R", flag, "-c", "0", *graph], theirs, env=node.mpi_env)
+            for case, command, read, env in cases if turn % 2 == 0 else cases[::-1]:
+                stage.run(case, command, read, env=env)
     return stage.state()

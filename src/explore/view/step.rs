@@ -61,11 +61,7 @@ fn breakdown(step: &Breakdown, sources: &mut Vec<String>, pane: &mut Pane) {
             number::short(term.us),
             number::percent(share(term.us)),
             "█".repeat(cells),
-            format!(
-                "{} to {}",
-                number::short(term.low_us),
-                number::short(term.high_us)
-            ),
+            number::range(term.low_us, term.high_us),
             match term.roofline_us {
                 Some(best) if term.us > 0.0 => number::percent(best / term.us),
                 _ => "-".to_owned(),

@@ -30,11 +30,7 @@ pub fn lines(state: &State, theme: Theme, width: usize) -> Vec<Line<'static>> {
         grid.row([
             name.to_owned(),
             number::short(value.value),
-            format!(
-                "{} to {}",
-                number::short(value.low),
-                number::short(value.high)
-            ),
+            number::range(value.low, value.high),
             unit.to_owned(),
         ]);
     };

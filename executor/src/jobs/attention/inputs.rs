@@ -85,6 +85,42 @@ fn kv_seed(seed: u64, rank: usize, set: usize, values: bool) -> u64 {
     )
 }
 
+fn unusable(why: String) -> Error {
+    Error::Unusable(format!("attention: {why}"))
+}
+
+/// Shapes that kernels run, of requests that page numbers can tell apart.
+fn check_shapes(job: &AttentionJob, shard: Shard) -> Result<()> {
+    let (all, requests) = (job.shape, &job.requests);
+    all.check().map_err(|e| unusable(e.to_string()))?;
+    shard.check().map_err(|e| unusable(e.to_string()))?;
+    if !all.heads().is_multiple_of(shard.size) {
+        return Err(unusable(format!(
+            "{} query heads do not divide over {} ranks",
+            all.heads(),
+            shard.size
+        )));
+    }
+    if let Some((kv, queries)) = requests.iter().find(|(kv, queries)| queries > kv) {
+        return Err(unusable(format!(
+            "a request of {kv} KV tokens cannot have {queries} query tokens among them"
+        )));
+    }
+    // Page numbers are u32, and one of them means none.
+    let most = u64::from(u32::MAX >> 1);
+    let needed: u64 = requests
+        .iter()
+        .map(|r| shard.local_len(r.0).div_ceil(all.page) as u64)
+        .fold(0, u64::saturating_add);
+    if needed >= most {
+        return Err(unusable(format!(
+            "the KV cache would have {needed} pages; fewer than {most} can be told apart: \
+             shorten --context, or lessen --batch"
+        )));
+    }
+    Ok(())
+}
+
 impl Inputs {
     pub fn new(
         device: &dyn Device,
@@ -92,35 +128,8 @@ impl Inputs {
         job: &AttentionJob,
         shard: Shard,
     ) -> Result<Self> {
-        let all = job.shape;
-        let wrong = |why: String| Error::Unusable(format!("attention: {why}"));
-        all.check().map_err(|e| wrong(e.to_string()))?;
-        shard.check().map_err(|e| wrong(e.to_string()))?;
-        if !all.heads().is_multiple_of(shard.size) {
-            return Err(wrong(format!(
-                "{} query heads do not divide over {} ranks",
-                all.heads(),
-                shard.size
-            )));
-        }
-        let requests = job.requests.clone();
-        if let Some((kv, queries)) = requests.iter().find(|(kv, queries)| queries > kv) {
-            return Err(wrong(format!(
-                "a request of {kv} KV tokens cannot have {queries} query tokens among them"
-            )));
-        }
-        // Page numbers are u32, and one of them means none.
-        let most = u64::from(u32::MAX >> 1);
-        let needed: u64 = requests
-            .iter()
-            .map(|r| shard.local_len(r.0).div_ceil(all.page) as u64)
-            .fold(0, u64::saturating_add);
-        if needed >= most {
-            return Err(wrong(format!(
-                "the KV cache would have {needed} pages; fewer than {most} can be told apart: \
-                 shorten --context, or lessen --batch"
-            )));
-        }
+        check_shapes(job, shard)?;
+        let (all, requests) = (job.shape, job.requests.clone());
         let (table, max_pages, pages) = page_table(&all, shard, &requests, job.seed);
         let mut offsets = vec![0u32];
         let mut tokens = 0usize;
@@ -128,14 +137,14 @@ impl Inputs {
             tokens += r.1;
             offsets.push(
                 u32::try_from(tokens)
-                    .map_err(|_| wrong(format!("{tokens} query tokens are too many")))?,
+                    .map_err(|_| unusable(format!("{tokens} query tokens are too many")))?,
             );
         }
         let lens: Vec<u32> = requests
             .iter()
             .map(|r| {
                 u32::try_from(r.0)
-                    .map_err(|_| wrong(format!("a context of {} tokens is too long", r.0)))
+                    .map_err(|_| unusable(format!("a context of {} tokens is too long", r.0)))
             })
             .collect::<Result<_>>()?;
         let max_query = requests.iter().map(|r| r.1).max().unwrap_or(0);

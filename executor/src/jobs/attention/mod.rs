@@ -451,7 +451,6 @@ fn ceiling(gpu: &std::sync::Arc<Gpu>, control: &mut CpuCommunicator) -> Result<f
         repeats: 7,
         warmup: 2,
         graph_launches: 2,
-        fastest_cpu: false,
     };
     let (time, _) = timer.time(
         control,

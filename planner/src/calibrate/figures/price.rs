@@ -3,7 +3,9 @@
 use super::{Figures, Passes};
 use crate::cost::{DecodeGqa, DecodeMla, Gemm, Launch, Moe, PrefillGqa, Single};
 use parplan_profiles::GpuProfile;
-use parplan_profiles::calibration::{Experiment, LaunchMode, Probe};
+use parplan_profiles::calibration::{
+    DecodeGqaShape, DecodeMlaShape, Experiment, ExpertsShape, LaunchMode, PrefillGqaShape, Probe,
+};
 
 impl Passes {
     fn of(self, ranks: f64) -> f64 {
@@ -77,105 +79,83 @@ impl Figures {
                 let before = quantise.map_or(0.0, |(us, memory)| us + single.stream(rows, memory));
                 before + single.gemm(fit, &product)
             }
-            (
-                Figures::Moe(fit),
-                Probe::Experts {
-                    tokens,
-                    experts,
-                    top_k,
-                    hidden,
-                    intermediate,
-                    weights,
-                },
-            ) => single.moe(
-                fit,
-                &Moe {
-                    tokens: f64::from(tokens),
-                    experts_local: f64::from(experts),
-                    experts_total: f64::from(experts),
-                    top_k: f64::from(top_k),
-                    hidden: f64::from(hidden),
-                    intermediate: f64::from(intermediate),
-                    gated: true,
-                    weights,
-                    gathered: true,
-                    spread: 1.0,
-                    imbalance: 1.0,
-                    deviations: 0.0,
-                },
-            ),
-            (
-                Figures::DecodeGqa(fit),
-                Probe::DecodeGqa {
-                    requests,
-                    context,
-                    q_heads,
-                    kv_heads,
-                    head_dim,
-                    kv,
-                },
-            ) => single.decode_gqa(
-                fit,
-                &DecodeGqa {
-                    requests: f64::from(requests),
-                    context: f64::from(context),
-                    q_tokens: 1.0,
-                    q_heads: f64::from(q_heads),
-                    kv_heads: f64::from(kv_heads),
-                    head_dim: f64::from(head_dim),
-                    v_head_dim: f64::from(head_dim),
-                    kv,
-                    window: f64::INFINITY,
-                },
-            ),
-            (
-                Figures::DecodeMla(fit),
-                Probe::DecodeMla {
-                    requests,
-                    context,
-                    heads,
-                    kv_lora_rank,
-                    rope_dim,
-                    kv,
-                },
-            ) => single.decode_mla(
-                fit,
-                &DecodeMla {
-                    requests: f64::from(requests),
-                    context: f64::from(context),
-                    q_tokens: 1.0,
-                    heads: f64::from(heads),
-                    kv_lora_rank: f64::from(kv_lora_rank),
-                    rope_dim: f64::from(rope_dim),
-                    kv,
-                },
-            ),
-            (
-                Figures::PrefillGqa(fit),
-                Probe::PrefillGqa {
-                    sequences,
-                    tokens,
-                    q_heads,
-                    kv_heads,
-                    head_dim,
-                    kv,
-                },
-            ) => single.prefill_gqa(
-                fit,
-                &PrefillGqa {
-                    sequences: f64::from(sequences),
-                    new_tokens: f64::from(tokens),
-                    prefix: 0.0,
-                    q_heads: f64::from(q_heads),
-                    kv_heads: f64::from(kv_heads),
-                    head_dim: f64::from(head_dim),
-                    v_head_dim: f64::from(head_dim),
-                    kv,
-                    window: f64::INFINITY,
-                },
-            ),
+            (Figures::Moe(fit), Probe::Experts(shape)) => single.moe(fit, &shape.into()),
+            (Figures::DecodeGqa(fit), Probe::DecodeGqa(shape)) => {
+                single.decode_gqa(fit, &shape.into())
+            }
+            (Figures::DecodeMla(fit), Probe::DecodeMla(shape)) => {
+                single.decode_mla(fit, &shape.into())
+            }
+            (Figures::PrefillGqa(fit), Probe::PrefillGqa(shape)) => {
+                single.prefill_gqa(fit, &shape.into())
+            }
             // An experiment of another class has no time here, and no fit will find one.
             _ => f64::NAN,
+        }
+    }
+}
+
+impl From<ExpertsShape> for Moe {
+    fn from(shape: ExpertsShape) -> Moe {
+        Moe {
+            tokens: f64::from(shape.tokens),
+            experts_local: f64::from(shape.experts),
+            experts_total: f64::from(shape.experts),
+            top_k: f64::from(shape.top_k),
+            hidden: f64::from(shape.hidden),
+            intermediate: f64::from(shape.intermediate),
+            gated: true,
+            weights: shape.weights,
+            gathered: true,
+            spread: 1.0,
+            imbalance: 1.0,
+            deviations: 0.0,
+        }
+    }
+}
+
+impl From<DecodeGqaShape> for DecodeGqa {
+    fn from(shape: DecodeGqaShape) -> DecodeGqa {
+        DecodeGqa {
+            requests: f64::from(shape.requests),
+            context: f64::from(shape.context),
+            q_tokens: 1.0,
+            q_heads: f64::from(shape.q_heads),
+            kv_heads: f64::from(shape.kv_heads),
+            head_dim: f64::from(shape.head_dim),
+            v_head_dim: f64::from(shape.head_dim),
+            kv: shape.kv,
+            window: f64::INFINITY,
+        }
+    }
+}
+
+impl From<DecodeMlaShape> for DecodeMla {
+    fn from(shape: DecodeMlaShape) -> DecodeMla {
+        DecodeMla {
+            requests: f64::from(shape.requests),
+            context: f64::from(shape.context),
+            q_tokens: 1.0,
+            heads: f64::from(shape.heads),
+            kv_lora_rank: f64::from(shape.kv_lora_rank),
+            rope_dim: f64::from(shape.rope_dim),
+            kv: shape.kv,
+        }
+    }
+}
+
+impl From<PrefillGqaShape> for PrefillGqa {
+    fn from(shape: PrefillGqaShape) -> PrefillGqa {
+        PrefillGqa {
+            sequences: f64::from(shape.sequences),
+            new_tokens: f64::from(shape.tokens),
+            prefix: 0.0,
+            q_heads: f64::from(shape.q_heads),
+            kv_heads: f64::from(shape.kv_heads),
+            head_dim: f64::from(shape.head_dim),
+            v_head_dim: f64::from(shape.head_dim),
+            kv: shape.kv,
+            window: f64::INFINITY,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::mla::latent;
 use super::moe::shared_width;
-use super::{dense, layer};
+use super::{dense_then, layer};
 use crate::fault::Fault;
 use crate::hf::draft::{Draft, Modules};
 use crate::hf::fields::Fields;
@@ -44,21 +44,16 @@ pub(super) fn read(text: &Fields<'_>) -> Result<Draft, Fault> {
         ..DELTA
     };
     let experts = Ffn::Moe(experts(text)?);
-    let plain = text.or("first_k_dense_replace", 0)? as usize;
-    let depth = text.depth("num_hidden_layers")?;
-    let mut layers = Vec::with_capacity(depth);
-    for i in 0..depth {
-        let ffn = if i < plain {
-            dense(text.dimension("intermediate_size")?)
-        } else {
-            experts
-        };
-        layers.push(if full_layers.contains(&(i as u32 + 1)) {
-            layer(Attention::Mla(attention), ffn, full_modules)
-        } else {
-            layer(linear, ffn, DELTA)
-        });
-    }
+    let layers = (1..)
+        .zip(dense_then(text, experts)?)
+        .map(|(number, ffn)| {
+            if full_layers.contains(&number) {
+                layer(Attention::Mla(attention), ffn, full_modules)
+            } else {
+                layer(linear, ffn, DELTA)
+            }
+        })
+        .collect();
     if text.or("num_nextn_predict_layers", 0)? > 0 {
         return Err(text.fault(
             "num_nextn_predict_layers",

@@ -1,6 +1,6 @@
 //! Mixture-of-experts models with ordinary attention.
 
-use super::{dense, gqa, layer, window};
+use super::{dense, dense_then, gqa, layer, window};
 use crate::fault::Fault;
 use crate::hf::draft::{Draft, Modules};
 use crate::hf::fields::Fields;
@@ -73,17 +73,11 @@ pub(super) fn read_glm4(text: &Fields<'_>) -> Result<Draft, Fault> {
         ..gqa(text)?
     });
     let experts = Ffn::Moe(deepseek_experts(text)?);
-    let plain = text.or("first_k_dense_replace", 0)? as usize;
-    let depth = text.depth("num_hidden_layers")?;
-    let mut layers = Vec::with_capacity(depth);
-    for i in 0..depth {
-        let ffn = if i < plain {
-            dense(text.dimension("intermediate_size")?)
-        } else {
-            experts
-        };
-        layers.push(layer(attention, ffn, DEEPSEEK_MODULES));
-    }
+    let layers: Vec<_> = dense_then(text, experts)?
+        .into_iter()
+        .map(|ffn| layer(attention, ffn, DEEPSEEK_MODULES))
+        .collect();
+    let depth = layers.len();
     let mut draft = Draft::of(layers);
     draft.mtp_layers = text.or("num_nextn_predict_layers", 0)?;
     let mtp = layer(attention, experts, DEEPSEEK_MODULES);
