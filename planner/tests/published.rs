@@ -16,7 +16,7 @@ use parplan_profiles::{Dtype, Lengths, Speculation};
 const CASES: &str = include_str!("published_ab.txt");
 
 /// Those whose winner is still the wrong one; docs/ab.md says why, as far as that is known.
-const WRONG: &[&str] = &[];
+const WRONG: &[&str] = &["r1-h200-vllm-vs-trt", "v32-tp-vs-dp8", "air-vllm-sgl"];
 
 /// Two configurations that were measured within so much of each other (ln) are not told apart.
 const TIE: f64 = 0.06;
@@ -160,8 +160,9 @@ fn published_comparisons_keep_their_winners() {
         let tie = measured.ln().abs() < TIE;
         let right = measured.ln() * predicted.ln() > 0.0 || (tie && predicted.ln().abs() < TIE);
         println!(
-            "| {} | {} | {:.2} | {:.2} | {} |",
+            "| [{}]({}) | {} | {:.2} | {:.2} | {} |",
             case.get("name"),
+            case.get("source"),
             case.get("what"),
             measured,
             predicted,
