@@ -155,9 +155,22 @@ fn typed<W: Into<OsString> + Clone>(
 
 /// What clap refuses, in one line, and where the missing names are found.
 fn refusal(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::InvalidUtf8
+        && let Some((at, word)) = std::env::args_os()
+            .enumerate()
+            .find(|(_, word)| word.to_str().is_none())
+    {
+        return format!(
+            "argument {at} is `{}`, which is not UTF-8; names and values are given in UTF-8",
+            shortened(&word.to_string_lossy())
+        );
+    }
     let mut text = one_line(&error.render().to_string());
     if let Some((theirs, right)) = number_wanted(error) {
         text = text.replace(&theirs, right);
+    }
+    if let Some((theirs, right)) = range_wanted(error) {
+        text = text.replace(&theirs, &right);
     }
     let missing = error.kind() == ErrorKind::MissingRequiredArgument;
     if missing && (text.contains("--model") || text.contains("--gpu")) {
@@ -184,6 +197,20 @@ fn number_wanted(error: &clap::Error) -> Option<(String, &'static str)> {
         return None;
     };
     Some((source.to_string(), right))
+}
+
+/// Where a number is out of its range: Clap's words, and ours.
+fn range_wanted(error: &clap::Error) -> Option<(String, String)> {
+    let theirs = std::error::Error::source(error)?.to_string();
+    let (_, range) = theirs.split_once(" is not in ")?;
+    let right = match range.split_once("..=") {
+        Some((low, high)) => format!("must be a whole number from {low} to {high}"),
+        None => format!(
+            "must be a whole number of {} or more",
+            range.strip_suffix("..")?
+        ),
+    };
+    Some((theirs, right))
 }
 
 /// Clap's message without its usage block, as one line.
@@ -248,6 +275,19 @@ mod tests {
             );
             let theirs = ["digit found", "literal", "target type"];
             assert!(!theirs.iter().any(|t| line.contains(t)), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_told_the_range() {
+        for (run, option, value, right) in [
+            ("stack", "--scale", "0", "a whole number from 1 to 64"),
+            ("sync", "--rounds", "0", "a whole number from 1 to "),
+        ] {
+            let error = typed(["parplan", "run", run, option, value]).unwrap_err();
+            let line = refusal(&error);
+            assert!(line.contains(option) && line.contains(right), "{line}");
+            assert!(!line.contains(".."), "{line}");
         }
     }
 

@@ -4,6 +4,7 @@ use crate::args::QuestionArgs;
 use crate::failure::Failure;
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
+use parplan_planner::formats;
 use parplan_planner::question::{Settings, Traffic};
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::{
@@ -20,7 +21,9 @@ mod traffic;
 pub mod workload;
 
 pub use assume::Assumptions;
-pub use names::{DEFAULT_ENGINE, as_path, library, model_named, user_folder};
+pub use names::{
+    DEFAULT_ENGINE, as_path, library, library_to_be, model_named, plan_again_hint, user_folder,
+};
 
 /// A resolved question: everything but the layouts to answer it for.
 #[derive(Debug, Clone)]
@@ -65,12 +68,18 @@ impl Ask {
         measured: Option<&Calibration>,
     ) -> Result<Ask, Failure> {
         let mut assumptions = Assumptions::default();
-        let library = library(args.model.profiles.as_deref());
+        let library = library(args.model.profiles.as_deref())?;
         let (model, asked) = names::model(&library, &args.model, &mut assumptions)?;
         let mut gpu = library.gpu(&args.model.gpu)?;
         let rules = names::rules(&library, &args.engine, &mut assumptions)?;
         names::runs_on(&rules, &gpu)?;
         let quantization = names::quantization(&rules, asked)?;
+        if let Some(why) = formats::refused_weights(&rules, &gpu, &model) {
+            return Err(Failure::unusable(format!(
+                "{why}; name a checkpoint in another format, another GPU or another --engine"
+            )));
+        }
+        assumptions.of_formats(&formats::weight_only(&rules, &gpu, &model), &gpu);
         let mut efficiency = library.efficiency(&rules.name, &gpu)?;
         let mut overheads = library.overheads(&rules.name, &gpu)?;
         let settings = settings(args, &model, &mut assumptions)?;
@@ -91,6 +100,7 @@ impl Ask {
             &mut overheads,
             &mut assumptions,
         )?;
+        formats::price_as_run(&rules, &gpu, efficiency.figures.to_mut());
         assumptions.of_links(&gpu);
         assumptions.of_efficiency(&efficiency, &gpu);
         assumptions.of_overheads(&overheads);
@@ -133,8 +143,9 @@ fn settings(
         && length > model.max_position
     {
         assumptions.warn(format!(
-            "--context-length {length} is beyond the {} tokens that {} was configured for; the \
-             engine needs its rope scaling set to serve it",
+            "--context-length {length} is beyond the {} tokens that {} was configured for: the \
+             launch command lets the engine take it, and what the model answers there is good only \
+             if its rope scaling is set for it",
             model.max_position, model.name
         ));
     }

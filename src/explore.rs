@@ -63,7 +63,7 @@ pub fn run(args: &ExploreArgs, style: Style) -> Result<String, Failure> {
     let folder = args.typed.get("profiles").cloned();
     let folder =
         folder.or_else(|| std::env::var_os("PARPLAN_PROFILES").filter(|folder| !folder.is_empty()));
-    let library = ask::library(folder.as_deref().map(Path::new));
+    let library = ask::library(folder.as_deref().map(Path::new))?;
     let vocabulary = Vocabulary::of(&library);
     let form = Form::new(&args::question(), &vocabulary, &args.typed);
     let watched = args

@@ -63,7 +63,10 @@ fn beside(path: &Path) -> Result<NamedTempFile, Failure> {
 }
 
 fn cannot_be_written(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("{}: cannot be written: {error}", path.display()))
+    // The name of the temporary file says nothing to anybody.
+    let error = error.to_string();
+    let why = error.split(" at path ").next().unwrap_or_default();
+    Failure::failed(format!("{}: cannot be written: {why}", path.display()))
 }
 
 #[cfg(test)]

@@ -257,7 +257,7 @@ pub struct Compared<'a> {
     a: Configuration<'a>,
     b: Configuration<'a>,
     metric: Metric,
-    winner: Winner,
+    winner: Option<Winner>,
     by: f64,
     confidence: f64,
     crossovers: &'a [Crossover],

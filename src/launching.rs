@@ -22,6 +22,10 @@ pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
         memory_fraction: Some(plan.memory_fraction),
         quantization: ask.quantization,
         kv_dtype: Some(choice.kv_dtype),
+        long_context: ask
+            .settings
+            .context_length
+            .is_some_and(|length| length > ask.model.max_position),
         context_length: ask.settings.context_length.or_else(|| what_fits(ask, plan)),
         chunk_tokens: Some(plan.chunk_tokens),
         speculation: (choice.speculative_steps > 0).then(|| Speculation {

@@ -1,5 +1,7 @@
 //! A plan as a file: what was asked, what was chosen, what is expected of it, how it is started.
 
+mod check;
+
 use crate::ask::Ask;
 use crate::failure::Failure;
 use crate::launching;
@@ -117,27 +119,10 @@ impl SavedPlan {
             }
             _ => return Err(format!("is no plan file: it has no `format`; {AGAIN}")),
         }
+        check::finite(&table)?;
         let plan: SavedPlan = toml::from_str(text)
             .map_err(|error| format!("is no whole plan: {}", one_line(&error, text)))?;
-        let finite = [
-            ("kv_tokens_per_rank", plan.kv_tokens_per_rank),
-            (
-                "kv_bytes_per_token_per_rank",
-                plan.kv_bytes_per_token_per_rank,
-            ),
-        ];
-        for (field, value) in finite {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(format!("{field} is {value}, it must be a number from 0"));
-            }
-        }
-        if plan.start.layout != plan.choice.layout {
-            return Err(
-                "start.layout is not choice.layout: what is started must be what was planned; \
-                 plan the other layout instead of editing one of them"
-                    .to_owned(),
-            );
-        }
+        check::coherent(&plan)?;
         Ok(plan)
     }
 }

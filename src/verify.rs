@@ -12,6 +12,7 @@ use crate::ask::calibrated::builtin;
 use crate::failure::Failure;
 use crate::files::{can_be_written, write_whole};
 use crate::output::Style;
+use crate::render::number;
 use crate::run;
 use case::Case;
 use judge::{Kept, Verdict};
@@ -35,7 +36,7 @@ const MOST_BYTES: u64 = 256 << 20;
 /// # Errors
 /// A machine that cannot run them; exit code 1 where the median error exceeds `--max-error`.
 pub fn run(args: &VerifyArgs, style: Style) -> Result<String, Failure> {
-    let library = ask::library(args.profiles.as_deref());
+    let library = ask::library(args.profiles.as_deref())?;
     // Minutes of measuring are not spent on what cannot be kept.
     for path in [&args.keep, &args.svg, &args.html].into_iter().flatten() {
         can_be_written(path)?;
@@ -219,9 +220,29 @@ fn ranks(args: &VerifyArgs, backend: Backend) -> Result<u32, Failure> {
         Backend::Nccl => there.min(2),
         Backend::Cpu | Backend::Peer => 1,
     });
-    if !ranks.is_power_of_two() || ranks > there.min(MOST_RANKS) {
+    let most = there.min(MOST_RANKS);
+    if !ranks.is_power_of_two() || ranks > most {
+        let right: Vec<String> = (0..)
+            .map(|power| 1u32 << power)
+            .take_while(|right| *right <= most)
+            .map(|right| right.to_string())
+            .collect();
+        let why = match backend {
+            Backend::Nccl if ranks > there => {
+                format!(
+                    "this machine has {}",
+                    number::counted(f64::from(there), "GPU")
+                )
+            }
+            _ => "layouts of a power of two are verified".to_owned(),
+        };
+        let right = match right.as_slice() {
+            [one] => one.clone(),
+            [few @ .., last] => format!("{} or {last}", few.join(", ")),
+            [] => "1".to_owned(),
+        };
         return Err(Failure::unusable(format!(
-            "--ranks {ranks}: this machine has {there}; give 1, 2, 4 or 8 of them"
+            "--ranks {ranks}: {why}; give {right}"
         )));
     }
     Ok(ranks)

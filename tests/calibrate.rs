@@ -230,6 +230,15 @@ fn journals_of_other_machines_and_damaged_ones_are_refused_and_kept() {
     }
 }
 
+/// A calibration without the samples of a probe.
+fn without(text: &str, probe: &str) -> String {
+    let mut calibration = parplan_profiles::Calibration::from_toml("c.toml", text).unwrap();
+    calibration.samples.retain(|sample| {
+        parplan_profiles::calibration::Class::of(&sample.experiment).to_string() != probe
+    });
+    calibration.to_toml().unwrap()
+}
+
 #[test]
 fn calibrations_that_cannot_price_are_refused_by_plans() {
     let folder = Folder::new();
@@ -260,6 +269,11 @@ fn calibrations_that_cannot_price_are_refused_by_plans() {
             "within its interval",
         ),
         ("nonsense".to_owned(), "c.toml"),
+        // Its memory was measured, and the samples that say so are gone.
+        (
+            without(shipped, "memory_read"),
+            "(memory_read) was fitted to 3 samples, and 0 of them",
+        ),
     ] {
         std::fs::write(&file, &text).unwrap();
         let refused = plan("h200", &file);

@@ -128,7 +128,7 @@ fn what_no_kernel_runs_is_refused_before_a_rank_starts() {
     for (arguments, says) in [
         (
             &["--head-dim", "96"][..],
-            "head dimension 96: the kernels have 64 and 128",
+            "head dimension 96: the kernels have 64, 128 and 256",
         ),
         (
             &["--kind", "mla", "--heads", "129"],

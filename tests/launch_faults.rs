@@ -326,11 +326,11 @@ fn checks_stop_what_cannot_work_and_say_what_to_do() {
     for (more, part) in [
         (vec!["--engine", "sglang"], "the plan is for vllm@0.32.0"),
         (vec!["--engine", "vllm@9.9.9"], "9.9.9"),
-        (vec!["--node", "3"], "machines 0 to 0"),
+        (vec!["--node", "3"], "the plan is for one machine"),
         (vec!["--venv", "/no/such/venv"], "has no bin/vllm"),
         (vec!["--skip-preflight", "nvls"], "nvls"),
         (vec!["--isl", "5"], "belongs to a question"),
-        (vec!["--port", "0"], "1..=65535"),
+        (vec!["--port", "0"], "from 1 to 65535"),
         (vec!["--deadline", "0"], "above 0"),
         (vec!["--write", "slurm"], "KIND=FILE"),
     ] {
@@ -363,6 +363,55 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
             "what is started must be what was planned",
         ),
         (good.replacen("gpu = \"", "gpu = \"x", 1), "xcpu-genoa-2c"),
+        (
+            good.replacen("isl = ", "isl = nan # ", 1),
+            "traffic.isl is NaN, it must be a finite number",
+        ),
+        (
+            good.replacen("weights = ", "weights = inf # ", 1),
+            "memory_bytes.weights is inf",
+        ),
+        (
+            good.replacen("weights = ", "weights = -1.0 # ", 1),
+            "memory_bytes.weights is -1",
+        ),
+        (
+            good.replacen("[traffic]", "[traffic]\nfoo = 1", 1),
+            "unknown field `foo`",
+        ),
+        (
+            good.replacen("[choice.layout]", "[choice.layout]\ncp = 2", 1),
+            "unknown field `cp`",
+        ),
+        // Both of them: the layout is legal nowhere.
+        (
+            good.replace("attention_dp = 1", "attention_dp = 3"),
+            "attention dp 3 does not divide tp 1",
+        ),
+        (
+            good.replace("tp = 1\n", "tp = 16384\n"),
+            "cannot run its layout",
+        ),
+        (
+            good.replacen("vllm@0.32.0", "vllm@9.9.0", 1),
+            "9.9.0 is outside of the versions",
+        ),
+        (
+            good.replacen("gpu = \"cpu-genoa-2c\"", "gpu = \"h200\"", 1),
+            "memory_bytes.total",
+        ),
+        (
+            good.replacen("memory_fraction = ", "memory_fraction = 0.9 # ", 1),
+            "start.memory_fraction is not memory_fraction",
+        ),
+        (
+            good.replacen(
+                "kv_bytes_per_token_per_rank = ",
+                "kv_bytes_per_token_per_rank = 7",
+                1,
+            ),
+            "a token of its layout takes",
+        ),
         (
             good.replacen("host = \"127.0.0.1\"", "host = \"127.0.0.1\"\nrm = 1", 1),
             "unknown field",

@@ -70,11 +70,22 @@ struct ChunkBegin {
     u32 tile, head, unit, count;  // `count` units from here
 };
 
-// Layout of the plan: 16 words of header, the tiles, the chunks, the first tile of each request.
+// An item that was cut, for the merge of its pieces. Piece 0 began with the item and is the second
+// of its chunk; piece i > 0 is the first of the chunk `i` further. 32 bytes.
+struct CutRecord {
+    u32 first_chunk, pieces;
+    u32 rows, token_begin, row_begin;  // of the tile
+    u32 head;                          // KV head
+    u32 pad[2];
+};
+
+// Layout of the plan: 16 words of header, the tiles, the chunks, the items that were cut, the first
+// tile of each request.
 struct PlanView {
-    u32* header;  // [0] units, [1] units of a chunk, [2] chunks in use, [3] tiles
+    u32* header;  // [0] units, [1] units of a chunk, [2] chunks in use, [3] tiles, [4] items that were cut
     TileRecord* tiles;
     ChunkBegin* chunks;
+    CutRecord* cuts;  // [chunks]
     u32* first_tile;  // [requests + 1]
 };
 
@@ -83,7 +94,8 @@ __device__ inline PlanView plan_of(const AttentionArgs& a) {
     p.header = (u32*)a.plan;
     p.tiles = (TileRecord*)(p.header + 16);
     p.chunks = (ChunkBegin*)(p.tiles + a.max_tiles);
-    p.first_tile = (u32*)(p.chunks + a.chunks);
+    p.cuts = (CutRecord*)(p.chunks + a.chunks);
+    p.first_tile = (u32*)(p.cuts + a.chunks);
     return p;
 }
 

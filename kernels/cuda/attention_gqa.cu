@@ -4,12 +4,13 @@
 //   k, v    [pages, kv_heads, page, dim], bf16 or e4m3
 //   q, out  [tokens, heads, dim], bf16
 //
-// Two shapes of one kernel, both with four warps and a ring of `stages` units of 64 KV
-// tokens in shared memory:
+// Three shapes of one kernel, all with four warps and a ring of `stages` units of KV tokens
+// in shared memory, 64 of them, or 32 where more than 16 rows have heads of 256:
 //   narrow  tiles of 16 rows. Each warp has all rows and its own 16 tokens of each
 //           unit, which only it loads and reads: no barrier but at the end of an item,
 //           where the warps' results are merged. Decode is bound by memory; this keeps
 //           loads in flight at all times.
+//   middle  tiles of 32 rows, 16 for each of two pairs of warps, which share the tokens.
 //   wide    tiles of 64 rows, 16 for each warp, and all warps read all tokens.
 //
 // Loads run `stages - 1` units ahead of the products, also from one item into the next.
@@ -29,16 +30,21 @@
 #define GQA_BLOCKS 2
 #endif
 
-#define GQA_UNIT 64  // KV tokens of a unit
 #define GQA_WARPS 4
 
-template <int dim, bool fp8, int stages>
+// `groups`: of 16 rows in a tile, 1, 2 or 4.
+template <int dim, bool fp8, int groups, int stages>
 struct Shared {
+    static constexpr int unit = groups > 1 && dim == 256 ? 32 : 64;  // KV tokens of a unit
     static constexpr int row_bytes = dim * (fp8 ? 1 : 2);
-    static constexpr int tile_bytes = GQA_UNIT * row_bytes;  // of K or V
+    static constexpr int tile_bytes = unit * row_bytes;  // of K or V
     static constexpr int ring_bytes = stages * 2 * tile_bytes;
-    static constexpr int merge_bytes = 2 * 16 * dim * 4;
-    static constexpr int total = ring_bytes + merge_bytes + 2 * GQA_WARPS * 16 * 4;
+    static constexpr int merge_bytes = groups == 4 ? 0 : 2 * 16 * dim * 4;
+    // Steps of 16 dims whose queries stay in registers; those of the others lie in shared memory, as
+    // each thread has them.
+    static constexpr int q_kept = groups > 1 && dim == 256 ? (groups == 2 ? 12 : 6) : dim / 16;
+    static constexpr int q_bytes = (dim / 16 - q_kept) * 32 * GQA_WARPS * 16;
+    static constexpr int total = ring_bytes + merge_bytes + 2 * GQA_WARPS * 16 * 4 + q_bytes;
 };
 
 // Where 16-byte chunk `c` of token `row` lies, so that eight rows of one chunk lie in
@@ -67,25 +73,32 @@ struct Walk {
     }
 };
 
-template <int dim, bool fp8, bool wide, int stages>
+template <int dim, bool fp8, int groups, int stages>
 __device__ inline void gqa(const AttentionArgs& a) {
-    typedef Shared<dim, fp8, stages> S;
+    typedef Shared<dim, fp8, groups, stages> S;
+    constexpr int unit = S::unit;
+    constexpr int own = unit / GQA_WARPS;  // tokens of a unit that a warp loads
     constexpr int row_bytes = S::row_bytes;
     constexpr int chunks_of_row = row_bytes / 16;
     constexpr int rows_of_copy = 32 / chunks_of_row;
-    constexpr int copies = 16 / rows_of_copy;  // for K and for V of a warp's 16 tokens
+    constexpr int copies = own / rows_of_copy;  // for K and for V of a warp's tokens
     constexpr int k_steps = dim / 16;
     constexpr int n_tiles = dim / 8;
-    constexpr int sub = wide ? 4 : 1;  // groups of 16 tokens that a warp multiplies
+    constexpr int shares = GQA_WARPS / groups;  // warps that share the tokens of a unit
+    constexpr int sub = unit / 16 / shares;     // groups of 16 tokens that a warp multiplies
+    constexpr int q_kept = S::q_kept;
     extern __shared__ __align__(128) unsigned char shared[];
 
+    let_next_come();  // the merge of pieces
     const PlanView p = plan_of(a);
     if (blockIdx.x >= p.header[2]) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const u32 row_group = warp % groups, share = warp / groups;
     const u32 ring = shared_address(shared);
     float* merge = (float*)(shared + S::ring_bytes);
     float* merge_top = (float*)(shared + S::ring_bytes + S::merge_bytes);
     float* merge_sum = merge_top + GQA_WARPS * 16;
+    uint4* q_rest = (uint4*)(merge_sum + GQA_WARPS * 16) + threadIdx.x;
 
     const ChunkBegin begin = p.chunks[blockIdx.x];
     TileRecord tile = p.tiles[begin.tile];
@@ -98,7 +111,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     u32 next_page = 0, next_row = 0;
     bool next_valid = false;
     auto look_up = [&]() {
-        const u32 token = ahead.unit * GQA_UNIT + warp * 16 + lane % 16;
+        const u32 token = ahead.unit * unit + warp * own + lane % own;
         next_valid = ahead.left != 0 && token < ahead_limit;
         if (!next_valid) return;
         u32 page;
@@ -114,7 +127,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
     auto load = [&](u32 stage) {
         if (ahead.left) {
             const u32 mine = next_valid ? (next_page * a.kv_heads + ahead.head) * a.page + next_row : 0xffffffffu;
-            const u32 tile_k = ring + stage * 2 * S::tile_bytes + warp * 16 * row_bytes;
+            const u32 tile_k = ring + stage * 2 * S::tile_bytes + warp * own * row_bytes;
             const u32 c = lane % chunks_of_row;
 #pragma unroll
             for (int i = 0; i < copies; i++) {
@@ -153,7 +166,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
         bool exists[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const u32 row = (wide ? warp * 16 : 0) + group_row + 8 * h;
+            const u32 row = row_group * 16 + group_row + 8 * h;
             exists[h] = row < tile.rows;
             const u32 in_request = tile.row_begin + (exists[h] ? row : 0);
             const u32 token = in_request / a.group;
@@ -175,6 +188,17 @@ __device__ inline void gqa(const AttentionArgs& a) {
                 }
             }
         }
+#pragma unroll
+        for (int k = q_kept; k < k_steps; k++)
+            q_rest[(k - q_kept) * 32 * GQA_WARPS] = make_uint4(q[k][0], q[k][1], q[k][2], q[k][3]);
+        auto query = [&](int k, u32(&f)[4]) {
+            if (k >= q_kept) {
+                const uint4 v = q_rest[(k - q_kept) * 32 * GQA_WARPS];
+                f[0] = v.x, f[1] = v.y, f[2] = v.z, f[3] = v.w;
+            } else {
+                f[0] = q[k][0], f[1] = q[k][1], f[2] = q[k][2], f[3] = q[k][3];
+            }
+        };
         const u32 all_see = row_limit(a, tile, tile.row_begin / a.group);  // what every row sees
 
         float o[n_tiles][4];
@@ -184,14 +208,14 @@ __device__ inline void gqa(const AttentionArgs& a) {
 
         for (u32 u = 0; u < count; u++) {
             copy_wait<stages - 2>();
-            if (wide) __syncthreads();
+            if (groups > 1) __syncthreads();
             else __syncwarp();
             load(load_stage);
             load_stage = load_stage + 1 == stages ? 0 : load_stage + 1;
-            const u32 tile_k = ring + stage * 2 * S::tile_bytes + (wide ? 0 : warp * 16 * row_bytes);
-            const u32 tile_v = tile_k + S::tile_bytes;
+            const u32 tile_k = ring + stage * 2 * S::tile_bytes + share * sub * 16 * row_bytes;
+            const u32 first_token = (first_unit + u) * unit + share * sub * 16;
             stage = stage + 1 == stages ? 0 : stage + 1;
-
+            const u32 tile_v = tile_k + S::tile_bytes;
             float s[sub * 2][4];
 #pragma unroll
             for (int b = 0; b < sub; b++) {
@@ -204,23 +228,26 @@ __device__ inline void gqa(const AttentionArgs& a) {
                     for (int k = 0; k < k_steps; k += 2) {
                         u32 m[4];
                         load_matrices(m, tile_k + swizzled<row_bytes>(row, k + lane / 16));
+                        u32 left[2][4];
+                        query(k, left[0]);
+                        query(k + 1, left[1]);
 #pragma unroll
                         for (int j = 0; j < 4; j++)
-                            multiply<true>(s[2 * b + j % 2], q[k + j / 2], low_bytes_to_f16(m[j]), high_bytes_to_f16(m[j]));
+                            multiply<true>(s[2 * b + j % 2], left[j / 2], low_bytes_to_f16(m[j]), high_bytes_to_f16(m[j]));
                     }
                 } else {
                     const u32 row = b * 16 + lane % 8 + lane / 16 * 8;
 #pragma unroll
                     for (int k = 0; k < k_steps; k++) {
-                        u32 m[4];
+                        u32 m[4], left[4];
                         load_matrices(m, tile_k + swizzled<row_bytes>(row, 2 * k + lane / 8 % 2));
-                        multiply<false>(s[2 * b], q[k], m[0], m[1]);
-                        multiply<false>(s[2 * b + 1], q[k], m[2], m[3]);
+                        query(k, left);
+                        multiply<false>(s[2 * b], left, m[0], m[1]);
+                        multiply<false>(s[2 * b + 1], left, m[2], m[3]);
                     }
                 }
             }
 
-            const u32 first_token = (first_unit + u) * GQA_UNIT + (wide ? 0 : warp * 16);
             if (first_token + sub * 16 > all_see) {
 #pragma unroll
                 for (int n = 0; n < sub * 2; n++)
@@ -291,7 +318,7 @@ __device__ inline void gqa(const AttentionArgs& a) {
             sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 1);
             sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], 2);
         }
-        if (wide) {
+        if (shares == 1) {
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 factor[h] = sum[h] > 0.0f ? 1.0f / sum[h] : 0.0f;
@@ -308,14 +335,14 @@ __device__ inline void gqa(const AttentionArgs& a) {
             __syncthreads();
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                const u32 row = group_row + 8 * h;
+                const u32 row = row_group * 16 + group_row + 8 * h;
                 float all = MINUS_INFINITY, total = 0.0f;
 #pragma unroll
-                for (int w = 0; w < GQA_WARPS; w++) all = fmaxf(all, merge_top[w * 16 + row]);
+                for (int w = 0; w < shares; w++) all = fmaxf(all, merge_top[w * groups * 16 + row]);
 #pragma unroll
-                for (int w = 0; w < GQA_WARPS; w++) {
-                    const float t = merge_top[w * 16 + row];
-                    if (t > MINUS_INFINITY) total += merge_sum[w * 16 + row] * exp2_fast((t - all) * a.scale_log2);
+                for (int w = 0; w < shares; w++) {
+                    const float t = merge_top[w * groups * 16 + row];
+                    if (t > MINUS_INFINITY) total += merge_sum[w * groups * 16 + row] * exp2_fast((t - all) * a.scale_log2);
                 }
                 factor[h] = top[h] > MINUS_INFINITY ? exp2_fast((top[h] - all) * a.scale_log2) / total : 0.0f;
                 lse[h] = total > 0.0f ? (all * a.scale_log2 + __log2f(total)) * 0.69314718056f : MINUS_INFINITY;
@@ -325,11 +352,11 @@ __device__ inline void gqa(const AttentionArgs& a) {
         for (int n = 0; n < n_tiles; n++)
 #pragma unroll
             for (int j = 0; j < 4; j++) o[n][j] *= factor[j / 2] * a.v_scale;
-        if (!wide) {
-            // Warps 2 and 3 give to 0 and 1, then 1 gives to 0.
+        if (shares > 1) {
+            // Warps 2 and 3 give to 0 and 1; then 1 gives to 0, if it has the same rows.
             float4* box = (float4*)merge;
 #pragma unroll
-            for (int half = 2; half >= 1; half--) {
+            for (int half = 2; half >= groups; half--) {
                 if (half == 2 ? warp >= 2 : warp == 1) {
 #pragma unroll
                     for (int n = 0; n < n_tiles; n++)
@@ -343,16 +370,16 @@ __device__ inline void gqa(const AttentionArgs& a) {
                         o[n][0] += v.x, o[n][1] += v.y, o[n][2] += v.z, o[n][3] += v.w;
                     }
                 }
-                if (half == 2) __syncthreads();
+                if (half > groups) __syncthreads();
             }
         }
-        if (wide || warp == 0) {
+        if (warp < groups) {
             const bool whole = count == at.units;
             const u64 slot = 2 * (u64)blockIdx.x + (first_unit == 0 ? 1 : 0);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 if (!exists[h]) continue;
-                const u32 row = (wide ? warp * 16 : 0) + group_row + 8 * h;
+                const u32 row = row_group * 16 + group_row + 8 * h;
                 if (whole) {
                     u16* out = (u16*)a.out + to[h] * dim;
 #pragma unroll
@@ -391,15 +418,27 @@ __device__ inline void gqa(const AttentionArgs& a) {
     copy_wait<0>();
 }
 
-#define GQA(name, dim, fp8, wide, stages)                                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * GQA_WARPS, GQA_BLOCKS) name(const __grid_constant__ AttentionArgs a) { \
-        gqa<dim, fp8, wide, stages>(a);                                                                                  \
+#define GQA(name, dim, fp8, groups, stages) GQA_OF(name, dim, fp8, groups, stages, GQA_BLOCKS)
+#define GQA_OF(name, dim, fp8, groups, stages, blocks)                                                                \
+    extern "C" __global__ void __launch_bounds__(32 * GQA_WARPS, blocks) name(const __grid_constant__ AttentionArgs a) { \
+        gqa<dim, fp8, groups, stages>(a);                                                                             \
     }
-GQA(parplan_gqa_bf16_d64_narrow, 64, false, false, 2 * GQA_STAGES)
-GQA(parplan_gqa_bf16_d128_narrow, 128, false, false, GQA_STAGES)
-GQA(parplan_gqa_fp8_d64_narrow, 64, true, false, 4 * GQA_STAGES)
-GQA(parplan_gqa_fp8_d128_narrow, 128, true, false, 2 * GQA_STAGES)
-GQA(parplan_gqa_bf16_d64_wide, 64, false, true, GQA_STAGES)
-GQA(parplan_gqa_bf16_d128_wide, 128, false, true, GQA_STAGES)
-GQA(parplan_gqa_fp8_d64_wide, 64, true, true, GQA_STAGES)
-GQA(parplan_gqa_fp8_d128_wide, 128, true, true, GQA_STAGES)
+GQA(parplan_gqa_bf16_d64_narrow, 64, false, 1, 2 * GQA_STAGES)
+GQA(parplan_gqa_bf16_d128_narrow, 128, false, 1, GQA_STAGES)
+GQA(parplan_gqa_fp8_d64_narrow, 64, true, 1, 4 * GQA_STAGES)
+GQA(parplan_gqa_fp8_d128_narrow, 128, true, 1, 2 * GQA_STAGES)
+GQA(parplan_gqa_bf16_d64_middle, 64, false, 2, 2 * GQA_STAGES)
+GQA(parplan_gqa_bf16_d128_middle, 128, false, 2, GQA_STAGES)
+GQA(parplan_gqa_fp8_d64_middle, 64, true, 2, 4 * GQA_STAGES)
+GQA(parplan_gqa_fp8_d128_middle, 128, true, 2, 2 * GQA_STAGES)
+GQA(parplan_gqa_bf16_d64_wide, 64, false, 4, GQA_STAGES)
+GQA(parplan_gqa_bf16_d128_wide, 128, false, 4, GQA_STAGES)
+GQA(parplan_gqa_fp8_d64_wide, 64, true, 4, GQA_STAGES)
+GQA(parplan_gqa_fp8_d128_wide, 128, true, 4, GQA_STAGES)
+// Two units of 64 tokens of bf16 are as much as half a multiprocessor holds: one block then.
+GQA_OF(parplan_gqa_bf16_d256_narrow, 256, false, 1, GQA_STAGES, 1)
+GQA(parplan_gqa_fp8_d256_narrow, 256, true, 1, 2)
+GQA(parplan_gqa_bf16_d256_middle, 256, false, 2, 2)
+GQA(parplan_gqa_fp8_d256_middle, 256, true, 2, 2)
+GQA(parplan_gqa_bf16_d256_wide, 256, false, 4, 2)
+GQA(parplan_gqa_fp8_d256_wide, 256, true, 4, 2)

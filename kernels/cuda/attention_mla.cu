@@ -1,5 +1,5 @@
 // Multi-head latent attention (absorbed) over a paged cache, bf16 or e4m3, on any GPU
-// from sm_80 on. Also the faster one for few heads, where 64 rows would be mostly empty.
+// from sm_80 on. sm_90 has a faster one, attention_mla_wgmma.cu.
 //
 //   k       [pages, page, 576]: 512 latent, which is also the value, then 64 rotary
 //   q       [tokens, heads, 576]      out  [tokens, heads, 512]
@@ -50,6 +50,7 @@ __device__ inline void mla(const AttentionArgs& a) {
     constexpr int row_chunks = row_bytes / 16;
     constexpr int stages = S::stages;
     extern __shared__ __align__(128) unsigned char shared[];
+    let_next_come();  // the merge of pieces
     const PlanView p = plan_of(a);
     if (blockIdx.x >= p.header[2]) return;
     const u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, quad = lane % 4, group_row = lane / 4;

@@ -1,4 +1,4 @@
-// Multi-head latent attention (absorbed) over a paged bf16 cache, for sm_90a.
+// Multi-head latent attention (absorbed) over a paged cache, bf16 or e4m3, for sm_90a.
 //
 //   k       [pages, page, 576]: 512 latent, which is also the value, then 64 rotary
 //   q       [tokens, heads, 576]      out  [tokens, heads, 512]
@@ -6,7 +6,7 @@
 // A block has 64 rows of a tile (query token times head) and walks its KV by pairs of
 // units of 64 tokens. Shared memory holds the queries and one pair, each unit read once
 // from global memory as key and as value. Three warpgroups:
-//   0     copies units in
+//   0     copies units in, and makes f16 of e4m3
 //   1, 2  side 0 and side 1: side i has the scores and the softmax of unit i of each
 //         pair, and columns 256 * i on of the output, in its registers
 // The sides take turns on the tensor cores. While one has a softmax, the other multiplies:
@@ -25,27 +25,7 @@
 //
 // Tiles of 128 rows are shared by two neighbouring blocks that read the same KV at the
 // same time, so that it comes from device memory once.
-#include "attention.cuh"
-#include "mma.cuh"
-#include "wgmma.cuh"
-
-#define WG_UNIT 64
-#define BLOCK 8192  // bytes of 64 rows of 64 elements
-#define K_BYTES (9 * BLOCK)
-#define SHARED_K (8 * BLOCK)  // behind the latent part of the queries
-#define SHARED_P (SHARED_K + 2 * K_BYTES)
-#define SHARED_F32 (SHARED_P + 2 * BLOCK)
-#define SHARED_BARRIERS (SHARED_F32 + 4 * 64 * 4)
-
-// Groups of columns of a unit: 128 latent ones each, and the rotary ones.
-#define GROUPS 5
-#define ROTARY 4
-// Barriers, by offset.
-#define FULL(unit, group) (SHARED_BARRIERS + 8 * (GROUPS * (unit) + (group)))
-#define EMPTY(unit, group) (SHARED_BARRIERS + 80 + 8 * (GROUPS * (unit) + (group)))
-#define P_FULL(unit) (SHARED_BARRIERS + 160 + 8 * (unit))
-#define Q_FULL (SHARED_BARRIERS + 176)
-#define Q_EMPTY (SHARED_BARRIERS + 184)
+#include "attention_mla_wgmma.cuh"
 
 #define LN2 0.69314718056f
 
@@ -53,115 +33,15 @@
 // new maximum: each step costs a pass over the output, and f32 and bf16 have room for 2^8.
 #define RAISE 8.0f
 
-// One segment: what a block has of one item, which with a single KV head is a tile.
-struct Segment {
-    TileRecord tile;
-    u32 first, count, units;
-};
-
-// Walks the segments of a chunk.
-struct Segments {
-    u32 tile, unit, left;
-    __device__ inline bool next(const AttentionArgs& a, const PlanView& p, Segment* s) {
-        if (left == 0) return false;
-        s->tile = p.tiles[tile];
-        s->units = tile_units(a, s->tile.limit);
-        s->first = unit;
-        s->count = s->units - unit < left ? s->units - unit : left;
-        left -= s->count;
-        unit = 0;
-        tile++;
-        return true;
-    }
-};
-
 #if __CUDA_ARCH__ >= 900
 
-// The order in which the groups of a unit come free, which is the order in which they are
-// loaded and multiplied: a side's own half of the columns first.
-template <u32 unit>
-__device__ constexpr u32 group_at(u32 i) {
-    return unit == 0 ? i : i == 4 ? 4u : (i + 2) % 4;
-}
-
-__device__ inline void load(const AttentionArgs& a, Segments walk, const PlanView& p, u32 half_rows, u32 base) {
-    const u32 thread = threadIdx.x, c = thread % 8, first_row = thread / 8;
-    // Eight threads bring 128 bytes of a row; this one serves four rows, 16 apart.
-    const u32 place = first_row * 128 + ((c ^ (first_row & 7)) << 4);
-    u32 rows[4];
-    auto look_up = [&](const Segment& s, u32 unit) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const u32 token = unit * WG_UNIT + first_row + 16 * i;
-            if (token >= s.tile.limit || unit >= s.first + s.count) {
-                rows[i] = 0xffffffffu;
-                continue;
-            }
-            u32 page, in_page;
-            if (a.page_shift < 32) {
-                page = token >> a.page_shift;
-                in_page = token & (a.page - 1);
-            } else {
-                page = token / a.page;
-                in_page = token - page * a.page;
-            }
-            rows[i] = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page) * a.page + in_page;
-        }
-    };
-    const char* from[4];
-    bool valid[4];
-    auto copy = [&](u32 to, u32 tile) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) copy16(to + tile * BLOCK + i * 16 * 128, from[i] + tile * 128, valid[i]);
-    };
-    u32 n = 0;  // pairs so far
-    Segment segment;
-    for (u32 segments = 0; walk.next(a, p, &segment); segments++) {
-        look_up(segment, segment.first);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const u32 row = half_rows + first_row + 16 * i;
-            valid[i] = row < segment.tile.rows;
-            const u32 in_request = segment.tile.row_begin + (valid[i] ? row : 0);
-            from[i] = (const char*)a.q + part_row(a, a.q_part_heads, segment.tile.token_begin + in_request / a.group, in_request % a.group) * 1152 + c * 16;
-        }
-        if (segments) barrier_wait(base + Q_EMPTY, (segments - 1) & 1);
-#pragma unroll
-        for (u32 t = 0; t < 8; t++) copy(base + place, t);
-        barrier_arrive_after_copies(base + Q_FULL);
-
-        for (u32 u = 0; u < segment.count; u += 2, n++) {
-            auto load_unit = [&](auto constant) {
-                constexpr u32 unit = decltype(constant)::value;
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    valid[i] = rows[i] != 0xffffffffu;
-                    from[i] = (const char*)a.k + (valid[i] ? (u64)rows[i] * 1152 : 0) + c * 16;
-                }
-                look_up(segment, segment.first + u + unit + 1);
-                const u32 to = base + SHARED_K + unit * K_BYTES + place;
-#pragma unroll
-                for (u32 i = 0; i < GROUPS; i++) {
-                    const u32 group = group_at<unit>((i + 4) % 5);  // the rotary columns come free first
-                    if (n) barrier_wait(base + EMPTY(unit, group), (n - 1) & 1);
-                    copy(to, 2 * group);
-                    if (group != ROTARY) copy(to, 2 * group + 1);
-                    barrier_arrive_after_copies(base + FULL(unit, group));
-                }
-            };
-            load_unit(Constant<0>());
-            load_unit(Constant<1>());
-        }
-    }
-    asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // What the two sides do, and how they differ.
-template <u32 side>
+template <u32 side, bool fp8>
 struct Side {
     const AttentionArgs& a;
     unsigned char* shared;
     u32 base, warp, lane, row;  // row: the first of this thread's two, the other is 8 further
+    float scale_log2;
     float o[128], top[2], sum[2];
 
     __device__ inline void arrive(u32 barrier) const {
@@ -183,7 +63,7 @@ struct Side {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const float now = tops(unit)[row + 8 * h];
-            keep[h] = now == top[h] ? 1.0f : exp2_fast((top[h] - now) * a.scale_log2);
+            keep[h] = now == top[h] ? 1.0f : exp2_fast((top[h] - now) * scale_log2);
             sum[h] *= keep[h];
             top[h] = now;
         }
@@ -194,7 +74,8 @@ struct Side {
         const u32 keys = base + SHARED_K + side * K_BYTES;
 #pragma unroll
         for (u32 i = 0; i < GROUPS; i++) {
-            const u32 group = group_at<side>(i);
+            // The rotary columns last: the queries' may still be on their way to registers.
+            const u32 group = group_at(side, (i + 1) % GROUPS);
             barrier_wait(base + FULL(side, group), parity);
             fence_for_products();
             products_begin();
@@ -203,9 +84,9 @@ struct Side {
                 const u32 at = 2 * group * BLOCK + k / 4 * BLOCK + k % 4 * 32;
                 const u64 key = tile_descriptor(keys + at, 16, 1024);
                 if (group == ROTARY)
-                    multiply_64x64_registers(s, rotary[k], key, true);
+                    multiply_64x64_registers<fp8>(s, rotary[k], key, true);
                 else
-                    multiply_64x64(s, tile_descriptor(base + at, 16, 1024), key, i > 0 || k > 0);
+                    multiply_64x64<fp8>(s, tile_descriptor(base + at, 16, 1024), key, i > 0 || k > 0);
             }
             products_commit();
         }
@@ -213,7 +94,7 @@ struct Side {
     // Scores become weights, packed as the first operand of products; `keep`: what the
     // output so far is to be multiplied by.
     __device__ inline void softmax(float (&s)[32], u32 (&weights)[4][4], float (&keep)[2]) {
-        const float slack = RAISE / a.scale_log2;
+        const float slack = RAISE / scale_log2;
         float high[2] = {MINUS_INFINITY, MINUS_INFINITY};
         keep[0] = keep[1] = 1.0f;
 #pragma unroll
@@ -224,21 +105,21 @@ struct Side {
                 high[h] = fmaxf(high[h], __shfl_xor_sync(0xffffffffu, high[h], 1));
                 high[h] = fmaxf(high[h], __shfl_xor_sync(0xffffffffu, high[h], 2));
                 if (high[h] > top[h]) {
-                    keep[h] = exp2_fast((top[h] - high[h]) * a.scale_log2);
+                    keep[h] = exp2_fast((top[h] - high[h]) * scale_log2);
                     top[h] = high[h];
                     sum[h] *= keep[h];
                 }
             }
         }
-        const float offset[2] = {top[0] > MINUS_INFINITY ? top[0] * a.scale_log2 : 0.0f,
-                                 top[1] > MINUS_INFINITY ? top[1] * a.scale_log2 : 0.0f};
+        const float offset[2] = {top[0] > MINUS_INFINITY ? top[0] * scale_log2 : 0.0f,
+                                 top[1] > MINUS_INFINITY ? top[1] * scale_log2 : 0.0f};
 #pragma unroll
         for (int i = 0; i < 32; i++) {
-            s[i] = exp2_fast(s[i] * a.scale_log2 - offset[i / 2 % 2]);
+            s[i] = exp2_fast(s[i] * scale_log2 - offset[i / 2 % 2]);
             sum[i / 2 % 2] += s[i];
         }
 #pragma unroll
-        for (int i = 0; i < 16; i++) weights[i / 4][i % 4] = pack_bf16(s[2 * i], s[2 * i + 1]);
+        for (int i = 0; i < 16; i++) weights[i / 4][i % 4] = pack<fp8>(s[2 * i], s[2 * i + 1]);
     }
     // Hands the weights to the other side, and what they are relative to.
     __device__ inline void hand_over(const u32 (&weights)[4][4]) const {
@@ -269,11 +150,11 @@ struct Side {
     __device__ inline void values_of_other(u32 unit) {
         fence_for_products();
         values(unit, [&](auto part, int k, u64 value) {
-            multiply_64x128<decltype(part)::value>(o, tile_descriptor(base + SHARED_P + unit * BLOCK + k * 32, 16, 1024), value);
+            multiply_64x128<fp8, decltype(part)::value>(o, tile_descriptor(base + SHARED_P + unit * BLOCK + k * 32, 16, 1024), value);
         });
     }
     __device__ inline void values_of_mine(const u32 (&weights)[4][4]) {
-        values(side, [&](auto part, int k, u64 value) { multiply_64x128_registers<decltype(part)::value>(o, weights[k], value); });
+        values(side, [&](auto part, int k, u64 value) { multiply_64x128_registers<fp8, decltype(part)::value>(o, weights[k], value); });
     }
     // Waits for the values of a unit that were begun last, and gives their places free.
     __device__ inline void finish_values(u32 unit) {
@@ -302,6 +183,10 @@ struct Side {
                 for (int k = 0; k < 4; k++) {
                     rotary[k][h] = exists ? *(const u32*)(from + 16 * k) : 0;
                     rotary[k][h + 2] = exists ? *(const u32*)(from + 16 * k + 8) : 0;
+                    if (fp8) {
+                        rotary[k][h] = bf16_pair_to_f16(rotary[k][h]);
+                        rotary[k][h + 2] = bf16_pair_to_f16(rotary[k][h + 2]);
+                    }
                 }
                 top[h] = MINUS_INFINITY;
                 sum[h] = 0.0f;
@@ -362,8 +247,8 @@ struct Side {
                 const u32 in_tile = half_rows + row + 8 * h;
                 if (in_tile >= tile.rows) continue;
                 const float total = sums(0)[row + 8 * h] + sums(1)[row + 8 * h];
-                const float norm = total > 0.0f ? 1.0f / total : 0.0f;
-                const float lse = total > 0.0f ? (top[h] * a.scale_log2 + __log2f(total)) * LN2 : MINUS_INFINITY;
+                const float norm = total > 0.0f ? (fp8 ? a.v_scale / FP8_AS_F16 : 1.0f) / total : 0.0f;
+                const float lse = total > 0.0f ? (top[h] * scale_log2 + __log2f(total)) * LN2 : MINUS_INFINITY;
                 if (whole) {
                     const u32 in_request = tile.row_begin + in_tile;
                     const u64 at = part_row(a, a.out_part_heads, tile.token_begin + in_request / a.group, in_request % a.group);
@@ -383,9 +268,11 @@ struct Side {
 };
 #endif
 
-extern "C" __global__ void __launch_bounds__(384, 1) parplan_mla_bf16_wgmma(const __grid_constant__ AttentionArgs a) {
+template <bool fp8>
+__device__ inline void mla(const AttentionArgs& a) {
 #if __CUDA_ARCH__ >= 900
     extern __shared__ __align__(1024) unsigned char shared[];
+    let_next_come();  // the merge of pieces
     const PlanView p = plan_of(a);
     const u32 halves = a.rows / 64, chunk_index = blockIdx.x / halves, half_rows = blockIdx.x % halves * 64;
     if (chunk_index >= p.header[2]) return;
@@ -409,19 +296,27 @@ extern "C" __global__ void __launch_bounds__(384, 1) parplan_mla_bf16_wgmma(cons
     const ChunkBegin begin = p.chunks[chunk_index];
     const Segments walk = {begin.tile, begin.unit, begin.count};
     const u32 row = warp * 16 + lane / 4;
+    // The arguments' scales are for e4m3 read as f16 that are 2^-8 of it; here it is read as it is.
+    const float scale_log2 = fp8 ? a.scale_log2 / FP8_AS_F16 : a.scale_log2;
+    // A block has 168 registers a thread, which are 504 for one thread of each warpgroup.
     if (warpgroup == 0) {
-        registers_down<40>();
-        load(a, walk, p, half_rows, base);
+        registers_down<fp8 ? 56 : 40>();
+        Loader<fp8> loader(a, shared, half_rows);
+        if (fp8) loader.run_fp8(walk, p);
+        else loader.run_bf16(walk, p);
     } else if (warpgroup == 1) {
-        registers_up<232>();
-        Side<0> side = {a, shared, base, warp, lane, row};
+        registers_up<fp8 ? 224 : 232>();
+        Side<0, fp8> side = {a, shared, base, warp, lane, row, scale_log2};
         side.run(walk, p, chunk_index, half_rows);
     } else {
-        registers_up<232>();
-        Side<1> side = {a, shared, base, warp, lane, row};
+        registers_up<fp8 ? 224 : 232>();
+        Side<1, fp8> side = {a, shared, base, warp, lane, row, scale_log2};
         side.run(walk, p, chunk_index, half_rows);
     }
 #else
     __trap();  // chosen on sm_90 only
 #endif
 }
+
+extern "C" __global__ void __launch_bounds__(384, 1) parplan_mla_bf16_wgmma(const __grid_constant__ AttentionArgs a) { mla<false>(a); }
+extern "C" __global__ void __launch_bounds__(384, 1) parplan_mla_fp8_wgmma(const __grid_constant__ AttentionArgs a) { mla<true>(a); }

@@ -106,15 +106,34 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
         const u32 inside = at - record.start * a.kv_heads;
         p.chunks[c] = {low, inside / each, inside % each, all - at < chunk ? all - at : chunk};
     }
+    __syncthreads();
+    // A chunk that begins inside an item, and not with a later piece of it than the second.
+    u32 cuts = 0;
+    for (u32 base = 0; base < used; base += PLAN_THREADS) {
+        const u32 c = base + t;
+        u32 total = 0;
+        ChunkBegin begin = {0, 0, 0, 0};
+        if (!whole && c > 0 && c < used) begin = p.chunks[c];
+        const bool cut = begin.unit != 0 && begin.unit <= chunk;
+        const u32 before = block_scan(cut ? 1 : 0, scratch, &total);
+        if (cut) {
+            const TileRecord tile = p.tiles[begin.tile];
+            const u32 last = (c * chunk - begin.unit + tile_units(a, tile.limit) - 1) / chunk;
+            p.cuts[cuts + before] = {c - 1, last - (c - 1) + 1, tile.rows, tile.token_begin, tile.row_begin, begin.head, {0, 0}};
+        }
+        cuts += total;
+    }
     if (t == 0) {
         p.header[0] = all;
         p.header[1] = chunk;
         p.header[2] = used;
         p.header[3] = tiles;
+        p.header[4] = cuts;
     }
 }
 
-#define COMBINE_WARPS 4
+#define COMBINE_WARPS 8  // of a block, at most
+#define FEW_PIECES 4
 
 // One warp's merge of the pieces `first`, first + step, … of a row, for dims
 // 4 * lane + 128 * j of `dim`. The result is normalised.
@@ -123,10 +142,12 @@ __device__ inline void merge_pieces(const AttentionArgs& a, Slot slot, u32 first
     const float* partial_lse = (const float*)a.partial_lse;
     const u32 lane = threadIdx.x % 32;
     float top = MINUS_INFINITY, total = 0.0f;
-    for (u32 i = first; i < pieces; i += step) top = fmaxf(top, partial_lse[slot(i)]);
+    for (u32 i = first + lane * step; i < pieces; i += 32 * step) top = fmaxf(top, partial_lse[slot(i)]);
+    for (u32 other = 16; other; other /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, other));
     for (int j = 0; j < fours; j++) acc[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (top > MINUS_INFINITY) {
-#pragma unroll 4
+        // So many loads are under way at once: 64 bytes of each lane, with few dims 128.
+#pragma unroll (fours == 1 ? 8 : 4)
         for (u32 i = first; i < pieces; i += step) {
             const u64 s = slot(i);
             const float w = expf(partial_lse[s] - top);
@@ -148,10 +169,9 @@ __device__ inline uint2 four_bf16(float4 v) {
     return make_uint2((u32)f32_to_bf16(v.x) | (u32)f32_to_bf16(v.y) << 16, (u32)f32_to_bf16(v.z) | (u32)f32_to_bf16(v.w) << 16);
 }
 
-// Merges the pieces of the items that were cut. Grid: (chunks, rows of a tile that may
-// exist). Column c serves the item that begins in chunk c - 1 and goes on in
-// chunk c. Of few pieces a warp merges a row, and one block in COMBINE_WARPS has work;
-// of many all warps of a block merge one row.
+// Merges the pieces of the items that were cut. Grid: (any, rows of a tile that may exist); a block
+// of up to COMBINE_WARPS warps takes every gridDim.x-th item. Of few pieces a warp merges a row, and
+// one block in as many as it has warps has work; of many all warps of a block merge one row.
 template <int dim>
 __device__ inline void combine(const AttentionArgs& a) {
     constexpr int fours = (dim + 127) / 128;
@@ -159,58 +179,58 @@ __device__ inline void combine(const AttentionArgs& a) {
     __shared__ float lse_of[COMBINE_WARPS];
     __shared__ __align__(16) float sum_of[COMBINE_WARPS][dim];
     const PlanView p = plan_of(a);
-    const u32 c = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const u32 chunk = p.header[1], used = p.header[2];
-    if (c >= used) return;
-    const ChunkBegin begin = p.chunks[c];
-    if (begin.unit == 0 || begin.unit > chunk) return;
-    const TileRecord tile = p.tiles[begin.tile];
-    const u32 units = tile_units(a, tile.limit);
-    const u32 item_begin = c * chunk - begin.unit;
-    const u32 last = (item_begin + units - 1) / chunk;
-    const u32 pieces = last - (c - 1) + 1;
-    const bool few = pieces <= COMBINE_WARPS;
-    if (few && blockIdx.y % COMBINE_WARPS != 0) return;
-    const u32 row = blockIdx.y + (few ? warp : 0);
-    if (few ? row >= tile.rows : blockIdx.y >= tile.rows) return;
+    const u32 warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
+    // The plan is of a kernel before the one that wrote the pieces.
+    const u32 cuts = p.header[4];
+    CutRecord cut = p.cuts[blockIdx.x];
+    after_previous();
+    for (u32 c = blockIdx.x; c < cuts; c += gridDim.x) {
+        if (c != blockIdx.x) cut = p.cuts[c];
+        const bool few = cut.pieces <= FEW_PIECES;
+        if (few && blockIdx.y % warps != 0) continue;
+        const u32 row = blockIdx.y + (few ? warp : 0);
+        if (few ? row >= cut.rows : blockIdx.y >= cut.rows) continue;
 
-    // Piece 0 began with the item, so it is the second of its chunk.
-    auto slot = [&](u32 piece) { return (u64)(piece == 0 ? 2 * (c - 1) + 1 : 2 * (c - 1 + piece)) * a.rows + row; };
-    float lse;
-    float4 acc[fours];
-    merge_pieces<fours>(a, slot, few ? 0 : warp, few ? 1 : COMBINE_WARPS, pieces, dim, &lse, acc);
+        auto slot = [&](u32 piece) { return (u64)(2 * (cut.first_chunk + piece) + (piece == 0 ? 1 : 0)) * a.rows + row; };
+        float lse;
+        float4 acc[fours];
+        merge_pieces<fours>(a, slot, few ? 0 : warp, few ? 1 : warps, cut.pieces, dim, &lse, acc);
 
-    const u32 in_request = tile.row_begin + row;
-    const u64 to = part_row(a, a.out_part_heads, tile.token_begin + in_request / a.group, begin.head * a.group + in_request % a.group);
-    uint2* out = (uint2*)((u16*)a.out + to * dim);
-    if (few) {
-        for (int j = 0; j < fours; j++)
-            if (4 * lane + 128 * j < dim) out[lane + 32 * j] = four_bf16(acc[j]);
-        if (a.lse && lane == 0) ((float*)a.lse)[to] = lse;
-        return;
-    }
-    if (lane == 0) lse_of[warp] = lse;
-    for (int j = 0; j < fours; j++)
-        if (4 * lane + 128 * j < dim) *(float4*)&sum_of[warp][4 * lane + 128 * j] = acc[j];
-    __syncthreads();
-    float top = MINUS_INFINITY, total = 0.0f, weight[COMBINE_WARPS];
-    for (u32 w = 0; w < COMBINE_WARPS; w++) top = fmaxf(top, lse_of[w]);
-    for (u32 w = 0; w < COMBINE_WARPS; w++) {
-        weight[w] = top > MINUS_INFINITY ? expf(lse_of[w] - top) : 0.0f;
-        total += weight[w];
-    }
-    for (u32 d = 4 * threadIdx.x; d < dim; d += 4 * 32 * COMBINE_WARPS) {
-        float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        for (u32 w = 0; w < COMBINE_WARPS; w++) {
-            const float4 v = *(const float4*)&sum_of[w][d];
-            const float f = total > 0.0f ? weight[w] / total : 0.0f;
-            sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+        const u32 in_request = cut.row_begin + row;
+        const u64 to = part_row(a, a.out_part_heads, cut.token_begin + in_request / a.group, cut.head * a.group + in_request % a.group);
+        uint2* out = (uint2*)((u16*)a.out + to * dim);
+        if (few) {
+            for (int j = 0; j < fours; j++)
+                if (4 * lane + 128 * j < dim) out[lane + 32 * j] = four_bf16(acc[j]);
+            if (a.lse && lane == 0) ((float*)a.lse)[to] = lse;
+            continue;
         }
-        out[d / 4] = four_bf16(sum);
+        if (lane == 0) lse_of[warp] = lse;
+        for (int j = 0; j < fours; j++)
+            if (4 * lane + 128 * j < dim) *(float4*)&sum_of[warp][4 * lane + 128 * j] = acc[j];
+        __syncthreads();
+        float top = MINUS_INFINITY, total = 0.0f, weight[COMBINE_WARPS];
+        for (u32 w = 0; w < COMBINE_WARPS; w++) top = fmaxf(top, w < warps ? lse_of[w] : MINUS_INFINITY);
+        for (u32 w = 0; w < COMBINE_WARPS; w++) {
+            weight[w] = w < warps && top > MINUS_INFINITY ? expf(lse_of[w] - top) : 0.0f;
+            total += weight[w];
+        }
+        for (u32 d = 4 * threadIdx.x; d < dim; d += 4 * 32 * warps) {
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            for (u32 w = 0; w < COMBINE_WARPS; w++) {
+                if (w >= warps) break;
+                const float4 v = *(const float4*)&sum_of[w][d];
+                const float f = total > 0.0f ? weight[w] / total : 0.0f;
+                sum.x += f * v.x, sum.y += f * v.y, sum.z += f * v.z, sum.w += f * v.w;
+            }
+            out[d / 4] = four_bf16(sum);
+        }
+        if (a.lse && threadIdx.x == 0) ((float*)a.lse)[to] = total > 0.0f ? top + logf(total) : MINUS_INFINITY;
+        __syncthreads();  // before the next item's sums
     }
-    if (a.lse && threadIdx.x == 0) ((float*)a.lse)[to] = total > 0.0f ? top + logf(total) : MINUS_INFINITY;
 }
 
-extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d64(const __grid_constant__ AttentionArgs a) { combine<64>(a); }
-extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d128(const __grid_constant__ AttentionArgs a) { combine<128>(a); }
-extern "C" __global__ void __launch_bounds__(128) parplan_attention_combine_d512(const __grid_constant__ AttentionArgs a) { combine<512>(a); }
+extern "C" __global__ void __launch_bounds__(32 * COMBINE_WARPS) parplan_attention_combine_d64(const __grid_constant__ AttentionArgs a) { combine<64>(a); }
+extern "C" __global__ void __launch_bounds__(32 * COMBINE_WARPS) parplan_attention_combine_d128(const __grid_constant__ AttentionArgs a) { combine<128>(a); }
+extern "C" __global__ void __launch_bounds__(32 * COMBINE_WARPS) parplan_attention_combine_d256(const __grid_constant__ AttentionArgs a) { combine<256>(a); }
+extern "C" __global__ void __launch_bounds__(32 * COMBINE_WARPS) parplan_attention_combine_d512(const __grid_constant__ AttentionArgs a) { combine<512>(a); }

@@ -56,6 +56,8 @@ __device__ inline u32 pack(float low, float high) {
     return f16 ? pack_f16(low, high) : pack_bf16(low, high);
 }
 
+__device__ inline u32 bf16_pair_to_f16(u32 w) { return pack_f16(bf16_to_f32((u16)w), bf16_to_f32((u16)(w >> 16))); }
+
 // Two e4m3 in the high bytes of each half become two f16 that are 2^-8 of them: the
 // exponents' biases differ by 8, and the callers multiply by 2^8 once at the end.
 // Denormals come out right; the NaN pattern 0x7f reads as 480.

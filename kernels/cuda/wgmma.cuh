@@ -33,98 +33,98 @@ __device__ inline void results_are_here(float (&d)[count]) {
     for (int i = 0; i < count; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+// Products of 16-bit operands, bf16 or f16, added in f32: shape, first operand and flags as
+// text, so that each is written once for both types. Operands: the results, then `a`, then b.
+#define RESULTS_32 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+#define RESULTS_64 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+#define RESULTS_96 \
+    "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95}, "
+#define IN_OUT_32(d, at) \
+    "+f"(d[(at) + 0]), "+f"(d[(at) + 1]), "+f"(d[(at) + 2]), "+f"(d[(at) + 3]), \
+    "+f"(d[(at) + 4]), "+f"(d[(at) + 5]), "+f"(d[(at) + 6]), "+f"(d[(at) + 7]), \
+    "+f"(d[(at) + 8]), "+f"(d[(at) + 9]), "+f"(d[(at) + 10]), "+f"(d[(at) + 11]), \
+    "+f"(d[(at) + 12]), "+f"(d[(at) + 13]), "+f"(d[(at) + 14]), "+f"(d[(at) + 15]), \
+    "+f"(d[(at) + 16]), "+f"(d[(at) + 17]), "+f"(d[(at) + 18]), "+f"(d[(at) + 19]), \
+    "+f"(d[(at) + 20]), "+f"(d[(at) + 21]), "+f"(d[(at) + 22]), "+f"(d[(at) + 23]), \
+    "+f"(d[(at) + 24]), "+f"(d[(at) + 25]), "+f"(d[(at) + 26]), "+f"(d[(at) + 27]), \
+    "+f"(d[(at) + 28]), "+f"(d[(at) + 29]), "+f"(d[(at) + 30]), "+f"(d[(at) + 31])
+#define IN_OUT_64(d, at) IN_OUT_32(d, at), IN_OUT_32(d, (at) + 32)
+#define PRODUCT(shape, type, rest) "wgmma.mma_async.sync.aligned." shape "k16.f32." type "." type " " rest ";\n"
+#define ADD_IF(flag, product) "{\n.reg .pred p;\nsetp.ne.b32 p, " flag ", 0;\n" product "}\n"
+
 // d[64x64] (+)= a[64x16] * b[64x16]^T, both in shared memory; `add` false: d starts from 0.
+template <bool f16>
 __device__ inline void multiply_64x64(float (&d)[32], u64 a, u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, p, 1, 1, 0, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "l"(a), "l"(b), "r"((int)add));
+#define TEXT(type) ADD_IF("%34", PRODUCT("m64n64", type, RESULTS_32 "%32, %33, p, 1, 1, 0, 0"))
+    if (f16)
+        asm volatile(TEXT("f16") : IN_OUT_32(d, 0) : "l"(a), "l"(b), "r"((int)add));
+    else
+        asm volatile(TEXT("bf16") : IN_OUT_32(d, 0) : "l"(a), "l"(b), "r"((int)add));
+#undef TEXT
 }
 // The same with a in registers, as mma.m16n8k16 has it.
+template <bool f16>
 __device__ inline void multiply_64x64_registers(float (&d)[32], const u32 (&a)[4], u64 b, bool add) {
-    asm volatile(
-        "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}\n"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-          "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-          "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-          "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+#define TEXT(type) ADD_IF("%37", PRODUCT("m64n64", type, RESULTS_32 "{%32, %33, %34, %35}, %36, p, 1, 1, 0"))
+    if (f16)
+        asm volatile(TEXT("f16") : IN_OUT_32(d, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+    else
+        asm volatile(TEXT("bf16") : IN_OUT_32(d, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)add));
+#undef TEXT
 }
-// d[64x128], columns 64 * part on of the 128 registers (+)= a[64x16] * b[16x128]; the rows
-// of b are its 16.
-template <int part>
+// The same with b[columns x 16], columns 64, 128 or 192, bf16, registers `at` on; d is always added to.
+#define SUM(columns, first, rest)                                                                          \
+    if constexpr (columns == 64)                                                                           \
+        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 first("32", "33", "34", "35", "36") rest) : IN_OUT_32(d, at) : LEFT, "l"(b)); \
+    else if constexpr (columns == 128)                                                                     \
+        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 first("64", "65", "66", "67", "68") rest) : IN_OUT_64(d, at) : LEFT, "l"(b)); \
+    else                                                                                                   \
+        asm volatile(PRODUCT("m64n192", "bf16", RESULTS_96 first("96", "97", "98", "99", "100") rest) : IN_OUT_64(d, at), IN_OUT_32(d, (at) + 64) : LEFT, "l"(b))
+#define OF_SHARED(a, b, c, d, e) "%" a ", %" b ", "
+#define OF_REGISTERS(a, b, c, d, e) "{%" a ", %" b ", %" c ", %" d "}, %" e ", "
+template <int columns, int at, int count>
+__device__ inline void multiply_rows(float (&d)[count], u64 a, u64 b) {
+#define LEFT "l"(a)
+    SUM(columns, OF_SHARED, "1, 1, 1, 0, 0");
+#undef LEFT
+}
+template <int columns, int at, int count>
+__device__ inline void multiply_rows(float (&d)[count], const u32 (&a)[4], u64 b) {
+#define LEFT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+    SUM(columns, OF_REGISTERS, "1, 1, 1, 0");
+#undef LEFT
+}
+// d[64x128], registers 64 * part on of the 128, += a[64x16] * b[16x128]; the rows of b are
+// its 16.
+template <bool f16, int part>
 __device__ inline void multiply_64x128(float (&d)[128], u64 a, u64 b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, "
-        "%8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, "
-        "%24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, "
-        "%40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, 1, 1, 1, 0, 1;\n"
-        : "+f"(d[64 * part + 0]), "+f"(d[64 * part + 1]), "+f"(d[64 * part + 2]), "+f"(d[64 * part + 3]),
-          "+f"(d[64 * part + 4]), "+f"(d[64 * part + 5]), "+f"(d[64 * part + 6]), "+f"(d[64 * part + 7]),
-          "+f"(d[64 * part + 8]), "+f"(d[64 * part + 9]), "+f"(d[64 * part + 10]), "+f"(d[64 * part + 11]),
-          "+f"(d[64 * part + 12]), "+f"(d[64 * part + 13]), "+f"(d[64 * part + 14]), "+f"(d[64 * part + 15]),
-          "+f"(d[64 * part + 16]), "+f"(d[64 * part + 17]), "+f"(d[64 * part + 18]), "+f"(d[64 * part + 19]),
-          "+f"(d[64 * part + 20]), "+f"(d[64 * part + 21]), "+f"(d[64 * part + 22]), "+f"(d[64 * part + 23]),
-          "+f"(d[64 * part + 24]), "+f"(d[64 * part + 25]), "+f"(d[64 * part + 26]), "+f"(d[64 * part + 27]),
-          "+f"(d[64 * part + 28]), "+f"(d[64 * part + 29]), "+f"(d[64 * part + 30]), "+f"(d[64 * part + 31]),
-          "+f"(d[64 * part + 32]), "+f"(d[64 * part + 33]), "+f"(d[64 * part + 34]), "+f"(d[64 * part + 35]),
-          "+f"(d[64 * part + 36]), "+f"(d[64 * part + 37]), "+f"(d[64 * part + 38]), "+f"(d[64 * part + 39]),
-          "+f"(d[64 * part + 40]), "+f"(d[64 * part + 41]), "+f"(d[64 * part + 42]), "+f"(d[64 * part + 43]),
-          "+f"(d[64 * part + 44]), "+f"(d[64 * part + 45]), "+f"(d[64 * part + 46]), "+f"(d[64 * part + 47]),
-          "+f"(d[64 * part + 48]), "+f"(d[64 * part + 49]), "+f"(d[64 * part + 50]), "+f"(d[64 * part + 51]),
-          "+f"(d[64 * part + 52]), "+f"(d[64 * part + 53]), "+f"(d[64 * part + 54]), "+f"(d[64 * part + 55]),
-          "+f"(d[64 * part + 56]), "+f"(d[64 * part + 57]), "+f"(d[64 * part + 58]), "+f"(d[64 * part + 59]),
-          "+f"(d[64 * part + 60]), "+f"(d[64 * part + 61]), "+f"(d[64 * part + 62]), "+f"(d[64 * part + 63])
-        : "l"(a), "l"(b));
+#define TEXT(type) PRODUCT("m64n128", type, RESULTS_64 "%64, %65, 1, 1, 1, 0, 1")
+    if (f16)
+        asm volatile(TEXT("f16") : IN_OUT_64(d, 64 * part) : "l"(a), "l"(b));
+    else
+        asm volatile(TEXT("bf16") : IN_OUT_64(d, 64 * part) : "l"(a), "l"(b));
+#undef TEXT
 }
 // The same with a in registers, as mma.m16n8k16 has it.
-template <int part>
+template <bool f16, int part>
 __device__ inline void multiply_64x128_registers(float (&d)[128], const u32 (&a)[4], u64 b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, "
-        "%8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, "
-        "%24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, "
-        "%40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n"
-        : "+f"(d[64 * part + 0]), "+f"(d[64 * part + 1]), "+f"(d[64 * part + 2]), "+f"(d[64 * part + 3]),
-          "+f"(d[64 * part + 4]), "+f"(d[64 * part + 5]), "+f"(d[64 * part + 6]), "+f"(d[64 * part + 7]),
-          "+f"(d[64 * part + 8]), "+f"(d[64 * part + 9]), "+f"(d[64 * part + 10]), "+f"(d[64 * part + 11]),
-          "+f"(d[64 * part + 12]), "+f"(d[64 * part + 13]), "+f"(d[64 * part + 14]), "+f"(d[64 * part + 15]),
-          "+f"(d[64 * part + 16]), "+f"(d[64 * part + 17]), "+f"(d[64 * part + 18]), "+f"(d[64 * part + 19]),
-          "+f"(d[64 * part + 20]), "+f"(d[64 * part + 21]), "+f"(d[64 * part + 22]), "+f"(d[64 * part + 23]),
-          "+f"(d[64 * part + 24]), "+f"(d[64 * part + 25]), "+f"(d[64 * part + 26]), "+f"(d[64 * part + 27]),
-          "+f"(d[64 * part + 28]), "+f"(d[64 * part + 29]), "+f"(d[64 * part + 30]), "+f"(d[64 * part + 31]),
-          "+f"(d[64 * part + 32]), "+f"(d[64 * part + 33]), "+f"(d[64 * part + 34]), "+f"(d[64 * part + 35]),
-          "+f"(d[64 * part + 36]), "+f"(d[64 * part + 37]), "+f"(d[64 * part + 38]), "+f"(d[64 * part + 39]),
-          "+f"(d[64 * part + 40]), "+f"(d[64 * part + 41]), "+f"(d[64 * part + 42]), "+f"(d[64 * part + 43]),
-          "+f"(d[64 * part + 44]), "+f"(d[64 * part + 45]), "+f"(d[64 * part + 46]), "+f"(d[64 * part + 47]),
-          "+f"(d[64 * part + 48]), "+f"(d[64 * part + 49]), "+f"(d[64 * part + 50]), "+f"(d[64 * part + 51]),
-          "+f"(d[64 * part + 52]), "+f"(d[64 * part + 53]), "+f"(d[64 * part + 54]), "+f"(d[64 * part + 55]),
-          "+f"(d[64 * part + 56]), "+f"(d[64 * part + 57]), "+f"(d[64 * part + 58]), "+f"(d[64 * part + 59]),
-          "+f"(d[64 * part + 60]), "+f"(d[64 * part + 61]), "+f"(d[64 * part + 62]), "+f"(d[64 * part + 63])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#define TEXT(type) PRODUCT("m64n128", type, RESULTS_64 "{%64, %65, %66, %67}, %68, 1, 1, 1, 1")
+    if (f16)
+        asm volatile(TEXT("f16") : IN_OUT_64(d, 64 * part) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+    else
+        asm volatile(TEXT("bf16") : IN_OUT_64(d, 64 * part) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+#undef TEXT
 }
 
 __device__ inline void barrier_init(u32 barrier, u32 arrivals) {
@@ -145,6 +145,27 @@ __device__ inline void barrier_wait(u32 barrier, u32 parity) {
         "@!done bra again;\n}\n" ::"r"(barrier),
         "r"(parity)
         : "memory");
+}
+// Whether the phase of that parity has ended, for all lanes of the warp alike.
+__device__ inline bool barrier_passed(u32 barrier, u32 parity) {
+    u32 done;
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "mbarrier.test_wait.parity.acquire.cta.shared::cta.b64 done, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, done;\n}\n"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return __all_sync(0xffffffffu, done != 0);
+}
+// Eight e4m3 as eight f16, in order.
+__device__ inline uint4 e4m3_to_f16(u32 low, u32 high) {
+    uint4 r;
+    asm("{\n.reg .b16 a, b, c, d;\nmov.b32 {a, b}, %4;\nmov.b32 {c, d}, %5;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, a;\ncvt.rn.f16x2.e4m3x2 %1, b;\ncvt.rn.f16x2.e4m3x2 %2, c;\ncvt.rn.f16x2.e4m3x2 %3, d;\n}\n"
+        : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
+        : "r"(low), "r"(high));
+    return r;
 }
 // What was written by ordinary stores or copies is seen by products that follow.
 __device__ inline void fence_for_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

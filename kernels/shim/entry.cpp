@@ -119,10 +119,11 @@ void shim_fill_values(u64* out, u64 words, u64 fp8, u64 seed, u32 blocks, u32 th
 void shim_attention_plan(const AttentionArgs* args) {
     shim_launch_in_turn(1, 1, PLAN_THREADS, [&] { parplan_attention_plan(*args); });
 }
-void shim_attention_combine(const AttentionArgs* args, u32 dim, u32 rows) {
-    shim_launch_in_turn(args->chunks, rows, 32 * COMBINE_WARPS, [&] {
+void shim_attention_combine(const AttentionArgs* args, u32 dim, u32 blocks, u32 rows, u32 warps) {
+    shim_launch_in_turn(blocks, rows, 32 * warps, [&] {
         if (dim == 64) parplan_attention_combine_d64(*args);
         else if (dim == 128) parplan_attention_combine_d128(*args);
+        else if (dim == 256) parplan_attention_combine_d256(*args);
         else parplan_attention_combine_d512(*args);
     });
 }

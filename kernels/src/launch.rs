@@ -51,7 +51,7 @@ pub const ATTENTION_GQA: Module = module!("attention_gqa");
 
 /// Multi-head latent attention for any GPU.
 pub const ATTENTION_MLA: Module = module!("attention_mla");
-/// Multi-head latent attention for sm_90a; on others its kernel only traps.
+/// Multi-head latent attention for sm_90a; on others its kernels only trap.
 pub const ATTENTION_MLA_WGMMA: Module = module!("attention_mla_wgmma");
 /// Merges of attention over ranks.
 pub const ATTENTION_MERGE: Module = module!("attention_merge");
@@ -63,6 +63,8 @@ pub const ATTENTION_GATHER: Module = module!("attention_gather");
 pub const LAYER: Module = module!("layer");
 /// Products of many experts in one launch.
 pub const GROUPED: Module = module!("grouped");
+/// The same for sm_90a and many rows an expert; on others its kernels only trap.
+pub const GROUPED_WGMMA: Module = module!("grouped_wgmma");
 
 /// Reading and filling memory.
 pub const MEMORY: Module = module!("memory");
@@ -70,7 +72,7 @@ pub const MEMORY: Module = module!("memory");
 pub const STAMP: Module = module!("stamp");
 
 /// Every module.
-pub const MODULES: [Module; 12] = [
+pub const MODULES: [Module; 13] = [
     ROWS,
     PEER,
     MEMORY,
@@ -83,6 +85,7 @@ pub const MODULES: [Module; 12] = [
     STAMP,
     LAYER,
     GROUPED,
+    GROUPED_WGMMA,
 ];
 
 /// `(u4* global, const u4* local, const u64 place[2], u64 total_rows, u64 row_words)`
@@ -131,18 +134,26 @@ mod tests {
                     crate::attention::PLAN,
                     "parplan_attention_combine_d64",
                     "parplan_attention_combine_d128",
+                    "parplan_attention_combine_d256",
                     "parplan_attention_combine_d512",
                 ]
                 .to_vec(),
             ),
-            (ATTENTION_GQA, crate::attention::Kernel::GQA_NAMES.to_vec()),
+            (
+                ATTENTION_GQA,
+                crate::attention::Kernel::GQA_NAMES.concat().concat(),
+            ),
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
-            (ATTENTION_MLA_WGMMA, vec!["parplan_mla_bf16_wgmma"]),
+            (
+                ATTENTION_MLA_WGMMA,
+                vec!["parplan_mla_bf16_wgmma", "parplan_mla_fp8_wgmma"],
+            ),
             (ATTENTION_MERGE, crate::attention::MERGE_KERNELS.to_vec()),
             (ATTENTION_GATHER, vec![crate::attention::ALL_GATHER_LINES]),
             (STAMP, vec![crate::stamp::STAMP]),
             (LAYER, crate::layer::names::ALL.to_vec()),
             (GROUPED, crate::layer::Grouped::NAMES.to_vec()),
+            (GROUPED_WGMMA, crate::layer::Grouped::WGMMA_NAMES.to_vec()),
         ];
         assert_eq!(named.len(), MODULES.len());
         for (module, kernels) in named {

@@ -81,57 +81,89 @@ pub struct GroupedArgs {
     pub pad: u32,
 }
 
-/// One grouped product and how it is launched: `(columns / 128, tiles)` blocks.
+/// One grouped product and how it is launched: `(columns of the result / columns, tiles)` blocks, or
+/// where blocks walk over the tiles by themselves one a multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grouped {
     /// Entry point; argument `(GroupedArgs)`.
     pub name: &'static str,
     /// Rows of a tile.
     pub rows: u32,
+    /// Columns of the result that a block makes at a time.
+    pub columns: u32,
+    /// Threads of a block.
+    pub threads: u32,
     /// Dynamic shared memory of a block, bytes.
     pub shared: u32,
+    /// Whether a block walks over the tiles.
+    pub walks: bool,
 }
 
 impl Grouped {
-    /// Columns of a block.
-    pub const COLUMNS: u32 = 128;
-    /// Threads of a block.
-    pub const THREADS: u32 = 128;
-    /// Entry points.
+    /// Entry points for any GPU.
     pub const NAMES: [&str; 4] = [
         "parplan_grouped_bf16_narrow",
         "parplan_grouped_bf16_wide",
         "parplan_grouped_fp8_narrow",
         "parplan_grouped_fp8_wide",
     ];
+    /// Entry points for sm_90a, for many rows an expert.
+    pub const WGMMA_NAMES: [&str; 2] = ["parplan_grouped_bf16_wgmma", "parplan_grouped_fp8_wgmma"];
+    /// Rows of the smallest tiles for many rows an expert.
+    const WIDE: u32 = 64;
 
     /// The kernel for weights in fp8 or bf16, for few rows an expert or for many.
     #[must_use]
     pub fn choose(fp8: bool, wide: bool, capability: (i32, i32)) -> Self {
-        let rows = Self::tile_rows(wide);
+        let hopper = capability == (9, 0);
+        if wide && hopper {
+            // A ring of stages of 64 columns of k, for the rows that are multiplied at a time and
+            // 256 columns of the result; then two barriers a stage.
+            let (stages, stage) = match fp8 {
+                true => (6, 128 * 64 * 2 + 256 * 64),
+                false => (4, (192 + 256) * 64 * 2),
+            };
+            return Grouped {
+                name: Self::WGMMA_NAMES[usize::from(fp8)],
+                rows: 192,
+                columns: 256,
+                threads: 384,
+                shared: stages * (stage + 2 * 8),
+                walks: true,
+            };
+        }
+        let rows = if wide { Self::WIDE } else { 16 };
         let weight = if fp8 { 1 } else { 2 };
         // A ring of stages of 64 columns of k; the portable PTX, which newer GPUs run
         // too, has three.
-        let stages = if capability == (9, 0) { 4 } else { 3 };
+        let stages = if hopper { 4 } else { 3 };
+        let columns = 128;
         Grouped {
             name: Self::NAMES[usize::from(fp8) * 2 + usize::from(wide)],
             rows,
-            shared: stages * 64 * (rows * 2 + Self::COLUMNS * weight),
+            columns,
+            threads: 128,
+            shared: stages * 64 * (rows * 2 + columns * weight),
+            walks: false,
         }
-    }
-
-    /// Rows of a tile.
-    #[must_use]
-    pub fn tile_rows(wide: bool) -> u32 {
-        if wide { 64 } else { 16 }
     }
 
     /// Tiles that `pairs` rows of at most `experts` experts may make: every expert that
     /// has a row rounds its rows up.
     #[must_use]
-    pub fn max_tiles(wide: bool, pairs: usize, experts: usize) -> usize {
-        pairs / Self::tile_rows(wide) as usize + experts.min(pairs)
+    pub fn max_tiles(&self, pairs: usize, experts: usize) -> usize {
+        tiles(self.rows, pairs, experts)
     }
+
+    /// The same for whatever kernel a GPU has.
+    #[must_use]
+    pub fn most_tiles(wide: bool, pairs: usize, experts: usize) -> usize {
+        tiles(if wide { Self::WIDE } else { 16 }, pairs, experts)
+    }
+}
+
+fn tiles(rows: u32, pairs: usize, experts: usize) -> usize {
+    pairs / rows as usize + experts.min(pairs)
 }
 
 #[cfg(test)]
@@ -145,17 +177,28 @@ mod tests {
                 // One row to each expert but the last, which gets the rest.
                 let ones = experts.saturating_sub(1).min(pairs);
                 let tiles = ones + (pairs - ones).div_ceil(16);
-                assert!(tiles <= Grouped::max_tiles(false, pairs, experts));
+                assert!(tiles <= Grouped::most_tiles(false, pairs, experts));
             }
         }
     }
 
     #[test]
-    fn two_blocks_share_a_multiprocessor() {
+    fn no_kernel_makes_more_tiles_than_there_is_room_for() {
+        for capability in [(8, 0), (9, 0)] {
+            for (fp8, wide) in [(false, false), (false, true), (true, false), (true, true)] {
+                let kernel = Grouped::choose(fp8, wide, capability);
+                assert!(kernel.max_tiles(1000, 7) <= Grouped::most_tiles(wide, 1000, 7));
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_share_a_multiprocessor_or_have_it_for_themselves() {
         for fp8 in [false, true] {
             for wide in [false, true] {
                 let hopper = Grouped::choose(fp8, wide, (9, 0));
-                assert!(2 * (hopper.shared + 1024) <= 228 * 1024, "{hopper:?}");
+                let blocks = if hopper.walks { 1 } else { 2 };
+                assert!(blocks * (hopper.shared + 1024) <= 228 * 1024, "{hopper:?}");
                 let ampere = Grouped::choose(fp8, wide, (8, 0));
                 assert!(2 * (ampere.shared + 1024) <= 164 * 1024, "{ampere:?}");
                 let ada = Grouped::choose(fp8, wide, (8, 9));

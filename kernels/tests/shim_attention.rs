@@ -45,6 +45,9 @@ struct Steps {
     chunks: u32,
     shard: Shard,
     requests: Vec<(u32, u32)>,
+    /// Blocks that share the items of the merge, and warps of a block.
+    columns: u32,
+    warps: u32,
 }
 
 fn steps() -> impl Strategy<Value = Steps> {
@@ -59,14 +62,17 @@ fn steps() -> impl Strategy<Value = Steps> {
         1u32..9,
         shard,
         prop::collection::vec((0u32..600, 0u32..5), 1..9),
+        prop::bool::ANY,
     )
-        .prop_map(|(kv_heads, group, chunks, shard, requests)| Steps {
+        .prop_map(|(kv_heads, group, chunks, shard, requests, few)| Steps {
             heads: kv_heads * group,
             kv_heads,
             max_query: requests.iter().map(|r| r.1).max().unwrap_or(1).max(1) as usize,
             chunks,
             shard,
             requests,
+            columns: if few { 1 } else { chunks.min(3) },
+            warps: if few { 2 } else { 4 },
         })
 }
 
@@ -75,7 +81,7 @@ fn steps() -> impl Strategy<Value = Steps> {
 fn hold(s: &Steps) -> Result<(), TestCaseError> {
     const DIM: usize = 64;
     type Plan = unsafe extern "C" fn(*const AttentionArgs);
-    type Combine = unsafe extern "C" fn(*const AttentionArgs, u32, u32);
+    type Combine = unsafe extern "C" fn(*const AttentionArgs, u32, u32, u32, u32);
     let kind = Kind::Gqa {
         heads: s.heads,
         kv_heads: s.kv_heads,
@@ -201,7 +207,7 @@ fn hold(s: &Steps) -> Result<(), TestCaseError> {
     }
     let most = (group * s.max_query).min(rows) as u32;
     // SAFETY: as above.
-    unsafe { run_combine(&raw const args, DIM as u32, most) };
+    unsafe { run_combine(&raw const args, DIM as u32, s.columns, most, s.warps) };
     let mut rows_seen = 0;
     for tile in 0..tiles {
         for head in 0..s.kv_heads {

@@ -24,7 +24,8 @@ pub struct Side<'a> {
 pub enum Metric {
     /// Output tokens a second and GPU; more is better.
     Throughput,
-    /// Mean time of an output token; less is better.
+    /// Mean time of an output token after the first; less is better. Where requests have none
+    /// after the first, [`compare`] decides by [`Metric::Ttft`] and says so.
     Tpot,
     /// Mean time to the first token; less is better.
     Ttft,
@@ -74,8 +75,8 @@ pub struct Comparison {
     pub b: Plan,
     /// What decides.
     pub metric: Metric,
-    /// Who wins.
-    pub winner: Winner,
+    /// Who wins; none where the two are alike ([`ALIKE`]).
+    pub winner: Option<Winner>,
     /// How much better the winner is: a ratio of at least 1.
     pub by: f64,
     /// How sure that is: the probability that the winner stays the winner, from the spread of the
@@ -104,7 +105,7 @@ fn value(side: &Side<'_>, traffic: &Traffic, metric: Metric) -> f64 {
             service.requests_per_s * f64::from(layout.replicas) * traffic.osl
                 / f64::from(layout.gpus())
         }
-        Metric::Tpot => 1e6 / service.tpot_us,
+        Metric::Tpot => 1e6 / service.tpot_us.unwrap_or(service.ttft_us),
         Metric::Ttft => 1e6 / service.ttft_us,
     }
 }
@@ -114,12 +115,19 @@ fn lead(a: &Side<'_>, b: &Side<'_>, traffic: &Traffic, metric: Metric) -> f64 {
     (value(a, traffic, metric) / value(b, traffic, metric)).ln()
 }
 
+/// Two sides whose figures differ by less than this share are the same: it prints as 0.0 %.
+pub const ALIKE: f64 = 5e-4;
+
 fn winner(lead: f64) -> Winner {
     if lead >= 0.0 { Winner::A } else { Winner::B }
 }
 
 /// Compares two sides on the same traffic.
 pub fn compare(a: &Side<'_>, b: &Side<'_>, traffic: &Traffic, metric: Metric) -> Comparison {
+    let metric = match metric {
+        Metric::Tpot if !traffic.has_tpot() => Metric::Ttft,
+        metric => metric,
+    };
     let at = lead(a, b, traffic, metric);
     let (left, right) = (a.setup.overheads, b.setup.overheads);
     let spread = match metric {
@@ -143,7 +151,7 @@ pub fn compare(a: &Side<'_>, b: &Side<'_>, traffic: &Traffic, metric: Metric) ->
         a: estimate::plan(a.setup, traffic, a.settings, a.choice),
         b: estimate::plan(b.setup, traffic, b.settings, b.choice),
         metric,
-        winner: winner(at),
+        winner: (at.abs() >= ALIKE).then(|| winner(at)),
         by: at.abs().exp(),
         confidence: Normal::standard().cdf(at.abs() / spread.max(1e-9)),
         crossovers,

@@ -53,6 +53,8 @@ pub struct Deployment<'a> {
     pub running_per_rank: f64,
     /// The limit alone.
     limit_per_rank: u32,
+    /// The limit that a person set, as the engine's own flag counts it.
+    limit_asked: Option<u32>,
     /// Decode steps between two looks for new requests.
     pub receive_interval: u32,
     /// Decode steps that a prompt waits for others to be prefilled with it.
@@ -130,6 +132,19 @@ impl<'a> Deployment<'a> {
         ((pools.rows - fixed * requests) / per_token)
             .max(0.0)
             .floor()
+    }
+
+    /// What a limit of running requests that a person set comes to, where its number is not that of the
+    /// whole deployment: the limit, and the requests of one rank.
+    pub fn limit_shared(&self) -> Option<(u32, u32)> {
+        let layout = &self.choice.layout;
+        let all = self
+            .limit_per_rank
+            .saturating_mul(layout.attention_dp)
+            .saturating_mul(layout.replicas);
+        self.limit_asked
+            .filter(|&asked| asked != all)
+            .map(|asked| (asked, self.limit_per_rank))
     }
 
     /// Running requests of one rank that the engine is told to let in.

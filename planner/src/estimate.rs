@@ -14,7 +14,7 @@ use crate::step::pass::{self, ACTIVATION_BYTES};
 use crate::step::record::{Record, Recorded};
 use crate::step::tally::{Op, Tally};
 use crate::volume::{self, Exchange, Rows};
-use parplan_profiles::engine::rules::GraphUnit;
+use parplan_profiles::engine::rules::{GraphUnit, RequestLimit};
 use parplan_profiles::{Attention, Ffn, LayerGroup};
 
 /// Everything that is predicted of one configuration. The layout must be legal.
@@ -70,7 +70,9 @@ fn performance(d: &Deployment<'_>, traffic: &Traffic, service: &Service) -> Perf
     let gpus = f64::from(d.choice.layout.gpus());
     let spread = transfer_sigma(d.setup);
     let sigma = |own: f64| (own * own + spread * spread).sqrt();
-    let tpot = Predicted::log_normal(service.tpot_us / 1e3, sigma(o.tpot_sigma));
+    let tpot = service
+        .tpot_us
+        .map(|us| Predicted::log_normal(us / 1e3, sigma(o.tpot_sigma)));
     let steps = d.steps(traffic, false);
     let chunk = d.chunk_tokens.min(d.load(traffic).prefill_tokens);
     let requests = service.requests_per_s * replicas;
@@ -174,7 +176,22 @@ fn warnings(
         ));
     }
     out.extend(lost_sizes(d));
+    out.extend(shared_limit(d));
     out
+}
+
+/// Says what a limit of running requests comes to that counts those of a replica or of a rank.
+fn shared_limit(d: &Deployment<'_>) -> Option<String> {
+    let (asked, each) = d.limit_shared()?;
+    let layout = &d.choice.layout;
+    let all = u64::from(each) * u64::from(layout.attention_dp) * u64::from(layout.replicas);
+    let whose = match d.setup.rules.scheduler.requests {
+        RequestLimit::Server => "those of a replica, divided among its attention-DP ranks",
+        RequestLimit::Engine => "those of one attention-DP rank",
+    };
+    Some(format!(
+        "the limit of {asked} running requests counts {whose}: {each} a rank, {all} in all"
+    ))
 }
 
 /// Says which of the graph sizes that a person listed the engine would not capture, and why.

@@ -54,6 +54,9 @@ pub struct LaunchSpec {
     pub kv_dtype: Option<Dtype>,
     /// Longest sequence, tokens.
     pub context_length: Option<u32>,
+    /// It is beyond the length that the model was configured for, which engines have to be told twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub long_context: bool,
     /// Tokens of a prefill chunk or step as the command line counts them (SGLang divides them by
     /// attention DP).
     pub chunk_tokens: Option<u32>,
@@ -149,6 +152,7 @@ impl LaunchSpec {
             quantization: None,
             kv_dtype: None,
             context_length: None,
+            long_context: false,
             chunk_tokens: None,
             page_size: None,
             speculation: None,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// parallelism divides it. vLLM's `--tensor-parallel-size` is [`Layout::attention_tp`] and its
 /// `--data-parallel-size` is `attention_dp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Layout {
     /// Independent copies of the whole engine.
     pub replicas: u32,

@@ -5,6 +5,7 @@
 //! differ). [`is_legal`] allocates nothing; [`check`] says everything that is wrong, each with the
 //! nearest value that would pass.
 
+mod asked;
 mod dcp;
 mod ffn;
 mod shape;
@@ -48,6 +49,10 @@ pub struct Options<'a> {
     pub symmetric_memory: bool,
     /// Dense feed-forward blocks are not split (`--moe-dense-tp-size 1`).
     pub dense_unsplit: bool,
+    /// The limit of running requests that a person set, as the engine's own flag counts it.
+    pub running_requests: Option<u32>,
+    /// Of how many attention-DP ranks batches are listed, where they are.
+    pub batches: Option<u32>,
 }
 
 impl Default for Options<'_> {
@@ -60,6 +65,8 @@ impl Default for Options<'_> {
             kv_dtype: Dtype::Bf16,
             symmetric_memory: false,
             dense_unsplit: false,
+            running_requests: None,
+            batches: None,
         }
     }
 }
@@ -142,6 +149,8 @@ pub enum Rule {
     ExpertShard,
     /// Dense shards are whole.
     DenseShard,
+    /// The vocabulary divides.
+    Vocabulary,
     /// No more stages than layers.
     PpLayers,
     /// The engine drafts under pipeline stages.
@@ -150,6 +159,10 @@ pub enum Rule {
     PpAttentionDp,
     /// The version has symmetric memory.
     SymmetricMemory,
+    /// Batches are listed for the ranks that there are.
+    Imbalance,
+    /// Every rank runs a request.
+    RunningRequests,
 }
 
 /// Checks every rule.
@@ -223,7 +236,9 @@ fn walk(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlo
         dcp::dcp(layout, ground, sink)?;
     }
     ffn::experts(layout, ground, sink)?;
-    ffn::pipeline(layout, ground, sink)
+    ffn::vocabulary(layout, ground, sink)?;
+    ffn::pipeline(layout, ground, sink)?;
+    asked::asked(layout, ground, sink)
 }
 
 fn machines(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> ControlFlow<()> {
@@ -261,7 +276,7 @@ fn machines(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contro
         let reason = || {
             format!(
                 "tp {} x pp {} on {nodes} nodes of {per_node} GPUs: every node must hold an equal \
-                 part that fits; {} nodes would",
+                 part that fits; use nodes {}",
                 layout.tp,
                 layout.pp,
                 right.unwrap_or(1)
@@ -344,10 +359,11 @@ fn attention(layout: &Layout, ground: &Ground<'_>, sink: &mut Sink<'_>) -> Contr
                 .min_by_key(|width| width.abs_diff(attention_tp));
             let reason = || {
                 format!(
-                    "{} query heads and {} KV heads do not spread over attention tp {attention_tp} \
-                     (tp {tp} / attention dp {dp}); attention tp {} would",
+                    "{} query heads and {} KV head{} do not spread over attention tp {attention_tp} \
+                     (tp {tp} / attention dp {dp}); use attention tp {}",
                     heads.query,
                     heads.kv,
+                    if heads.kv == 1 { "" } else { "s" },
                     right.unwrap_or(1)
                 )
             };

@@ -6,6 +6,7 @@ pub mod cost;
 pub mod deployment;
 pub mod engine_comm;
 pub mod estimate;
+pub mod formats;
 pub mod gather;
 pub mod graphs;
 pub mod kv;

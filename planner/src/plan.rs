@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// A predicted quantity with its 90 % interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Predicted {
     /// Expected value.
     pub value: f64,
@@ -61,6 +62,7 @@ impl Predicted {
 
 /// What is decided beside the layout.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Choice {
     /// The split.
     pub layout: Layout,
@@ -78,9 +80,11 @@ pub struct Choice {
 
 /// Predicted service of a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Performance {
-    /// Mean time of an output token after the first, ms.
-    pub tpot_ms: Predicted,
+    /// Mean time of an output token after the first, ms; none where a request has one output token.
+    #[serde(default)]
+    pub tpot_ms: Option<Predicted>,
     /// Mean time to the first token, ms.
     pub ttft_ms: Predicted,
     /// Output tokens a second, divided by all GPUs.
@@ -103,6 +107,7 @@ pub struct Performance {
 
 /// Memory of one rank, bytes. The parts sum to `total`, the whole card.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MemoryMap {
     /// Weights, MTP layers included where speculation runs them.
     pub weights: f64,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Traffic: a closed loop of clients, or arrivals at a rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Traffic {
     /// Mean prompt tokens.
     pub isl: f64,
@@ -40,6 +41,11 @@ impl Traffic {
         self.isl * self.prompts.longest + self.osl * self.outputs.longest
     }
 
+    /// Whether requests have output tokens after the first one, between which time can pass.
+    pub fn has_tpot(&self) -> bool {
+        self.osl > 1.0
+    }
+
     /// Tokens in the cache of a request that is being decoded, averaged over such requests at a
     /// moment: its prompt, and half of an output that counts by its length, since long ones run long.
     pub fn context(&self) -> f64 {
@@ -49,6 +55,7 @@ impl Traffic {
 
 /// How the lengths of requests lie around their mean. All figures are parts of that mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spread {
     /// The longest.
     pub longest: f64,

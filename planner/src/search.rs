@@ -160,7 +160,10 @@ pub fn recommend_while(
         .collect::<Option<_>>()?;
     let miss = ranked.first().filter(|_| !met_goal).map(|plan| Miss {
         ttft_ms: over(plan.predicted.ttft_ms.value, goal.ttft_ms),
-        tpot_ms: over(plan.predicted.tpot_ms.value, goal.tpot_ms),
+        tpot_ms: plan
+            .predicted
+            .tpot_ms
+            .map_or(0.0, |tpot| over(tpot.value, goal.tpot_ms)),
     });
     Some(Recommendation {
         ranked,
@@ -225,6 +228,7 @@ fn front(mut all: Vec<Scored>) -> Vec<Scored> {
 /// What legality is asked with for one choice of a space.
 fn ground<'a>(
     setup: &Setup<'a>,
+    traffic: &Traffic,
     space: &Space,
     shape: &'a ModelShape,
     choice: &Choice,
@@ -238,16 +242,7 @@ fn ground<'a>(
             link_domain: setup.gpu.link_domain_gpus,
             sm: sm(setup.gpu),
         },
-        options: Options {
-            expert_backend: choice
-                .expert_all_to_all
-                .then_some(setup.rules.experts.all_to_all())
-                .flatten(),
-            speculation: choice.speculative_steps > 0,
-            kv_dtype: choice.kv_dtype,
-            symmetric_memory: choice.symmetric_memory,
-            ..Options::default()
-        },
+        options: Options::of(setup.rules, traffic, &space.settings, choice),
     }
 }
 
@@ -259,7 +254,8 @@ pub fn refusal(
     choice: Choice,
 ) -> Option<String> {
     let shape = ModelShape::of(setup.model);
-    if let Err(refusals) = legality::check(&choice.layout, &ground(setup, space, &shape, &choice)) {
+    let ground = ground(setup, traffic, space, &shape, &choice);
+    if let Err(refusals) = legality::check(&choice.layout, &ground) {
         return refusals.into_iter().next().map(|refusal| refusal.reason);
     }
     Deployment::new(setup, traffic, &space.settings, choice).does_not_fit(traffic)
@@ -281,7 +277,7 @@ impl Search<'_> {
         // What does not fit says more about a layout than an optional switch that it cannot have.
         let (mut misfit, mut reason) = (None, None);
         for choice in space::choices(self.setup, self.traffic, self.space, layout) {
-            let ground = ground(self.setup, self.space, &self.shape, &choice);
+            let ground = ground(self.setup, self.traffic, self.space, &self.shape, &choice);
             if !legality::is_legal(&layout, &ground) {
                 if reason.is_none() {
                     reason = legality::check(&layout, &ground)
@@ -328,15 +324,16 @@ fn score(
     let layout = deployment.choice.layout;
     let gpus = f64::from(layout.gpus());
     let throughput = service.requests_per_s * f64::from(layout.replicas) * traffic.osl / gpus;
-    let tpot = service.tpot_us / 1e3;
+    let tpot = service.tpot_us.map(|us| us / 1e3);
     let ttft = service.ttft_us / 1e3;
-    let misses = [(ttft, goal.ttft_ms), (tpot, goal.tpot_ms)];
+    // A request of one output token has no time between tokens, and keeps every limit on it.
+    let misses = [(ttft, goal.ttft_ms), (tpot.unwrap_or(0.0), goal.tpot_ms)];
     let meets = misses
         .iter()
         .all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));
     let score = if meets {
         match goal.objective {
-            Objective::Latency => -(ttft + (traffic.osl - 1.0).max(0.0) * tpot),
+            Objective::Latency => -(ttft + (traffic.osl - 1.0).max(0.0) * tpot.unwrap_or(0.0)),
             Objective::Throughput | Objective::Pareto => throughput,
         }
     } else {
@@ -351,7 +348,7 @@ fn score(
         meets,
         score,
         throughput,
-        latency: tpot,
+        latency: tpot.unwrap_or(ttft),
         points,
     }
 }

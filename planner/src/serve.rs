@@ -104,8 +104,9 @@ pub struct Service {
     pub queue_us: f64,
     /// The part of it that the first burst adds.
     pub burst_us: f64,
-    /// Mean time of one output token after the first, microseconds.
-    pub tpot_us: f64,
+    /// Mean time of one output token after the first, microseconds; none where a request has one
+    /// output token, and so none after the first.
+    pub tpot_us: Option<f64>,
     /// One decode step with nothing else going on, microseconds.
     pub decode_step_us: f64,
     /// Decoding requests a rank.
@@ -273,8 +274,9 @@ fn trial<T: StepTimes>(
     };
     let alike = alike.clamp(0.0, 1.0);
     let share = (1.0 - 1.0 / load.waves).max(0.5 / load.waves) * (1.0 - alike) + 0.5 * alike;
-    let tpot_us =
-        decode_us * (1.0 + share * stall_load / (1.0 - stall_load)) / load.tokens_per_step;
+    let tpot_us = (load.output_tokens > 1.0).then_some(
+        decode_us * (1.0 + share * stall_load / (1.0 - stall_load)) / load.tokens_per_step,
+    );
     // Where chunks ride along, or other ranks decode on, the queue before a prefill counts steps, not
     // seconds, because everybody's decoding, and so every new arrival, slows down with the steps.
     // Where all decoding stops, no client of a loop gets its last token meanwhile; others keep coming.
@@ -377,7 +379,8 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     let (rate_per_us, only) = whole::rate(times, load, &run);
     if let Some(end) = only {
         // Nothing follows the first wave, whose requests wait for half of its prefills on average.
-        service.tpot_us = end.token_us + burst.all_us / (2.0 * load.output_tokens.max(2.0));
+        service.tpot_us = (load.output_tokens > 1.0)
+            .then(|| end.token_us + burst.all_us / (2.0 * load.output_tokens));
     }
     service.requests_per_s = rate_per_us * 1e6;
     service.burst_us = burst.wait_us;

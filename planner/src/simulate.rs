@@ -33,8 +33,8 @@ pub enum Arrivals {
 pub struct Outcome {
     /// Time to first token, microseconds.
     pub ttft_us: f64,
-    /// Mean time of a token after the first, microseconds; 0 for single-token requests.
-    pub tpot_us: f64,
+    /// Mean time of a token after the first, microseconds; none for a request of one output token.
+    pub tpot_us: Option<f64>,
     /// When its last token came, microseconds.
     pub finished_us: f64,
 }
@@ -82,7 +82,7 @@ pub fn run<T: StepTimes>(
     let ranks = (limits.dp_ranks.round() as usize).max(1);
     let none = Outcome {
         ttft_us: 0.0,
-        tpot_us: 0.0,
+        tpot_us: None,
         finished_us: 0.0,
     };
     let mut engine = Engine {
@@ -284,11 +284,8 @@ impl Engine<'_> {
                     self.outcomes[request.id] = Outcome {
                         ttft_us: request.first_token_us - request.sent_us
                             + self.limits.request_overhead_us,
-                        tpot_us: if tokens > 0.0 {
-                            (self.now - request.first_token_us) / tokens
-                        } else {
-                            0.0
-                        },
+                        tpot_us: (tokens > 0.0)
+                            .then(|| (self.now - request.first_token_us) / tokens),
                         finished_us: self.now,
                     };
                     *used -= request.kv_tokens;
@@ -351,7 +348,7 @@ mod tests {
         let outcomes = waves(times, clients, 10, isl, (osl, ratio), limits);
         let mean =
             |f: fn(&Outcome) -> f64| outcomes.iter().map(f).sum::<f64>() / outcomes.len() as f64;
-        (mean(|o| o.ttft_us), mean(|o| o.tpot_us))
+        (mean(|o| o.ttft_us), mean(|o| o.tpot_us.unwrap_or(f64::NAN)))
     }
 
     /// Outcomes of so many waves.
@@ -491,6 +488,7 @@ mod tests {
                 };
                 let (ttft, tpot) = simulated(&times, clients, isl, osl, ratio, &limits);
                 let (form, _) = closed_loop(&times, &load, &limits);
+                let form_tpot = form.tpot_us.unwrap_or(f64::NAN);
                 // Several ranks, and equal lengths, keep more in step than the closed form knows.
                 let most = if ratio == 1.0 || ranks > 1.0 {
                     0.30
@@ -499,9 +497,9 @@ mod tests {
                 };
                 let of = format!("{style:?} r{ratio} dp{ranks} c{clients} {isl}/{osl}");
                 assert!(
-                    (form.tpot_us / tpot - 1.0).abs() < most,
+                    (form_tpot / tpot - 1.0).abs() < most,
                     "{of}: TPOT {} simulated {tpot}",
-                    form.tpot_us
+                    form_tpot
                 );
                 // Equal lengths that fill a chunk exactly fall on either side of a pass.
                 // Where chunks ride along, it keeps all requests of a chunk together for ever; measured
@@ -514,6 +512,59 @@ mod tests {
                     form.ttft_us
                 );
             }
+        }
+    }
+
+    #[test]
+    fn one_output_token_has_no_time_per_token_and_prefill_sets_the_rate() {
+        let times = Linear {
+            step: 8000.0,
+            request: 60.0,
+            token: 75.0,
+            beside: 1.0,
+        };
+        for style in [PrefillStyle::Mixed, PrefillStyle::Separate] {
+            let limits = Limits {
+                dp_ranks: 1.0,
+                running_per_rank: 1024.0,
+                chunk_tokens: 1024.0,
+                style,
+                request_overhead_us: 0.0,
+                balance_steps: 0.0,
+                receive_steps: 1.0,
+            };
+            let load = ClosedLoop {
+                clients: 16.0,
+                prefill_tokens: 1024.0,
+                cached_tokens: 0.0,
+                output_tokens: 1.0,
+                tokens_per_step: 1.0,
+                waves: 10.0,
+                weighted_prompt: 1024.0,
+                output_width: 0.0,
+            };
+            let requests = vec![
+                Request {
+                    arrival_us: 0.0,
+                    prefill_tokens: 1024.0,
+                    cached_tokens: 0.0,
+                    output_tokens: 1.0,
+                };
+                160
+            ];
+            let pool = KvPool {
+                tokens_per_rank: f64::INFINITY,
+            };
+            let clients = Arrivals::ClosedLoop(16);
+            let out = run(&times, &requests, clients, &limits, pool, 1.0);
+            assert!(out.iter().all(|o| o.tpot_us.is_none()));
+            let end = out.iter().map(|o| o.finished_us).fold(0.0, f64::max);
+            let simulated = 160.0 / end * 1e6;
+            let (form, _) = closed_loop(&times, &load, &limits);
+            assert_eq!(form.tpot_us, None);
+            // Nobody decodes, so requests finish as fast as passes take them.
+            let off = form.requests_per_s / simulated - 1.0;
+            assert!(off.abs() < 0.10, "{style:?}: {form:?} {simulated}");
         }
     }
 
@@ -551,7 +602,8 @@ mod tests {
         let (each, rarely) = (served(1.0), served(31.0));
         let waited = (rarely.queue_us - each.queue_us) / each.decode_step_us;
         assert!((14.0..16.5).contains(&waited), "{waited}");
-        assert!(rarely.tpot_us <= 1.01 * each.tpot_us);
+        let slower = rarely.tpot_us.zip(each.tpot_us).map(|(r, e)| r / e);
+        assert!(slower.is_some_and(|slower| slower <= 1.01), "{slower:?}");
     }
 
     #[test]
@@ -586,7 +638,8 @@ mod tests {
             closed_loop(&times, &load, &limits).0
         };
         let (at_once, held) = (served(8.0, 0.0), served(8.0, 60.0));
-        assert!(held.tpot_us < 0.9 * at_once.tpot_us);
+        let faster = held.tpot_us.zip(at_once.tpot_us).map(|(h, a)| h / a);
+        assert!(faster.is_some_and(|faster| faster < 0.9), "{faster:?}");
         // Half of 60 steps, prefill among them, and no more than the whole of them.
         let wait = held.queue_us / held.decode_step_us;
         assert!((30.0..60.0).contains(&wait), "{wait}");
@@ -630,7 +683,7 @@ mod tests {
         );
         assert_eq!(apart[0].ttft_us, 1100.0);
         assert_eq!(apart[1].ttft_us, 1100.0);
-        assert_eq!(apart[1].tpot_us, 1000.0);
+        assert_eq!(apart[1].tpot_us, Some(1000.0));
         let tight = run(
             &times,
             &[request(0.0), request(0.0)],

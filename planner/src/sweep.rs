@@ -20,7 +20,8 @@ const LEAST_MOST: f64 = 1024.0;
 pub struct Point {
     /// Clients of the whole deployment.
     pub clients: f64,
-    /// Output tokens a second that one user sees: the inverse of TPOT.
+    /// Output tokens a second that one user sees: the inverse of TPOT, or of TTFT where a request
+    /// has one output token.
     pub tokens_per_s_user: f64,
     /// Output tokens a second, divided by all GPUs.
     pub tokens_per_s_gpu: f64,
@@ -91,7 +92,7 @@ fn point(
     let layout = choice.layout;
     let point = Point {
         clients,
-        tokens_per_s_user: 1e6 / service.tpot_us,
+        tokens_per_s_user: 1e6 / service.tpot_us.unwrap_or(service.ttft_us),
         tokens_per_s_gpu: service.requests_per_s * f64::from(layout.replicas) * traffic.osl
             / f64::from(layout.gpus()),
     };

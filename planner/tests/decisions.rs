@@ -139,9 +139,11 @@ fn published_winners_win() {
             Metric::Throughput,
         );
         assert_eq!(
-            found.winner, case.winner,
+            found.winner,
+            Some(case.winner),
             "{}: by {:.2}",
-            case.source, found.by
+            case.source,
+            found.by
         );
         assert!(found.by > 1.0 && found.confidence >= 0.5, "{}", case.source);
     }

@@ -95,6 +95,7 @@ fn specs(layout: Layout, rules: &EngineRules) -> Vec<LaunchSpec> {
             running_per_rank: Some(64),
             memory_fraction: Some(0.8),
             context_length: Some(65_536),
+            long_context: true,
             chunk_tokens: Some(8192),
             page_size: Some(64),
             ..base.clone()

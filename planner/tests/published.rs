@@ -152,7 +152,7 @@ fn published_comparisons_keep_their_winners() {
             _ => y / x,
         };
         let value = |plan: &Plan| match case.get("metric") {
-            "tpot" => plan.predicted.tpot_ms.value,
+            "tpot" => plan.predicted.tpot_ms.unwrap().value,
             _ => plan.predicted.output_tokens_per_s.value,
         };
         let measured = better(case.number("measured_a"), case.number("measured_b"));

@@ -227,6 +227,21 @@ impl Calibration {
             if term.ranks.is_empty() || term.samples == 0 {
                 return wrong(field, "needs ranks and samples".to_owned());
             }
+            let there = || {
+                let same = |s: &&Sample| Class::of(&s.experiment) == term.class;
+                self.samples.iter().filter(same).count()
+            };
+            if term.class.prices_by_sample() && there() < term.samples as usize {
+                return wrong(
+                    field,
+                    format!(
+                        "was fitted to {} samples, and {} of them are in the file: they price by \
+                         themselves, so put them back, or measure again with `parplan calibrate`",
+                        term.samples,
+                        there()
+                    ),
+                );
+            }
         }
         for (at, sample) in self.samples.iter().enumerate() {
             sample

@@ -15,8 +15,9 @@ pub use resolve::EngineRules;
 use crate::dtype::Dtype;
 use crate::engine::flags::{Flag, FlagForm, Meaning};
 use crate::engine::rules::{
-    AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
-    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule, SyncRule,
+    AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
+    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule,
+    SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use crate::gpu::Vendor;
@@ -79,6 +80,9 @@ pub struct EngineProfile {
     /// Kernels that are folded into others, where they are known.
     #[serde(default)]
     pub fusion: Vec<Since<FusionRule>>,
+    /// Number formats that need a device of some kind, where they are known.
+    #[serde(default)]
+    pub formats: Vec<Since<FormatRule>>,
     /// Spellings of KV cache formats on the command line.
     pub kv_names: Vec<Since<BTreeMap<Dtype, String>>>,
     /// Spellings of formats that a checkpoint in bf16 is quantised to while it is loaded, where there
@@ -196,7 +200,7 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 17] = [
+        let kinds: [(&str, bool, Vec<Version>); 18] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
@@ -211,6 +215,7 @@ impl EngineProfile {
             ("experts", true, starts(&self.experts)),
             ("kernels", false, starts(&self.kernels)),
             ("fusion", false, starts(&self.fusion)),
+            ("formats", false, starts(&self.formats)),
             ("kv_names", true, starts(&self.kv_names)),
             ("load_names", false, starts(&self.load_names)),
             ("draft_names", true, starts(&self.draft_names)),
@@ -270,6 +275,7 @@ impl EngineProfile {
         versions.extend(starts(&self.experts));
         versions.extend(starts(&self.kernels));
         versions.extend(starts(&self.fusion));
+        versions.extend(starts(&self.formats));
         versions.extend(starts(&self.kv_names));
         versions.extend(starts(&self.load_names));
         versions.extend(starts(&self.draft_names));

@@ -15,7 +15,43 @@ pub const MAX_CLIENTS: f64 = 1e6;
 fn count(text: &str, most: u32) -> Result<u32, String> {
     match text.trim().parse::<u32>() {
         Ok(value) if (1..=most).contains(&value) => Ok(value),
-        _ => Err(format!("must be a whole number from 1 to {most}")),
+        _ => Err(format!(
+            "must be a whole number from 1 to {most}{}",
+            written_out(text)
+        )),
+    }
+}
+
+/// What a share in percent is, where it looks like one; nothing for other texts.
+fn share_of(text: &str) -> String {
+    let text = text.trim();
+    let (percent, least) = match text.strip_suffix('%') {
+        Some(percent) => (percent.trim_end(), 0.0),
+        None => (text, 2.0),
+    };
+    match percent.parse::<f64>() {
+        Ok(value) if value >= least && value <= 100.0 => {
+            format!("; {percent} % is {}", value / 100.0)
+        }
+        _ => String::new(),
+    }
+}
+
+/// What a number with a letter for thousands or millions may mean; nothing for other texts.
+fn written_out(text: &str) -> String {
+    let text = text.trim();
+    let units = [("k", 1000.0, 1024.0), ("m", 1e6, 1_048_576.0)];
+    let meant = units.iter().find_map(|(letter, decimal, binary)| {
+        let lower = text.to_ascii_lowercase();
+        let value: f64 = lower.strip_suffix(letter)?.trim().parse().ok()?;
+        let sane = value.is_finite() && value > 0.0 && value < 1e6;
+        sane.then(|| (value * decimal, value * binary))
+    });
+    match meant {
+        Some((decimal, binary)) => {
+            format!("; {text} is written out, as {decimal:.0} or {binary:.0}")
+        }
+        None => String::new(),
     }
 }
 
@@ -23,7 +59,13 @@ fn count(text: &str, most: u32) -> Result<u32, String> {
 fn number(text: &str, low: f64, high: f64) -> Result<f64, String> {
     match text.trim().parse::<f64>() {
         Ok(value) if value.is_finite() && (low..=high).contains(&value) => Ok(value),
-        _ => Err(format!("must be a number from {low} to {high}")),
+        _ if (low, high) == (0.0, 1.0) => {
+            Err(format!("must be a number from 0 to 1{}", share_of(text)))
+        }
+        _ => Err(format!(
+            "must be a number from {low} to {high}{}",
+            written_out(text)
+        )),
     }
 }
 
@@ -66,7 +108,10 @@ pub fn share(text: &str) -> Result<f64, String> {
 pub fn positive_share(text: &str) -> Result<f64, String> {
     match number(text, 0.0, 1.0) {
         Ok(value) if value > 0.0 => Ok(value),
-        _ => Err("must be a number above 0, at most 1".to_owned()),
+        _ => Err(format!(
+            "must be a number above 0, at most 1{}",
+            share_of(text)
+        )),
     }
 }
 
@@ -166,18 +211,20 @@ impl FromStr for Lengths {
         };
         let parts: Vec<&str> = rest.split(',').collect();
         let longest = |text: &str| count(text, MAX_TOKENS);
+        // Which of the figures it is.
+        let named = |what: &str, error: String| format!("{what} {error}");
         let drawn = match (kind.trim(), parts.as_slice()) {
             ("fixed", [tokens]) => Drawn::Fixed {
-                tokens: longest(tokens)?,
+                tokens: longest(tokens).map_err(|e| named("TOKENS", e))?,
             },
             ("uniform", [max, ratio]) => Drawn::Uniform {
-                max: longest(max)?,
-                range_ratio: number(ratio, 0.0, 1.0)?,
+                max: longest(max).map_err(|e| named("MAX", e))?,
+                range_ratio: number(ratio, 0.0, 1.0).map_err(|e| named("RATIO", e))?,
             },
             ("log-normal" | "lognormal", [median, sigma, max]) => Drawn::LogNormal {
-                median: mean_tokens(median)?,
-                sigma: number(sigma, 0.0, 5.0)?,
-                max: longest(max)?,
+                median: mean_tokens(median).map_err(|e| named("MEDIAN", e))?,
+                sigma: number(sigma, 0.0, 5.0).map_err(|e| named("SIGMA", e))?,
+                max: longest(max).map_err(|e| named("MAX", e))?,
             },
             _ => {
                 return Err(
@@ -324,6 +371,17 @@ mod tests {
     }
 
     #[test]
+    fn shares_in_percent_are_told_as_shares() {
+        for (text, said) in [("90%", "90 % is 0.9"), ("50", "50 % is 0.5")] {
+            let message = positive_share(text).unwrap_err();
+            assert!(message.ends_with(said), "{message}");
+            assert!(share(text).unwrap_err().ends_with(said), "{text}");
+        }
+        assert_eq!(share("1.5").unwrap_err(), "must be a number from 0 to 1");
+        assert_eq!(share("-1").unwrap_err(), "must be a number from 0 to 1");
+    }
+
+    #[test]
     fn imbalance_has_three_forms() {
         assert_eq!("0.75".parse(), Ok(Imbalance::MeanOverMax(0.75)));
         assert_eq!(
@@ -348,6 +406,18 @@ mod tests {
             "log-normal:900,1.1,32768".parse(),
             Ok(Lengths::Drawn(drawn))
         );
+        for (text, named) in [
+            ("fixed:0", "TOKENS must be"),
+            ("uniform:8,1.5", "RATIO must be"),
+            ("log-normal:0,1,8", "MEDIAN must be"),
+            ("log-normal:1,9,8", "SIGMA must be"),
+            ("log-normal:1,1,x", "MAX must be"),
+        ] {
+            let message = text.parse::<Lengths>().unwrap_err();
+            assert!(message.starts_with(named), "{text}: {message}");
+        }
+        let unit = "4k".parse::<Lengths>().unwrap_err();
+        assert!(unit.contains("4000 or 4096"), "{unit}");
         for text in [
             "",
             "fixed:",

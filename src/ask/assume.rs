@@ -6,7 +6,8 @@ use parplan_planner::plan::Plan;
 use parplan_planner::question::Settings;
 use parplan_profiles::efficiency::GpuArchitecture;
 use parplan_profiles::engine::EngineRules;
-use parplan_profiles::{EfficiencyProfile, GpuProfile, LinkKind, Overheads, Sourced};
+use parplan_profiles::engine::rules::WeightPart;
+use parplan_profiles::{Dtype, EfficiencyProfile, GpuProfile, LinkKind, Overheads, Sourced};
 
 /// Assumptions and warnings, in the order in which they were made.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -99,6 +100,18 @@ impl Assumptions {
             self.note(format!(
                 "{}'s launch flags follow its sources and were not run through its own parser",
                 rules.name
+            ));
+        }
+    }
+
+    /// Weights that are unpacked, because the device has no unit for their format.
+    pub(super) fn of_formats(&mut self, unpacked: &[(WeightPart, Dtype)], gpu: &GpuProfile) {
+        for (part, format) in unpacked {
+            self.note(format!(
+                "{} in {format} are unpacked and multiplied in bf16 on {}: they save memory and \
+                 bandwidth, and no arithmetic",
+                part.name(),
+                gpu.name
             ));
         }
     }

@@ -5,9 +5,10 @@ use crate::args::{KvFormat, LayoutArgs, MAX_GPUS, ModelArgs, QuestionArgs, Switc
 use crate::failure::Failure;
 use parplan_planner::Layout;
 use parplan_planner::deployment::sm;
+use parplan_planner::formats;
 use parplan_planner::legality::{self, Ground, Machines, ModelShape, Options};
 use parplan_planner::plan::Choice;
-use parplan_profiles::engine::EngineRules;
+use parplan_planner::question::Balance;
 use parplan_profiles::{Dtype, GpuProfile};
 
 /// The configuration that was typed.
@@ -15,6 +16,15 @@ use parplan_profiles::{Dtype, GpuProfile};
 /// # Errors
 /// A layout that does not divide, or does not fill the GPUs, with the nearest that would.
 pub fn resolve(ask: &mut Ask, args: &QuestionArgs) -> Result<Choice, Failure> {
+    resolve_side(ask, args, true)
+}
+
+/// The same for one side of a comparison, unless it is `alone`: how attention-DP ranks are loaded may
+/// be said for the other side.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_side(ask: &mut Ask, args: &QuestionArgs, alone: bool) -> Result<Choice, Failure> {
     let layout = layout(&args.layout, &args.model, &ask.gpu)?;
     let switches = &args.switches;
     let choice = Choice {
@@ -30,7 +40,20 @@ pub fn resolve(ask: &mut Ask, args: &QuestionArgs) -> Result<Choice, Failure> {
         expert_all_to_all: expert_all_to_all(ask, switches, &layout),
     };
     legal(ask, &choice)?;
-    Ok(choice)
+    if !alone {
+        return Ok(choice);
+    }
+    match &ask.traffic.balance {
+        Balance::Ranks(list) if layout.attention_dp == 1 && list.len() > 1 => {
+            Err(Failure::unusable(format!(
+                "the imbalance lists the batches of {} ranks, and attention dp is 1, which has none \
+                 to balance; give --attn-dp {}, or leave --imbalance out",
+                list.len(),
+                list.len()
+            )))
+        }
+        _ => Ok(choice),
+    }
 }
 
 /// Sizes that multiply to the GPUs that were asked for.
@@ -157,14 +180,20 @@ fn kv_dtype(ask: &mut Ask, switches: &SwitchArgs) -> Result<Dtype, Failure> {
             )));
         }
     };
-    stored_by(&ask.rules, dtype)?;
+    stored_by(ask, dtype)?;
     Ok(dtype)
 }
 
-/// Refuses a KV cache format that the engine has no option for.
-pub(super) fn stored_by(rules: &EngineRules, dtype: Dtype) -> Result<(), Failure> {
+/// Refuses a KV cache format that the engine has no option for, or no kernels on the GPU.
+pub(super) fn stored_by(ask: &Ask, dtype: Dtype) -> Result<(), Failure> {
+    let rules = &ask.rules;
     if rules.kv_names.contains_key(&dtype) {
-        return Ok(());
+        return match formats::refused_kv(rules, &ask.gpu, &ask.model, dtype) {
+            Some(why) => Err(Failure::unusable(format!(
+                "--kv-dtype {dtype}: {why}; give bf16"
+            ))),
+            None => Ok(()),
+        };
     }
     let known: Vec<&str> = rules.kv_names.keys().map(|known| known.name()).collect();
     Err(Failure::unusable(format!(
@@ -228,16 +257,12 @@ fn legal(ask: &Ask, choice: &Choice) -> Result<(), Failure> {
             "--expert-all-to-all on needs experts on several ranks; give --ep above 1, or off",
         ));
     }
-    let backend = match (choice.expert_all_to_all, ask.rules.experts.all_to_all()) {
-        (false, _) => None,
-        (true, Some(backend)) => Some(backend),
-        (true, None) => {
-            return Err(Failure::unusable(format!(
-                "--expert-all-to-all on: {} {} has no all-to-all backend that is planned; give off",
-                ask.rules.name, ask.rules.version
-            )));
-        }
-    };
+    if choice.expert_all_to_all && ask.rules.experts.all_to_all().is_none() {
+        return Err(Failure::unusable(format!(
+            "--expert-all-to-all on: {} {} has no all-to-all backend that is planned; give off",
+            ask.rules.name, ask.rules.version
+        )));
+    }
     let model = ModelShape::of(&ask.model);
     let ground = Ground {
         rules: &ask.rules,
@@ -248,13 +273,7 @@ fn legal(ask: &Ask, choice: &Choice) -> Result<(), Failure> {
             link_domain: ask.gpu.link_domain_gpus,
             sm: sm(&ask.gpu),
         },
-        options: Options {
-            expert_backend: backend,
-            speculation: choice.speculative_steps > 0,
-            kv_dtype: choice.kv_dtype,
-            symmetric_memory: choice.symmetric_memory,
-            ..Options::default()
-        },
+        options: Options::of(&ask.rules, &ask.traffic, &ask.settings, choice),
     };
     legality::check(layout, &ground).map_err(|refusals| {
         let reasons: Vec<&str> = refusals.iter().map(|r| r.reason.as_str()).collect();

@@ -11,8 +11,33 @@ use std::path::{Path, PathBuf};
 /// Engine that is planned for when none is named.
 pub const DEFAULT_ENGINE: &str = "sglang";
 
+/// Names the folder of profiles where no option does; the folder need not be there.
+const PROFILES_VARIABLE: &str = "PARPLAN_PROFILES";
+
 /// The profiles: the built-in ones, and before them those of the user's folder.
-pub fn library(folder: Option<&Path>) -> Library {
+///
+/// # Errors
+/// A folder that somebody typed and that is not there.
+pub fn library(folder: Option<&Path>) -> Result<Library, Failure> {
+    if let Some(folder) = folder
+        && !folder.is_dir()
+        && std::env::var_os(PROFILES_VARIABLE).is_none_or(|known| known != folder.as_os_str())
+    {
+        let shown = folder.display();
+        return Err(Failure::unusable(match folder.exists() {
+            true => format!(
+                "--profiles {shown}: is no folder; name the folder that holds models/, gpus/ and so on"
+            ),
+            false => format!(
+                "--profiles {shown}: there is no such folder; check its name, or leave --profiles out to plan with the built-in profiles"
+            ),
+        }));
+    }
+    Ok(library_to_be(folder))
+}
+
+/// The same for what writes into the folder, and makes it where it is not there.
+pub fn library_to_be(folder: Option<&Path>) -> Library {
     match folder.map(Path::to_path_buf).or_else(user_folder) {
         Some(folder) => Library::with_folder(folder),
         None => Library::embedded(),
@@ -188,6 +213,18 @@ pub(super) fn runs_on(rules: &EngineRules, gpu: &GpuProfile) -> Result<(), Failu
         known.join(" and "),
         gpu.name
     )))
+}
+
+/// What to do about a plan for an unknown version: the nearest known one is assumed when it is planned.
+pub fn plan_again_hint(error: EngineError) -> Failure {
+    match &error {
+        EngineError::OutOfRange {
+            engine, nearest, ..
+        } => Failure::unusable(format!(
+            "{error}: plan again with --engine-assume, or start it with --engine {engine}@{nearest}"
+        )),
+        _ => error.into(),
+    }
 }
 
 /// Names the flag that plans an unknown version by the nearest known one.

@@ -142,7 +142,7 @@ fn kv_dtypes(ask: &mut Ask, typed: &[KvFormat]) -> Result<Vec<Dtype>, Failure> {
         list.push(own);
     }
     for dtype in &list {
-        super::choice::stored_by(&ask.rules, *dtype)?;
+        super::choice::stored_by(ask, *dtype)?;
     }
     Ok(list)
 }

@@ -73,6 +73,13 @@ pub(super) fn resolve(
         speculation: speculation(args, known, model, &mut sources)?,
     };
     fits_the_model(&traffic, model, settings)?;
+    if let (Some(limit), false) = (slo.tpot_ms, traffic.has_tpot()) {
+        return Err(Failure::unusable(format!(
+            "a limit on the time per output token ({} ms, --tpot or the workload's) needs requests \
+             of 2 output tokens or more, and these have 1; leave it out, or give a longer --osl",
+            number::plain(limit)
+        )));
+    }
     if let Some(workload) = known {
         sources.of_workload(workload, assumptions);
     }
@@ -411,7 +418,7 @@ fn fits_the_model(
     Err(Failure::unusable(format!(
         "the longest prompt and the longest output (--isl, --osl, --workload) make {tokens:.0} \
          tokens, more than the {limit} that {whose}; shorten them, or give --context-length \
-         {tokens:.0} where the engine is set up for it"
+         {tokens:.0} where the model is good for it"
     )))
 }
 

@@ -28,23 +28,28 @@ pub fn compare(plan: &SavedPlan, summary: &Summary) -> Vec<Comparison> {
     let mean = |spread: &Option<Spread>| spread.map(|spread| spread.mean);
     let rows = [
         ("tpot_ms", "ms", predicted.tpot_ms, mean(&summary.tpot_ms)),
-        ("ttft_ms", "ms", predicted.ttft_ms, mean(&summary.ttft_ms)),
+        (
+            "ttft_ms",
+            "ms",
+            Some(predicted.ttft_ms),
+            mean(&summary.ttft_ms),
+        ),
         (
             "output_tokens_per_s",
             "tokens/s",
-            predicted.output_tokens_per_s,
+            Some(predicted.output_tokens_per_s),
             (summary.ends.completed > 0).then_some(summary.output_tokens_per_s),
         ),
         (
             "requests_per_s",
             "requests/s",
-            predicted.requests_per_s,
+            Some(predicted.requests_per_s),
             (summary.ends.completed > 0).then_some(summary.requests_per_s),
         ),
     ];
     rows.into_iter()
         .filter_map(|(what, unit, planned, measured)| {
-            let measured = measured?;
+            let (planned, measured) = (planned?, measured?);
             Some(Comparison {
                 what,
                 unit,

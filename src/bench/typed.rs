@@ -36,7 +36,7 @@ pub(super) fn traffic(args: &BenchArgs, plan: Option<&SavedPlan>) -> Result<Traf
     }
     let workload: Option<Workload> = match &typed.workload {
         Some(name) => Some(ask::workload::read(
-            &ask::library(args.manner.profiles.as_deref()),
+            &ask::library(args.manner.profiles.as_deref())?,
             name,
         )?),
         None => None,

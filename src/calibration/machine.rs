@@ -38,9 +38,11 @@ pub fn target(args: &CalibrateArgs, library: &Library) -> Result<Target, Failure
     };
     let ranks = args.ranks.unwrap_or(there);
     if ranks == 0 || (on_gpus && ranks > there) {
-        return Err(Failure::unusable(format!(
-            "--ranks {ranks}: this machine has {there} GPUs; give 1 to {there}"
-        )));
+        let right = match on_gpus {
+            true => format!("this machine has {there} GPUs; give 1 to {there}"),
+            false => "nothing can be measured without a rank; give 1 or more".to_owned(),
+        };
+        return Err(Failure::unusable(format!("--ranks {ranks}: {right}")));
     }
     let mut provenance = survey(on_gpus, ranks)?;
     let gpu = match (&args.gpu, backend) {

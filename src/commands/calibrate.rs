@@ -27,7 +27,7 @@ const BUDGET_CPU: f64 = 45.0;
 /// # Errors
 /// A machine that cannot be measured, a file that cannot be written; what was measured is kept.
 pub fn run(args: &CalibrateArgs, style: Style) -> Result<String, Failure> {
-    let library = ask::library(args.profiles.as_deref());
+    let library = ask::library_to_be(args.profiles.as_deref());
     let target = target(args, &library)?;
     let loaded = load();
     let out = place(args, &target)?;

@@ -10,6 +10,7 @@ use crate::stats::Stopwatch;
 use parplan_planner::compare::{Metric, Side, compare};
 use parplan_planner::deployment::Deployment;
 use parplan_planner::plan::Choice;
+use parplan_planner::question::Balance;
 
 /// Compares the two layouts that were typed.
 ///
@@ -24,6 +25,25 @@ pub fn run(args: &CompareArgs, style: Style) -> Result<String, Failure> {
         By::Tpot => Metric::Tpot,
         By::Ttft => Metric::Ttft,
     };
+    if let Balance::Ranks(list) = &ask_a.traffic.balance
+        && list.len() > 1
+        && [&choice_a, &choice_b]
+            .iter()
+            .all(|side| side.layout.attention_dp == 1)
+    {
+        return Err(Failure::unusable(format!(
+            "the imbalance lists the batches of {} ranks, and attention dp is 1 on both sides; give \
+             one of them attn-dp {}, or leave --imbalance out",
+            list.len(),
+            list.len()
+        )));
+    }
+    if metric == Metric::Tpot && !ask_a.traffic.has_tpot() {
+        return Err(Failure::unusable(
+            "--by tpot compares the time of output tokens after the first, and requests have 1 \
+             output token; compare --by ttft or throughput, or give a longer --osl",
+        ));
+    }
     let comparison = {
         let (setup_a, setup_b) = (ask_a.setup()?, ask_b.setup()?);
         let a = Side {
@@ -79,7 +99,7 @@ pub fn run(args: &CompareArgs, style: Style) -> Result<String, Failure> {
 fn side(name: &str, args: &QuestionArgs) -> Result<(Ask, Choice), Failure> {
     let resolve = || {
         let mut ask = Ask::resolve(args)?;
-        let choice = choice::resolve(&mut ask, args)?;
+        let choice = choice::resolve_side(&mut ask, args, false)?;
         Ok((ask, choice))
     };
     resolve().map_err(|failure: Failure| failure.about(name))

@@ -67,7 +67,7 @@ pub fn run(args: &ImportArgs, style: Style) -> Result<String, Failure> {
 
 /// The samples of a calibration, fitted by the formulas of this parplan.
 fn again(args: &ImportArgs, style: Style, before: Calibration) -> Result<String, Failure> {
-    let library: Library = ask::library(args.profiles.as_deref());
+    let library: Library = ask::library_to_be(args.profiles.as_deref());
     let gpu = library.gpu(args.gpu.as_deref().unwrap_or(&before.provenance.gpu))?;
     let mut facts = before.provenance;
     facts.gpu = gpu.name.clone();
@@ -126,7 +126,7 @@ fn calibrate(
     mut facts: Provenance,
     left: &[String],
 ) -> Result<String, Failure> {
-    let library: Library = ask::library(args.profiles.as_deref());
+    let library: Library = ask::library_to_be(args.profiles.as_deref());
     let name = args.gpu.clone().unwrap_or_else(|| facts.device.clone());
     if name.is_empty() {
         return Err(Failure::unusable(
@@ -170,7 +170,7 @@ fn fitted(
     gpu: &GpuProfile,
     left: &[String],
 ) -> Result<String, Failure> {
-    let library: Library = ask::library(args.profiles.as_deref());
+    let library: Library = ask::library_to_be(args.profiles.as_deref());
     let stem = args.out.as_deref().and_then(Path::file_stem).map_or_else(
         || "imported".to_owned(),
         |s| s.to_string_lossy().into_owned(),

@@ -16,7 +16,11 @@ mod show;
 /// # Errors
 /// A name that is not known, a file that cannot be used, a folder that cannot be written to.
 pub fn run(args: &ProfilesArgs, style: Style) -> Result<String, Failure> {
-    let library = ask::library(args.profiles.as_deref());
+    let library = match &args.command {
+        // A profile may be the first one of its folder.
+        ProfilesCommand::Add { .. } => ask::library_to_be(args.profiles.as_deref()),
+        _ => ask::library(args.profiles.as_deref())?,
+    };
     match &args.command {
         ProfilesCommand::List { kind } => list::run(&library, *kind, args.json, style),
         ProfilesCommand::Show { name, kind } => show::run(&library, name, *kind, args.json),

@@ -95,7 +95,7 @@ fn run(args: &ExecArgs) -> Result<u8> {
     };
     let here = plan::here(&launch, &real, args.common.ranks, gpus)?;
     let unusable = |e: crate::Failure| Error::Unusable(e.to_string());
-    let library = crate::ask::library(args.profiles.as_deref());
+    let library = crate::ask::library(args.profiles.as_deref()).map_err(unusable)?;
     let model = crate::ask::model_named(&library, &launch.model, None).map_err(unusable)?;
     let stage = (model.depth() / launch.layout.pp.max(1)).max(1) as usize;
     let model = share_of(&model, args.layers.unwrap_or(stage))?;

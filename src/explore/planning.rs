@@ -227,7 +227,9 @@ impl Sweep {
 /// Tokens a second that one user sees, and throughput of a GPU.
 pub fn place(plan: &Plan) -> (f64, f64) {
     let p = &plan.predicted;
-    (1e3 / p.tpot_ms.value, p.output_tokens_per_s_per_gpu.value)
+    // A request of one output token gets it after its TTFT.
+    let token_ms = p.tpot_ms.unwrap_or(p.ttft_ms).value;
+    (1e3 / token_ms, p.output_tokens_per_s_per_gpu.value)
 }
 
 /// One configuration laid open.

@@ -238,6 +238,9 @@ fn local<'a>(args: &LaunchArgs, start: &'a Start) -> Result<Vec<&'a NodeCommand>
     let count = machines.len();
     match machines.into_iter().nth(index) {
         Some((_, nodes)) => Ok(nodes),
+        None if count == 1 => Err(Failure::unusable(format!(
+            "--node {index}: the plan is for one machine, which is --node 0"
+        ))),
         None => Err(Failure::unusable(format!(
             "--node {index}: the plan has machines 0 to {}",
             count.saturating_sub(1)

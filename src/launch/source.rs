@@ -39,9 +39,15 @@ impl Start {
     /// A plan or a question that cannot be used; a command that the engine's version cannot spell.
     pub fn resolve(args: &LaunchArgs) -> Result<Start, Failure> {
         let asked = &args.asked;
-        let library = ask::library(asked.profiles.as_deref());
+        let library = ask::library(asked.profiles.as_deref())?;
         let plan = match (&args.plan, &asked.question) {
-            (Some(path), _) => SavedPlan::read(path)?,
+            (Some(path), _) => {
+                let plan = SavedPlan::read(path)?;
+                let model_path = args.start.model_path.as_deref();
+                plan.verify(&library, model_path)
+                    .map_err(|failure| failure.about(&path.display().to_string()))?;
+                plan
+            }
             (None, Some(question)) => answer(question)?,
             (None, None) => {
                 return Err(Failure::unusable(
@@ -66,6 +72,13 @@ impl Start {
             own_program(&mut commands)?;
         }
         keeps_nvls_off(&commands)?;
+        let machines = super::scripts::by_machine(&commands).len();
+        if args.start.machines.len() > machines {
+            return Err(Failure::unusable(format!(
+                "--machines names {}, and the plan takes {machines}; name no more than those",
+                args.start.machines.len()
+            )));
+        }
         Ok(Start {
             plan,
             gpu,
@@ -101,7 +114,9 @@ fn engine(
             plan.engine
         )));
     }
-    let rules = engine.resolve(version, false)?;
+    let rules = engine
+        .resolve(version, false)
+        .map_err(ask::plan_again_hint)?;
     Ok((engine, rules))
 }
 

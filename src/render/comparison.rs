@@ -8,16 +8,24 @@ use parplan_planner::plan::{Plan, Predicted};
 /// Who wins, by how much, and how sure that is.
 pub fn verdict(page: &mut Page, comparison: &Comparison) {
     page.heading("Verdict");
-    page.text(&words(comparison, name(comparison.winner)));
+    page.text(&words(comparison, name));
 }
 
-/// The verdict on a winner of this name.
-pub fn words(comparison: &Comparison, winner: &str) -> String {
+/// The verdict, with the names of the sides.
+pub fn words(comparison: &Comparison, name: impl Fn(Winner) -> &'static str) -> String {
     let metric = match comparison.metric {
         Metric::Throughput => "output tokens a second and GPU",
         Metric::Tpot => "time per output token",
         Metric::Ttft => "time to first token",
     };
+    let Some(winner) = comparison.winner else {
+        return format!(
+            "neither is better: {} and {} are predicted to be alike in {metric}",
+            name(Winner::A),
+            name(Winner::B)
+        );
+    };
+    let winner = name(winner);
     format!(
         "{winner} is better by {} % in {metric}, and {} likely to be the better one, given the \
          spread of the predictions",
@@ -45,9 +53,9 @@ pub fn table(page: &mut Page, asks: (&Ask, &Ask), comparison: &Comparison) {
         words.row([
             side.to_owned(),
             format!(
-                "{}, {} GPUs, {}",
+                "{}, {}, {}",
                 ranking::choice_words(&plan.choice),
-                plan.layout.gpus,
+                number::counted(f64::from(plan.layout.gpus), "GPU"),
                 engine(ask)
             ),
         ]);
@@ -55,21 +63,22 @@ pub fn table(page: &mut Page, asks: (&Ask, &Ask), comparison: &Comparison) {
     page.table(&words);
     page.heading("Predicted");
     let mut table = Table::new(&["", ">A", ">90 % interval", ">B", ">90 % interval"]);
-    let mut predicted = |name: &str, of: fn(&Plan) -> &Predicted| {
+    let mut predicted = |name: &str, of: fn(&Plan) -> Option<Predicted>| {
         let (a, b) = (of(a), of(b));
-        let range = |p: &Predicted| number::range(p.low, p.high);
         table.row([
             name.to_owned(),
-            number::short(a.value),
-            range(a),
-            number::short(b.value),
-            range(b),
+            number::mean(a.as_ref()),
+            number::interval(a.as_ref()),
+            number::mean(b.as_ref()),
+            number::interval(b.as_ref()),
         ]);
     };
-    predicted("tokens/s/GPU", |p| &p.predicted.output_tokens_per_s_per_gpu);
-    predicted("TPOT, ms", |p| &p.predicted.tpot_ms);
-    predicted("TTFT, ms", |p| &p.predicted.ttft_ms);
-    predicted("decode step, ms", |p| &p.predicted.decode_step_ms);
+    predicted("tokens/s/GPU", |p| {
+        Some(p.predicted.output_tokens_per_s_per_gpu)
+    });
+    predicted("TPOT, ms", |p| p.predicted.tpot_ms);
+    predicted("TTFT, ms", |p| Some(p.predicted.ttft_ms));
+    predicted("decode step, ms", |p| Some(p.predicted.decode_step_ms));
     let mut plain = |name: &str, of: &dyn Fn(&Plan) -> String| {
         table.row([name.to_owned(), of(a), String::new(), of(b)]);
     };

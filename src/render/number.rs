@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+use parplan_planner::plan::Predicted;
+
 /// At least three significant digits, thousands apart: `0.0123`, `4.56`, `78.9`, `12,345`.
 pub fn short(value: f64) -> String {
     if !value.is_finite() {
@@ -14,6 +16,16 @@ pub fn short(value: f64) -> String {
         _ => 4,
     };
     grouped(&format!("{value:.digits$}"))
+}
+
+/// A predicted quantity, or a dash where there is none.
+pub fn mean(predicted: Option<&Predicted>) -> String {
+    predicted.map_or_else(|| "-".to_owned(), |p| short(p.value))
+}
+
+/// Its 90 % interval; nothing where there is none.
+pub fn interval(predicted: Option<&Predicted>) -> String {
+    predicted.map_or_else(String::new, |p| range(p.low, p.high))
 }
 
 /// An interval: `41.9 to 58.7`.

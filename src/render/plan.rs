@@ -162,6 +162,9 @@ fn graphs(plan: &Plan) -> String {
     }
 }
 
+/// Why a plan has no time per output token.
+pub const NO_TPOT: &str = "one output token a request: none follows the first, so there is no TPOT";
+
 /// The predicted figures with their intervals.
 pub fn predicted(page: &mut Page, plan: &Plan) {
     page.heading("Predicted");
@@ -175,7 +178,9 @@ pub fn predicted(page: &mut Page, plan: &Plan) {
             unit.to_owned(),
         ]);
     };
-    add("time per output token (TPOT)", &p.tpot_ms, "ms");
+    if let Some(tpot) = &p.tpot_ms {
+        add("time per output token (TPOT)", tpot, "ms");
+    }
     add("time to first token (TTFT)", &p.ttft_ms, "ms");
     add(
         "output throughput per GPU",
@@ -191,6 +196,9 @@ pub fn predicted(page: &mut Page, plan: &Plan) {
     add("decode step", &p.decode_step_ms, "ms");
     add("prefill pass", &p.prefill_pass_ms, "ms");
     page.table(&table);
+    if p.tpot_ms.is_none() {
+        page.aside(NO_TPOT);
+    }
 }
 
 /// Room for requests.
@@ -246,15 +254,17 @@ pub fn whole(page: &mut Page, plan: &Plan) {
 pub fn limits(page: &mut Page, limits: &Slo, plan: &Plan) {
     let predicted = &plan.predicted;
     let checks = [
-        ("TTFT", limits.ttft_ms, &predicted.ttft_ms),
-        ("TPOT", limits.tpot_ms, &predicted.tpot_ms),
+        ("TTFT", limits.ttft_ms, Some(predicted.ttft_ms)),
+        ("TPOT", limits.tpot_ms, predicted.tpot_ms),
     ];
     if checks.iter().all(|(_, limit, _)| limit.is_none()) {
         return;
     }
     page.heading("Limits");
     for (name, limit, value) in checks {
-        let Some(limit) = limit else { continue };
+        let (Some(limit), Some(value)) = (limit, value) else {
+            continue;
+        };
         let verdict = if value.value > limit {
             "missed"
         } else if value.high > limit {

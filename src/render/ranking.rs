@@ -51,13 +51,19 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
     let over = |value: f64, limit: Option<f64>| limit.is_some_and(|limit| value > limit);
     let missed = ranked.first().is_some_and(|plan| {
         over(plan.predicted.ttft_ms.value, goal.ttft_ms)
-            || over(plan.predicted.tpot_ms.value, goal.tpot_ms)
+            || plan
+                .predicted
+                .tpot_ms
+                .is_some_and(|tpot| over(tpot.value, goal.tpot_ms))
     });
     page.heading(match goal.objective {
         // By how far the worse of the limits is missed, which is not the order of any column.
         _ if missed => "Nearest to the limits first",
         Objective::Throughput => "Ranked by output tokens a second and GPU",
         Objective::Latency => "Ranked by the mean time of a whole request",
+        Objective::Pareto if ranked.iter().all(|plan| plan.predicted.tpot_ms.is_none()) => {
+            "No other configuration beats these in throughput and TTFT"
+        }
         Objective::Pareto => "No other configuration beats these in throughput and TPOT",
     });
     let limited = goal.ttft_ms.is_some() || goal.tpot_ms.is_some();
@@ -85,11 +91,11 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
             .replace(", ", ",\0")
             .replace(' ', KEEP)
             .replace('\0', " ");
-        let kept = kept(goal.ttft_ms, &p.ttft_ms) && kept(goal.tpot_ms, &p.tpot_ms);
+        let kept = keeps(goal, plan);
         table.row([
             (i + 1).to_string(),
             number::short(p.output_tokens_per_s_per_gpu.value),
-            number::short(p.tpot_ms.value),
+            number::mean(p.tpot_ms.as_ref()),
             number::short(p.ttft_ms.value),
             number::whole(plan.kv_concurrency),
             match (limited, kept) {
@@ -123,9 +129,15 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
     );
 }
 
-/// Whether a mean stays under its limit, if there is one.
-pub fn kept(limit: Option<f64>, value: &Predicted) -> bool {
-    limit.is_none_or(|limit| value.value <= limit)
+/// Whether a configuration keeps the limits. Where no token follows the first, no limit on the time
+/// between tokens is missed.
+pub fn keeps(goal: &Goal, plan: &Plan) -> bool {
+    let kept = |limit: Option<f64>, value: Option<&Predicted>| match (limit, value) {
+        (Some(limit), Some(value)) => value.value <= limit,
+        _ => true,
+    };
+    let p = &plan.predicted;
+    kept(goal.ttft_ms, Some(&p.ttft_ms)) && kept(goal.tpot_ms, p.tpot_ms.as_ref())
 }
 
 /// A warning where the best configuration leaves GPUs unused.

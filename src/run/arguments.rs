@@ -85,12 +85,12 @@ pub struct Common {
 /// How single operations are timed.
 #[derive(Debug, Args)]
 pub struct Sampling {
-    /// Operations of one timed repeat.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    iterations: u32,
-    /// Timed repeats, of which the median counts.
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
+    /// Operations of one timed repeat [default: 20; 1 for attention on the CPU].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: Option<u32>,
+    /// Timed repeats, of which the median counts [default: 9; 3 for attention on the CPU].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: Option<u32>,
     /// Launches of a captured graph in one repeat.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     graph_launches: u32,
@@ -230,10 +230,20 @@ impl Common {
 impl Sampling {
     pub fn timer(&self) -> Timer {
         Timer {
-            iterations: self.iterations as usize,
-            repeats: self.repeats as usize,
+            iterations: self.iterations.unwrap_or(20) as usize,
+            repeats: self.repeats.unwrap_or(9) as usize,
             warmup: 5,
             graph_launches: self.graph_launches as usize,
+        }
+    }
+
+    /// The same for operations that take seconds each.
+    pub fn short_timer(&self) -> Timer {
+        Timer {
+            iterations: self.iterations.unwrap_or(1) as usize,
+            repeats: self.repeats.unwrap_or(3) as usize,
+            warmup: 1,
+            ..self.timer()
         }
     }
 

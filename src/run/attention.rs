@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use parplan_executor::attention::{Gather, Kind, KvType, LATENT, Merge, ROPE, Shape};
 use parplan_executor::bench::Launch;
 use parplan_executor::jobs::{
-    AttentionJob, AttentionResult, AttentionWay, ExchangeSample, Job, Work,
+    AttentionJob, AttentionResult, AttentionWay, Backend, ExchangeSample, Job, Work,
 };
 use parplan_executor::symmetric::Registration;
 use parplan_executor::{Error, Result};
@@ -29,7 +29,7 @@ pub struct Attention {
     /// KV heads, which every rank has; not for mla.
     #[arg(long, default_value_t = 8)]
     kv_heads: usize,
-    /// Elements of a head, 64 or 128; not for mla.
+    /// Elements of a head, 64, 128 or 256; not for mla.
     #[arg(long, default_value_t = 128)]
     head_dim: usize,
     /// Element type of the KV cache.
@@ -155,7 +155,10 @@ impl Attention {
             } else {
                 self.sampling.registrations()
             },
-            timer: self.sampling.timer(),
+            timer: match common.backend_or_found() {
+                Backend::Cpu => self.sampling.short_timer(),
+                Backend::Nccl | Backend::Peer => self.sampling.timer(),
+            },
             check: self.check,
             seed,
         }));

@@ -5,6 +5,7 @@ mod attention;
 mod mode;
 mod outcome;
 mod rank;
+mod room;
 pub mod stack;
 mod tables;
 
@@ -55,6 +56,9 @@ fn start(common: &Common, job: &Job) -> Result<u8> {
     Ok(code)
 }
 
+/// Ranks of a machine from which on it takes seconds until all have met.
+const MANY: usize = 16;
+
 /// Runs a job under a supervisor: its exit code, and rank 0's result where there is one.
 ///
 /// # Errors
@@ -75,6 +79,10 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     }
     job.backend
         .check_machine(local_world, job.nccl_path.as_deref())?;
+    room::check(job, local_world)?;
+    if local_world > MANY {
+        eprintln!("starting {local_world} ranks, which meet two by two …");
+    }
     let exe = std::env::current_exe().map_err(Error::io("finding this program"))?;
     let logs = common.logs.clone().unwrap_or_else(default_logs);
     let plan = Plan {

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::arguments::Common;
 use super::tables;
+use crate::render::number;
 
 /// A rank that a supervisor started: orders on standard input, reports on descriptor 3.
 pub fn supervised() -> Result<u8> {
@@ -74,8 +75,8 @@ fn work(
         }));
         if identity.rank == 0 {
             send(&Report::Note(format!(
-                "{} ranks met at {rendezvous}",
-                context.control.size()
+                "{} met at {rendezvous}",
+                number::counted(context.control.size() as f64, "rank")
             )));
         }
     })?;

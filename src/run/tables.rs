@@ -5,7 +5,6 @@ use parplan_executor::gather::Mode;
 use parplan_executor::jobs::{CollectivesResult, GatherResult, Job, SyncResult, Work};
 
 use super::{attention, stack};
-use parplan_executor::sync::Way;
 use parplan_executor::{Error, Result};
 use serde_json::Value;
 
@@ -181,12 +180,7 @@ fn sync(r: &SyncResult) {
         "way", "register", "launch", "ranks", "row B", "median us", "min us", "max us"
     );
     for s in &r.samples {
-        let way = match s.way {
-            Way::HostTcp => "host TCP",
-            Way::DeviceAllReduce => "device all-reduce",
-            Way::DeviceAllGather => "device all-gather",
-            Way::PeerAllGather => "peer all-gather",
-        };
+        let way = s.way.words();
         println!(
             "{way:>18} {:>9} {:>6} {:>5} {:>9} {:>10.1} {:>10.1} {:>10.1}",
             s.registration.name(),

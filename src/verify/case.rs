@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::run::stack::{Choices, share_of, smaller, spec_of};
-use parplan_executor::stack::{BlockSpec, DcpMerge, MixerSpec, StackLayout, StackSpec};
+use parplan_executor::stack::{DcpMerge, StackLayout, StackSpec};
 use parplan_profiles::{Dtype, Library, ModelProfile, WeightFormats};
 use serde::{Deserialize, Serialize};
 
@@ -106,69 +106,6 @@ impl CaseSpec {
     }
 }
 
-impl Case {
-    /// Bytes of one rank's weights.
-    pub fn weight_bytes(&self) -> usize {
-        let (spec, real) = (&self.spec, self.spec.shard_of);
-        let hidden = spec.hidden;
-        let values: usize = spec
-            .layers
-            .iter()
-            .map(|layer| {
-                let mixer = match layer.mixer {
-                    MixerSpec::Gqa {
-                        q_heads,
-                        kv_heads,
-                        head_dim,
-                        ..
-                    } => hidden * head_dim * 2 * (q_heads + kv_heads) / real.attn_tp(),
-                    MixerSpec::Mla {
-                        heads,
-                        q_lora,
-                        kv_lora,
-                        nope,
-                        rope,
-                        v_dim,
-                    } => {
-                        let of_head = q_lora.max(hidden / 4) * (nope + rope)
-                            + kv_lora * (nope + v_dim)
-                            + hidden * v_dim;
-                        hidden * (q_lora + kv_lora + rope) + heads / real.attn_tp() * of_head
-                    }
-                };
-                let block = match layer.block {
-                    BlockSpec::Dense { intermediate } => 3 * hidden * intermediate / real.tp,
-                    BlockSpec::Moe {
-                        experts,
-                        intermediate,
-                        shared_intermediate,
-                        ..
-                    } => 3 * hidden * (experts * intermediate + shared_intermediate) / real.tp,
-                };
-                mixer + block
-            })
-            .sum();
-        values * 2
-    }
-
-    /// Bytes that one rank's cache has for a token of a request.
-    pub fn cache_bytes(&self) -> usize {
-        let real = self.spec.shard_of;
-        let rows: usize = self
-            .spec
-            .layers
-            .iter()
-            .map(|layer| match layer.mixer {
-                MixerSpec::Gqa {
-                    kv_heads, head_dim, ..
-                } => (kv_heads / (real.attn_tp() / real.dcp)).max(1) * head_dim * 4,
-                MixerSpec::Mla { kv_lora, rope, .. } => (kv_lora + rope) * 2,
-            })
-            .sum();
-        rows / real.dcp
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -200,11 +137,17 @@ mod tests {
         // 2 layers of 128 experts, 3 x 2048 x 768 each, in bf16, and attention beside them.
         let experts = 2 * 128 * 3 * 2048 * 768 * 2;
         let attention = 2 * 2048 * 128 * 2 * (32 + 4) * 2;
-        assert_eq!(one.weight_bytes(), experts + attention);
-        assert_eq!(one.cache_bytes(), 2 * 4 * 128 * 4);
-        assert_eq!(case(2, 1, 2).weight_bytes(), (experts + attention) / 2);
-        assert_eq!(case(2, 2, 2).weight_bytes(), experts / 2 + attention);
-        assert_eq!(case(2, 1, 1).cache_bytes(), one.cache_bytes() / 2);
-        assert_eq!(case(2, 2, 1).cache_bytes(), one.cache_bytes());
+        assert_eq!(one.spec.weight_bytes(), experts + attention);
+        assert_eq!(one.spec.cache_bytes_per_token(), 2 * 4 * 128 * 4);
+        assert_eq!(case(2, 1, 2).spec.weight_bytes(), (experts + attention) / 2);
+        assert_eq!(case(2, 2, 2).spec.weight_bytes(), experts / 2 + attention);
+        assert_eq!(
+            case(2, 1, 1).spec.cache_bytes_per_token(),
+            one.spec.cache_bytes_per_token() / 2
+        );
+        assert_eq!(
+            case(2, 2, 1).spec.cache_bytes_per_token(),
+            one.spec.cache_bytes_per_token()
+        );
     }
 }

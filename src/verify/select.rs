@@ -185,7 +185,7 @@ fn draw(draws: &mut Draws, library: &Library, name: &str, room: Room) -> Option<
             .iter()
             .filter(|(requests, _)| requests.is_multiple_of(layout.attn_dp))
             .filter(|(requests, context)| {
-                let cache = requests / layout.attn_dp * context * case.cache_bytes();
+                let cache = requests / layout.attn_dp * context * case.spec.cache_bytes_per_token();
                 cpu || cache as f64 <= CACHE * room.memory
             })
             .map(|&(requests, context)| StepSpec {
@@ -196,7 +196,7 @@ fn draw(draws: &mut Draws, library: &Library, name: &str, room: Room) -> Option<
                 mode: Mode::MaxLen,
             })
             .collect();
-        let fits = cpu || case.weight_bytes() as f64 <= WEIGHTS * room.memory;
+        let fits = cpu || case.spec.weight_bytes() as f64 <= WEIGHTS * room.memory;
         if fits && !steps.is_empty() {
             stacks.push((case, steps));
         }
@@ -271,7 +271,7 @@ mod tests {
                 assert!(stacks().any(|(c, _)| c.spec.here.ep > 1));
                 for (case, steps) in stacks() {
                     assert_eq!(case.spec.here.tp, ranks);
-                    assert!(case.weight_bytes() as f64 <= 0.6 * 141e9);
+                    assert!(case.spec.weight_bytes() as f64 <= 0.6 * 141e9);
                     assert!(
                         steps
                             .iter()

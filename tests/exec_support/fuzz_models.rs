@@ -30,7 +30,7 @@ pub fn attention(rng: &mut Rng, ranks: usize, most: Most) -> String {
         while !heads.is_multiple_of(ranks) {
             heads += kv_heads;
         }
-        let dim = one(rng, &[64, 128]);
+        let dim = one(rng, &[64, 128, 256]);
         format!("--kind gqa --heads {heads} --kv-heads {kv_heads} --head-dim {dim}")
     } else {
         let heads = ranks * rng.usize(1..=128 / ranks);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use parplan_kernels::attention::{
-    AttentionArgs, COMBINE_THREADS, CORRECT, Kernel, MERGE, MERGE_THREADS, MergeArgs, PLAN,
-    PLAN_THREADS, Shape, Shard, plan_bytes,
+    AttentionArgs, CORRECT, Combine, Kernel, MERGE, MERGE_THREADS, MergeArgs, PLAN, PLAN_THREADS,
+    Shape, Shard, plan_bytes,
 };
 use parplan_kernels::peer::MAX_RANKS;
 
@@ -142,13 +142,16 @@ pub(crate) fn attention(
             kernel.threads,
         )
     };
+    let tiles = kernel.max_tiles(shape, batch.requests, batch.tokens);
+    let merge = Combine::of(tiles * shape.kv_heads(), launch.chunks, rows);
     let combine = Grid {
         y: rows as u32,
-        ..Grid::linear(launch.chunks as u32, COMBINE_THREADS)
+        ..Grid::linear(merge.columns, merge.threads).early()
     };
     gpu.bind()?;
     let kernels = gpu.kernels()?;
-    // SAFETY: as for the plan. Pages in the table lie in the cache: the caller's promise.
+    // SAFETY: as for the plan. Pages in the table lie in the cache: the caller's promise. The
+    // merge waits for the attention before it reads what that wrote.
     unsafe {
         kernels.launch(gpu, kernel.name, attend, &arguments)?;
         kernels.launch(gpu, kernel.combine, combine, &arguments)

@@ -53,7 +53,13 @@ impl Backend {
     /// [`Error::Library`] for NCCL.
     pub fn check_machine(self, local_world: usize, nccl_path: Option<&Path>) -> Result<()> {
         if self == Backend::Cpu {
-            return Ok(());
+            return match local_world {
+                0..=MOST_CPU_RANKS => Ok(()),
+                _ => Err(Error::Unusable(format!(
+                    "{local_world} ranks on the CPU: each is a process with a connection to every other, \
+                     and {MOST_CPU_RANKS} are the most that one machine runs"
+                ))),
+            };
         }
         let count = device_count()?;
         if self == Backend::Peer {
@@ -67,6 +73,9 @@ impl Backend {
         Library::open(nccl_path).map(drop)
     }
 }
+
+/// Ranks on the CPU of one machine: 128 of them have some 8000 connections.
+const MOST_CPU_RANKS: usize = 128;
 
 /// A connected rank.
 pub struct Context {

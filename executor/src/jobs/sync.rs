@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::Context;
+use super::{Context, Doing};
 use crate::bench::{Launch, Stats};
 use crate::nccl::NcclRegistrar;
 use crate::peer::{Availability, PeerCollectives};
@@ -87,6 +87,15 @@ impl SyncJob {
             notes: Vec::new(),
         };
         for &way in &self.ways {
+            // On GPUs nobody waits for long.
+            if context.gpu.is_none() && context.identity.world > 1 {
+                context.report(&Doing(format!(
+                    "{}: {} rounds of {} ranks",
+                    way.words(),
+                    self.rounds,
+                    context.identity.world
+                )));
+            }
             match (way, context.gpu.is_some()) {
                 (Way::HostTcp, _) => {
                     let sample = self.rounds(context, way, Launch::Stream, |c, row| {

@@ -191,11 +191,20 @@ fn processor() -> String {
 }
 
 fn memory() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.trim().split(' ').next()?.parse::<u64>().ok())
-        .map_or(0, |kib| kib * 1024)
+    meminfo("MemTotal:").unwrap_or(0)
+}
+
+/// Bytes of the host's memory that can be had without swapping; none where the system does not say.
+pub fn available_memory() -> Option<u64> {
+    meminfo("MemAvailable:")
+}
+
+/// A line of the kernel's account of memory, bytes.
+fn meminfo(field: &str) -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: u64 = line.trim().split(' ').next()?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 /// Processes that want to run, a core, over the last minute; none where the system does not say.

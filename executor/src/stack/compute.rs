@@ -82,7 +82,7 @@ impl Routing<'_> {
 /// Bytes of [`Routing::tiles`] for so many pairs and local experts.
 #[must_use]
 pub fn tile_bytes(wide: bool, pairs: usize, experts: usize) -> usize {
-    (Grouped::max_tiles(wide, pairs, experts) + 1) * 8
+    (Grouped::most_tiles(wide, pairs, experts) + 1) * 8
 }
 
 /// Which rows a grouped product reads, and which it writes.

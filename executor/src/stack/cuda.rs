@@ -400,6 +400,8 @@ impl Compute for CudaCompute {
         expect("sorting by expert", routing.offsets, (experts + 1) * 4)?;
         let bytes = tile_bytes(routing.wide, pairs, experts);
         expect("sorting by expert", routing.tiles, bytes)?;
+        // Tiles are alike for both formats of the weights.
+        let kernel = Grouped::choose(false, routing.wide, self.capability);
         let arguments = [
             address(routing.ids)?,
             address(routing.order)?,
@@ -408,8 +410,8 @@ impl Compute for CudaCompute {
             Argument::U32(pairs as u32),
             Argument::U32(routing.first as u32),
             Argument::U32(experts as u32),
-            Argument::U32(Grouped::tile_rows(routing.wide)),
-            Argument::U32(Grouped::max_tiles(routing.wide, pairs, experts) as u32),
+            Argument::U32(kernel.rows),
+            Argument::U32(kernel.max_tiles(pairs, experts) as u32),
         ];
         self.launch(names::SORT_PAIRS, Grid::linear(1, SORT_THREADS), &arguments)
     }
@@ -454,7 +456,7 @@ impl Compute for CudaCompute {
             });
         }
         let kernel = Grouped::choose(fp8, routing.wide, self.capability);
-        let max_tiles = Grouped::max_tiles(routing.wide, pairs, routing.experts);
+        let max_tiles = kernel.max_tiles(pairs, routing.experts);
         let arguments = [Argument::Grouped(GroupedArgs {
             x: x.view.address()?,
             w: w.data.all().address()?,
@@ -472,10 +474,19 @@ impl Compute for CudaCompute {
             scale: if fp8 { w.unit * 256.0 } else { 1.0 },
             pad: 0,
         })];
+        let columns = (w.n as u32).div_ceil(kernel.columns);
+        let (blocks, tiles) = match kernel.walks {
+            true => {
+                // An expert's last tile may be multiplied in two parts.
+                let most = (2 * max_tiles * columns as usize).max(1);
+                (self.gpu.multiprocessors()?.min(most) as u32, 1)
+            }
+            false => (columns, max_tiles as u32),
+        };
         let grid = Grid {
-            x: (w.n as u32).div_ceil(Grouped::COLUMNS),
-            y: max_tiles as u32,
-            threads: Grouped::THREADS,
+            x: blocks,
+            y: tiles,
+            threads: kernel.threads,
             shared: kernel.shared,
             early: false,
         };

@@ -22,6 +22,7 @@ mod place;
 pub mod reference;
 mod run;
 mod runner;
+mod size;
 mod spec;
 mod stamps;
 mod tensors;

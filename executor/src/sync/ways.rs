@@ -28,6 +28,17 @@ impl Way {
         Way::DeviceAllGather,
         Way::PeerAllGather,
     ];
+
+    /// Name in tables and messages.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Way::HostTcp => "host TCP",
+            Way::DeviceAllReduce => "device all-reduce",
+            Way::DeviceAllGather => "device all-gather",
+            Way::PeerAllGather => "peer all-gather",
+        }
+    }
 }
 
 /// Rows of all ranks, in rank order, over TCP.

@@ -12,7 +12,7 @@ pub use gather::{
     ALL_GATHER_LINES, LINE_BLOCKS, LINE_WORD, LineArgs, LineGrid, line_grid, line_staging_bytes,
     lines,
 };
-pub use launch::{AttentionArgs, COMBINE_THREADS, Kernel, PLAN, PLAN_THREADS, plan_bytes};
+pub use launch::{AttentionArgs, Combine, Kernel, PLAN, PLAN_THREADS, plan_bytes};
 pub use merge::{
     BULK_BLOCKS, BulkArgs, CORRECT, EXCHANGE_THREADS, MERGE, MERGE_BULK, MERGE_KERNELS,
     MERGE_PACKETS, MERGE_THREADS, MergeArgs, PACKET_BLOCKS, PACKET_SLOTS, SMALL_EXCHANGE_THREADS,

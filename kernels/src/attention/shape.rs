@@ -92,7 +92,7 @@ pub enum ShapeError {
         kv_heads: usize,
     },
     /// No kernel for this head dimension.
-    #[error("head dimension {0}: the kernels have 64 and 128")]
+    #[error("head dimension {0}: the kernels have 64, 128 and 256")]
     HeadDim(usize),
     /// More heads than one MLA kernel takes.
     #[error("{0} heads of MLA: 1 to 128 are right")]
@@ -163,7 +163,7 @@ impl Shape {
             } if !heads.is_multiple_of(kv_heads) => {
                 return Err(ShapeError::Heads { heads, kv_heads });
             }
-            Kind::Gqa { head_dim, .. } if ![64, 128].contains(&head_dim) => {
+            Kind::Gqa { head_dim, .. } if ![64, 128, 256].contains(&head_dim) => {
                 return Err(ShapeError::HeadDim(head_dim));
             }
             Kind::Mla {
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(gqa(64, 8, 128), Ok(()));
         assert_eq!(
             gqa(64, 8, 96).unwrap_err().to_string(),
-            "head dimension 96: the kernels have 64 and 128"
+            "head dimension 96: the kernels have 64, 128 and 256"
         );
         assert_eq!(
             gqa(6, 4, 64).unwrap_err().to_string(),

@@ -130,7 +130,7 @@ impl Question<'_> {
         let prefill_ran = record.take();
         let p = &plan.predicted;
         let tokens = (self.traffic.osl - 1.0).max(0.0);
-        let request_ms = p.ttft_ms.value + tokens * p.tpot_ms.value;
+        let request_ms = p.ttft_ms.value + p.tpot_ms.map_or(0.0, |tpot| tokens * tpot.value);
         let (score, in_prefill) = match self.objective {
             Objective::Latency => (1.0 / request_ms, p.ttft_ms.value / request_ms),
             Objective::Throughput | Objective::Pareto => {

@@ -268,6 +268,7 @@ impl<'a> Deployment<'a> {
             context_limit: f64::from(settings.context_length.unwrap_or(setup.model.max_position)),
             running_per_rank: f64::from(limit),
             limit_per_rank: limit,
+            limit_asked: settings.max_running_requests,
             company_steps: settings.company_steps.unwrap_or(0),
             receive_interval: settings.receive_interval.unwrap_or_else(|| {
                 let scheduler = &rules.scheduler;

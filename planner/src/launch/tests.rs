@@ -43,6 +43,7 @@ fn units_are_the_engines() {
         graph_sizes: Some(vec![4, 8, 64]),
         kv_dtype: Some(Dtype::Fp8),
         context_length: Some(32_768),
+        long_context: true,
         ..spec(Layout {
             attention_dp: 8,
             ep: 8,

@@ -46,6 +46,7 @@ pub(super) fn command(
     words.maybe(Meaning::RunningRequests, spec.running_per_rank)?;
     words.maybe(Meaning::ChunkTokens, spec.chunk_tokens)?;
     words.maybe(Meaning::ContextLength, spec.context_length)?;
+    words.switch(Meaning::LongContext, spec.long_context)?;
     words.maybe(Meaning::MemoryFraction, spec.memory_fraction)?;
     if let Some(dtype) = spec.quantization {
         words.say(Meaning::Quantization, load_name(rules, dtype)?)?;

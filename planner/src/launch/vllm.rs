@@ -48,6 +48,7 @@ pub(super) fn command(
         words.say(Meaning::KvDtype, kv_name(rules, dtype)?)?;
     }
     words.maybe(Meaning::ContextLength, spec.context_length)?;
+    words.switch(Meaning::LongContext, spec.long_context)?;
     words.maybe(Meaning::PageSize, spec.page_size)?;
     match spec.graph_sizes.as_deref() {
         None => {}

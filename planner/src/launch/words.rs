@@ -156,6 +156,7 @@ pub(super) fn describe(meaning: Meaning) -> &'static str {
         Meaning::Quantization => "weights quantised while loading",
         Meaning::KvDtype => "the KV cache format",
         Meaning::ContextLength => "the longest sequence",
+        Meaning::LongContext => "sequences beyond the model's own length",
         Meaning::PageSize => "the KV page",
         Meaning::GraphSizes => "captured graph sizes",
         Meaning::GraphLargest => "the largest captured graph",

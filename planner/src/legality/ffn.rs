@@ -53,6 +53,17 @@ pub(super) fn experts(
             )
         };
         sink(Rule::ExpertBackend, &reason, None)?;
+    } else if backend != rules.experts.default && ground.machines.sm < rules.experts.all_to_all_sm {
+        let least = rules.experts.all_to_all_sm;
+        let reason = || {
+            format!(
+                "the expert backend '{backend}' runs on NVIDIA GPUs from compute capability {}.{}; \
+                 gather and reduce instead",
+                least / 10,
+                least % 10
+            )
+        };
+        sink(Rule::ExpertBackend, &reason, None)?;
     } else if backend != rules.experts.default && ep != tp {
         // All-to-all kernels send to every rank of the stage; the engines set ep = tp themselves.
         let reason = || {
@@ -91,7 +102,7 @@ pub(super) fn experts(
             let reason = || {
                 format!(
                     "experts of width {} do not split over {moe_tp} ranks (tp {tp} / ep {ep}){}; \
-                     ep {} would do",
+                     use ep {}",
                     block.intermediate,
                     in_blocks(step),
                     right.unwrap_or(tp)
@@ -124,6 +135,36 @@ pub(super) fn experts(
         }
     }
     ControlFlow::Continue(())
+}
+
+/// The embedding and the output projection are split by tokens of the vocabulary.
+pub(super) fn vocabulary(
+    layout: &Layout,
+    ground: &Ground<'_>,
+    sink: &mut Sink<'_>,
+) -> ControlFlow<()> {
+    let multiple = ground.rules.geometry.vocabulary_multiple;
+    let ranks = match ground.rules.geometry.dense_ffn {
+        DenseFfnSplit::Stage => layout.tp,
+        DenseFfnSplit::AttentionTp => layout.attention_tp().max(1),
+    };
+    let padded = match ground.model.vocabulary.checked_next_multiple_of(multiple) {
+        Some(padded) => padded,
+        // No multiple is asked for.
+        None => return ControlFlow::Continue(()),
+    };
+    if padded.is_multiple_of(ranks) {
+        return ControlFlow::Continue(());
+    }
+    let right = nearest_divisor(padded, ranks);
+    let reason = || {
+        format!(
+            "the vocabulary of {} tokens, padded to {padded}, does not split over {ranks} ranks in {} \
+             {}; {right} is the nearest number that divides it",
+            ground.model.vocabulary, ground.rules.name, ground.rules.version
+        )
+    };
+    sink(Rule::Vocabulary, &reason, Some(right))
 }
 
 pub(super) fn pipeline(

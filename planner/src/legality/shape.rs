@@ -7,6 +7,8 @@ use parplan_profiles::{Attention, Dtype, Ffn, ModelProfile};
 pub struct ModelShape {
     /// Layers, MTP layers aside.
     pub layers: u32,
+    /// Tokens of the vocabulary.
+    pub vocabulary: u32,
     /// Attention that caches keys and values.
     pub attention: Vec<Heads>,
     /// Heads of linear-attention and state-space layers.
@@ -57,7 +59,10 @@ pub struct Dense {
 impl ModelShape {
     /// Takes the shape out of a profile.
     pub fn of(model: &ModelProfile) -> Self {
-        let mut shape = Self::default();
+        let mut shape = Self {
+            vocabulary: model.vocab_size,
+            ..Self::default()
+        };
         for group in &model.layers {
             shape.layers = shape.layers.saturating_add(group.count);
             if let Some(attention) = &group.attention {

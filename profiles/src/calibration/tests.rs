@@ -53,7 +53,7 @@ fn calibration() -> Calibration {
             class: Class::Gemm(Dtype::Bf16),
             implementation: "cublaslt 13.1".into(),
             ranks: vec![1],
-            samples: 9,
+            samples: 1,
             residual: 0.02,
             leave_one_out: Errors {
                 median: 0.02,

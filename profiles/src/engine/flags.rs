@@ -70,6 +70,8 @@ pub enum Meaning {
     KvDtype,
     /// Longest sequence.
     ContextLength,
+    /// A longest sequence beyond the one that the model was configured for.
+    LongContext,
     /// Tokens of a KV page.
     PageSize,
     /// Captured graph sizes.

@@ -2,8 +2,9 @@
 
 use super::flags::{Flag, Meaning};
 use super::rules::{
-    AllReduceRule, DcpRule, ExpertExchange, FusionRule, GeometryRule, GraphRule, KernelRule,
-    MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule, SyncRule,
+    AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
+    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule,
+    SyncRule,
 };
 use super::version::{Version, VersionError};
 use super::{Dialect, EngineError, EngineProfile, Since};
@@ -59,6 +60,8 @@ pub struct EngineRules {
     pub kernels: Option<KernelRule>,
     /// Kernels that are folded into others, where they are known.
     pub fusion: Option<FusionRule>,
+    /// Number formats that need a device of some kind, where they are known.
+    pub formats: Option<FormatRule>,
     /// Spellings of KV cache formats; a format that is not here cannot be asked for.
     pub kv_names: BTreeMap<Dtype, String>,
     /// Spellings of formats that a checkpoint in bf16 is quantised to while it is loaded; a format that
@@ -159,6 +162,7 @@ impl EngineProfile {
             experts: required(&self.experts, version, "experts", name, &mut sources)?,
             kernels: latest(&self.kernels, version, "kernels", &mut sources),
             fusion: latest(&self.fusion, version, "fusion", &mut sources),
+            formats: latest(&self.formats, version, "formats", &mut sources),
             draft_names: required(
                 &self.draft_names,
                 version,

@@ -4,6 +4,7 @@
 //! which kind holds and with which numbers; nothing else in the project asks which engine it is.
 
 mod communication;
+mod formats;
 mod fusion;
 mod geometry;
 mod graphs;
@@ -15,6 +16,7 @@ pub use communication::{
     AllReduceCandidate, AllReduceKind, AllReduceRule, DcpMerge, DcpRule, ExpertExchange,
     GatherCost, PaddingRule, SymmetricRule,
 };
+pub use formats::{Devices, FormatRule, KvPath, Runs, WeightPart, WeightPath};
 pub use fusion::{FusionRule, QuantisedBy, ReduceNorm};
 pub use geometry::{AttentionDpWidths, DenseFfnSplit, ExpertWidths, GeometryRule};
 pub use graphs::{

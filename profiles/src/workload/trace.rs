@@ -129,6 +129,31 @@ fn tokens(line: u64, field: &str, value: u64) -> Result<u32, Fault> {
         })
 }
 
+/// A trace is in the order of its times: a rate cannot be told from one that is not.
+fn forwards(
+    line: u64,
+    field: &str,
+    value: &dyn std::fmt::Display,
+    at_s: f64,
+    before: &[TraceRequest],
+) -> Result<(), Fault> {
+    match before.last() {
+        Some(last) if at_s < last.at_s => Err(at_line(
+            line,
+            format!(
+                "{field} is {value}, {} s before that of the request above; sort the trace by time",
+                round(last.at_s - at_s)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Seconds to the microsecond.
+fn round(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
+}
+
 fn room(line: u64, requests: &[TraceRequest]) -> Result<(), Fault> {
     if requests.len() >= MAX_REQUESTS {
         return Err(at_line(
@@ -171,8 +196,10 @@ fn azure(text: &str) -> Result<Trace, Fault> {
             )
         })?;
         let start = *first.get_or_insert(at);
+        let at_s = at.duration_since(start).as_secs_f64();
+        forwards(line, "TIMESTAMP", &stamp, at_s, &requests)?;
         requests.push(TraceRequest {
-            at_s: at.duration_since(start).as_secs_f64().max(0.0),
+            at_s,
             input: tokens(line, "ContextTokens", row.context)?,
             output: tokens(line, "GeneratedTokens", row.generated)?,
             blocks: Vec::new(),
@@ -206,8 +233,19 @@ fn mooncake(text: &str) -> Result<Trace, Fault> {
             .map_err(|error| at_line(number, format!("is no request of a trace: {error}")))?;
         room(number, &requests)?;
         hashed |= !row.hash_ids.is_empty();
+        let at_s = row.timestamp / 1000.0;
+        if !(at_s.is_finite() && at_s >= 0.0) {
+            return Err(at_line(
+                number,
+                format!(
+                    "timestamp is {}; it must be milliseconds from 0, the start of the trace",
+                    row.timestamp
+                ),
+            ));
+        }
+        forwards(number, "timestamp", &row.timestamp, at_s, &requests)?;
         requests.push(TraceRequest {
-            at_s: (row.timestamp / 1000.0).max(0.0),
+            at_s,
             input: tokens(number, "input_length", row.input_length)?,
             output: tokens(number, "output_length", row.output_length)?,
             blocks: row.hash_ids,
@@ -280,6 +318,33 @@ mod tests {
         assert!(said("").contains("holds no request"));
         let long = r#"{"timestamp": 0, "input_length": 99999999999, "output_length": 5}"#;
         assert!(said(long).starts_with("t:1:1: input_length is 99999999999; at most"));
+    }
+
+    #[test]
+    fn times_that_go_backwards_are_refused_by_line() {
+        let said = |text: &str| Trace::parse(text).map_err(|fault| fault.in_file("t").to_string());
+        let azure = "TIMESTAMP,ContextTokens,GeneratedTokens\n\
+            2023-11-16 18:17:05,12,3\n2023-11-16 18:17:03.5,12,3\n";
+        assert_eq!(
+            said(azure).expect_err("refused"),
+            "t:3:1: TIMESTAMP is 2023-11-16 18:17:03.5, 1.5 s before that of the request above; \
+             sort the trace by time"
+        );
+        let row = |at: &str| {
+            format!("{{\"timestamp\": {at}, \"input_length\": 9, \"output_length\": 5}}\n")
+        };
+        let back = said(&(row("0") + &row("4000") + &row("3000"))).expect_err("refused");
+        assert!(
+            back.starts_with("t:3:1: timestamp is 3000, 1 s before"),
+            "{back}"
+        );
+        let negative = said(&row("-5")).expect_err("refused");
+        assert!(
+            negative.starts_with("t:1:1: timestamp is -5; it must be"),
+            "{negative}"
+        );
+        // Requests of one moment are in order.
+        assert!(said(&(row("0") + &row("0") + &row("9"))).is_ok());
     }
 
     proptest! {

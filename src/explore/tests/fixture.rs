@@ -208,7 +208,7 @@ pub fn plan(layout: Layout, symmetric_memory: bool, throughput: f64, tpot: f64) 
         },
         layout: LayoutReport::from(layout),
         predicted: Performance {
-            tpot_ms: about(tpot),
+            tpot_ms: Some(about(tpot)),
             ttft_ms: about(211.0),
             output_tokens_per_s_per_gpu: about(throughput),
             output_tokens_per_s: about(throughput * 8.0),
@@ -405,7 +405,7 @@ fn comparison(a: &Plan, b: &Plan) -> Comparison {
         a: a.clone(),
         b: b.clone(),
         metric: Metric::Throughput,
-        winner: Winner::A,
+        winner: Some(Winner::A),
         by: 1.0935,
         confidence: 0.81,
         crossovers: vec![Crossover {

@@ -118,7 +118,8 @@ fn the_changed_row_comes_before_its_table() {
     let mut state = fixture::answered();
     state.question += 1;
     let mut again = state.table().unwrap().answer.ranked[0].clone();
-    again.predicted.tpot_ms.value = 99.5;
+    let tpot = again.predicted.tpot_ms.as_mut();
+    tpot.unwrap().value = 99.5;
     state.row = Some(Ok(Box::new(again)));
     check("changed", &mut state, PLAIN);
 }

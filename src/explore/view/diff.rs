@@ -96,7 +96,12 @@ fn figures(diff: &Diff, pane: &mut Pane) {
         &|p| p.predicted.output_tokens_per_s.value,
         short,
     );
-    row("TPOT, ms", &|p| p.predicted.tpot_ms.value, short);
+    // A dash where there is none.
+    row(
+        "TPOT, ms",
+        &|p| p.predicted.tpot_ms.map_or(f64::NAN, |tpot| tpot.value),
+        short,
+    );
     row("TTFT, ms", &|p| p.predicted.ttft_ms.value, short);
     row(
         "decode step, ms",

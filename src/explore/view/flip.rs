@@ -33,7 +33,7 @@ pub fn verdict(flip: &Comparison, a: &'static str, b: &'static str, pane: &mut P
         Winner::B => b,
     };
     pane.heading("Verdict");
-    pane.text(&comparison::words(flip, name(flip.winner)));
+    pane.text(&comparison::words(flip, name));
     pane.heading("Where the winner changes");
     if flip.crossovers.is_empty() {
         pane.text("nowhere within what was tried");

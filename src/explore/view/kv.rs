@@ -49,7 +49,7 @@ pub fn show(state: &State, pane: &mut Pane) {
                         number::whole(plan.max_kv_tokens),
                         number::whole(plan.max_request_tokens),
                         number::whole(plan.kv_concurrency),
-                        number::short(plan.predicted.tpot_ms.value),
+                        number::mean(plan.predicted.tpot_ms.as_ref()),
                         number::short(plan.predicted.output_tokens_per_s_per_gpu.value),
                     ],
                 );

@@ -6,7 +6,6 @@ use super::super::state::{Focus, Seen, State};
 use super::super::theme::Theme;
 use super::pane::Pane;
 use super::{notes, text};
-use crate::render::ranking::kept;
 use crate::render::{number, ranking};
 use parplan_planner::plan::{Choice, Plan};
 use parplan_planner::question::Objective;
@@ -79,8 +78,7 @@ fn heading(state: &State, table: &Table, theme: Theme, area: Rect, buffer: &mut 
 
 /// Whether a configuration keeps the limits.
 pub fn keeps(table: &Table, plan: &Plan) -> bool {
-    let (goal, p) = (&table.resolved.goal, &plan.predicted);
-    kept(goal.ttft_ms, &p.ttft_ms) && kept(goal.tpot_ms, &p.tpot_ms)
+    ranking::keeps(&table.resolved.goal, plan)
 }
 
 fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
@@ -143,7 +141,7 @@ fn grid(state: &State, table: &Table, wide: u16, theme: Theme) -> Grid {
                 (row + 1).to_string(),
                 mark,
                 number::short(p.output_tokens_per_s_per_gpu.value),
-                number::short(p.tpot_ms.value),
+                number::mean(p.tpot_ms.as_ref()),
                 number::short(p.ttft_ms.value),
                 number::whole(plan.kv_concurrency),
                 number::gib(plan.memory_bytes.kv_cache),

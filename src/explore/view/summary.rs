@@ -4,6 +4,7 @@ use super::super::grid::{Grid, number as numbers, words};
 use super::super::state::State;
 use super::super::theme::Theme;
 use super::pane::Pane;
+use crate::render::plan::NO_TPOT;
 use crate::render::{number, ranking};
 use parplan_planner::plan::Predicted;
 use ratatui::text::Line;
@@ -39,11 +40,16 @@ pub fn lines(state: &State, theme: Theme, width: usize) -> Vec<Line<'static>> {
         &p.output_tokens_per_s_per_gpu,
         "tokens/s",
     );
-    add("TPOT", &p.tpot_ms, "ms");
+    if let Some(tpot) = &p.tpot_ms {
+        add("TPOT", tpot, "ms");
+    }
     add("TTFT", &p.ttft_ms, "ms");
     add("decode step", &p.decode_step_ms, "ms");
     add("prefill pass", &p.prefill_pass_ms, "ms");
     pane.grid(&grid);
+    if p.tpot_ms.is_none() {
+        pane.aside(NO_TPOT);
+    }
     for warning in &plan.warnings {
         pane.alert(&format!("! {warning}"));
     }

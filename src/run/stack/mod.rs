@@ -171,10 +171,11 @@ impl Stack {
             dcp: self.dcp,
             ep: self.ep,
         };
-        let library = crate::ask::library(self.profiles.as_deref());
+        let library = crate::ask::library(self.profiles.as_deref()).map_err(unusable)?;
         let model =
             crate::ask::model_named(&library, &self.model, self.weights).map_err(unusable)?;
-        let model = smaller(model, self.scale);
+        let whole = model;
+        let model = smaller(whole.clone(), self.scale);
         let choices = Choices {
             here,
             shard_of: self.as_shard_of.unwrap_or(here),
@@ -193,7 +194,16 @@ impl Stack {
             all_to_all: self.all_to_all,
             seed: self.seed,
         };
-        let (spec, notes) = spec_of(&model, &choices)?;
+        let (spec, notes) = spec_of(&model, &choices).map_err(|error| {
+            match self.scale > 1 && spec_of(&whole, &choices).is_ok() {
+                true => Error::Unusable(format!(
+                    "--scale {}: divided by it, the model does not fit the layout ({error}); give a \
+                     smaller scale",
+                    self.scale
+                )),
+                false => error,
+            }
+        })?;
         for note in notes {
             eprintln!("note: {note}");
         }

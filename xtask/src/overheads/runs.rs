@@ -176,7 +176,8 @@ impl Run {
     pub fn predict(&self, overheads: &Overheads) -> Result<Times> {
         self.served(overheads, |_, service| Times {
             ttft_ms: service.ttft_us / 1e3,
-            tpot_ms: service.tpot_us / 1e3,
+            // Runs that were measured have output tokens after the first.
+            tpot_ms: service.tpot_us.unwrap_or(f64::NAN) / 1e3,
         })
     }
 
@@ -202,7 +203,7 @@ impl Run {
                 self.measured.ttft_ms,
                 self.measured.tpot_ms,
                 service.ttft_us / 1e3,
-                service.tpot_us / 1e3,
+                service.tpot_us.unwrap_or(f64::NAN) / 1e3,
                 service.decode_step_us / 1e3,
                 steps.prefill(chunk, 0.0, 1.0, 0.0).total_us() / 1e3,
                 service.queue_us / 1e3,

@@ -6,6 +6,7 @@ mod inputs;
 mod result;
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ pub use exchanges::ExchangeSample;
 use inputs::Inputs;
 pub use result::{AttentionPart, AttentionResult, AttentionSample};
 
-use super::Context;
+use super::{Context, Doing};
 use crate::attention::{
     DcpAttention, Gather, Merge, PeerExchange, Peers, Shape, Shard, message_bytes,
 };
@@ -130,8 +131,17 @@ impl AttentionJob {
             device,
             control,
             nccl,
+            listener,
             ..
         } = context;
+        // On GPUs nobody waits for long.
+        let mut tell = |what: String| {
+            if let (0, None, Some(listener)) = (rank, gpu.as_ref(), listener.as_mut())
+                && let Ok(value) = serde_json::to_value(Doing(what))
+            {
+                listener(&value);
+            }
+        };
         let mut hands = Hands {
             device: device.as_ref(),
             gpu: gpu.as_ref(),
@@ -167,6 +177,11 @@ impl AttentionJob {
             }
             return Ok(result);
         }
+        let tokens: usize = self.requests.iter().map(|(kv, _)| kv).sum();
+        tell(format!(
+            "making {tokens} tokens of KV for {} requests",
+            self.requests.len()
+        ));
         let inputs = Inputs::new(hands.device, hands.gpu.is_some(), self, shard)?;
         result.kv_bytes = inputs.kv_bytes;
         for &wanted in self
@@ -180,7 +195,15 @@ impl AttentionJob {
             for registration in self.registrations_of(way, &hands) {
                 let prepared =
                     self.prepare(&mut hands, &inputs, way, registration, peers.clone())?;
+                tell(format!("{}: a first pass{}", way.name(), self.checking()));
+                let begin = Instant::now();
                 let error = self.first(&mut hands, &inputs, &prepared)?;
+                let first = begin.elapsed().as_secs_f64();
+                tell(format!(
+                    "{}: it took {first:.1} s; {} more are timed",
+                    way.name(),
+                    self.timer.warmup + self.timer.repeats * self.timer.iterations
+                ));
                 result.kernel = prepared.dcp.workspace().kernel().to_owned();
                 for &launch in &self.launches {
                     if launch == Launch::Graph && hands.gpu.is_none() {
@@ -200,6 +223,14 @@ impl AttentionJob {
             }
         }
         Ok(result)
+    }
+
+    /// What the first pass does besides.
+    fn checking(&self) -> &'static str {
+        match self.check {
+            true => ", compared with the float64 reference",
+            false => "",
+        }
     }
 
     /// Registrations that make a difference to a way.

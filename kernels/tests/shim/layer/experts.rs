@@ -71,8 +71,9 @@ fn pairs_are_sorted_and_cut_into_tiles() {
             .map(|i| (uniform(3, i) * 8000.0) as i32 % all)
             .map(i32::abs)
             .collect();
-        for wide in [false, true] {
-            let max = Grouped::max_tiles(wide, pairs, experts);
+        for (wide, capability) in [(false, (8, 0)), (true, (8, 0)), (true, (9, 0))] {
+            let product = Grouped::choose(false, wide, capability);
+            let max = product.max_tiles(pairs, experts);
             let mut order = vec![-1; pairs];
             let mut offsets = vec![-1; experts + 1];
             let mut tiles = vec![[u32::MAX; 2]; max + 1];
@@ -86,7 +87,7 @@ fn pairs_are_sorted_and_cut_into_tiles() {
                     pairs as u32,
                     first,
                     experts as u32,
-                    Grouped::tile_rows(wide),
+                    product.rows,
                     max as u32,
                 )
             };
@@ -98,7 +99,7 @@ fn pairs_are_sorted_and_cut_into_tiles() {
                 let mut got = order[own.clone()].to_vec();
                 got.sort_unstable();
                 assert_eq!(got, want.order[own.clone()], "expert {e}");
-                for slot in own.step_by(Grouped::tile_rows(wide) as usize) {
+                for slot in own.step_by(product.rows as usize) {
                     expected.push([e as u32, slot as u32]);
                 }
             }

@@ -345,3 +345,99 @@ fn the_nearest_value_passes_its_rule_and_nothing_panics() {
         }
     }
 }
+
+#[test]
+fn a_vocabulary_divides_over_its_ranks_unless_the_engine_pads_it() {
+    let model = ModelShape {
+        vocabulary: 100_352,
+        attention: vec![heads(40, 10, false)],
+        layers: 40,
+        ..ModelShape::default()
+    };
+    let five = Layout { tp: 5, ..TP8 };
+    for engine in ["sglang@0.5.21", "vllm@0.33.0"] {
+        let refusal = only(engine, &model, five, Options::default());
+        assert_eq!(refusal.rule, Rule::Vocabulary, "{engine}");
+        assert_eq!(refusal.nearest, Some(4), "{engine}");
+        assert!(
+            refusal.reason.contains("100352 tokens"),
+            "{}",
+            refusal.reason
+        );
+    }
+    let padded = refused("sglang@0.5.22", &model, five, Options::default());
+    assert_eq!(padded, []);
+    // Attention-TP ranks of a vLLM engine split it, not those of all engines.
+    let apart = Layout {
+        tp: 10,
+        attention_dp: 5,
+        ep: 10,
+        ..five
+    };
+    let experts = ModelShape {
+        experts: deepseek().experts,
+        ..model
+    };
+    let found = refused("vllm@0.33.0", &experts, apart, Options::default());
+    assert!(
+        found.iter().all(|r| r.rule != Rule::Vocabulary),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn limits_and_loads_count_the_ranks() {
+    let apart = Layout {
+        attention_dp: 8,
+        ..TP8
+    };
+    let limited = |limit| Options {
+        running_requests: Some(limit),
+        ..Options::default()
+    };
+    let refusal = only("sglang", &qwen235(), apart, limited(7));
+    assert_eq!(
+        (refusal.rule, refusal.nearest),
+        (Rule::RunningRequests, Some(4))
+    );
+    assert_eq!(refused("sglang", &qwen235(), apart, limited(8)), []);
+    assert_eq!(
+        refused("vllm", &qwen235(), Layout { ep: 8, ..apart }, limited(1)),
+        []
+    );
+    assert_eq!(refused("sglang", &qwen235(), TP8, limited(1)), []);
+    let listed = |batches| Options {
+        batches: Some(batches),
+        ..Options::default()
+    };
+    let refusal = only("sglang", &qwen235(), apart, listed(4));
+    assert_eq!((refusal.rule, refusal.nearest), (Rule::Imbalance, Some(4)));
+    assert_eq!(refused("sglang", &qwen235(), apart, listed(8)), []);
+    assert_eq!(refused("sglang", &qwen235(), TP8, listed(8)), []);
+}
+
+#[test]
+fn an_all_to_all_needs_gpus_that_it_has_kernels_for() {
+    let rules = engine("sglang");
+    let model = qwen235();
+    let refused = |sm| {
+        let ground = Ground {
+            rules: &rules,
+            model: &model,
+            machines: Machines { sm, ..NODE },
+            options: Options {
+                expert_backend: Some("deepep"),
+                ..Options::default()
+            },
+        };
+        check(&Layout { ep: 8, ..TP8 }, &ground)
+            .err()
+            .unwrap_or_default()
+    };
+    assert_eq!(refused(90), []);
+    for sm in [0, 80, 89] {
+        let found = refused(sm);
+        assert_eq!(found[0].rule, Rule::ExpertBackend);
+        assert!(found[0].reason.contains("9.0"), "{}", found[0].reason);
+    }
+}

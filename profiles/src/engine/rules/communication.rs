@@ -188,6 +188,10 @@ pub struct ExpertExchange {
     /// Backends under which data-parallel ranks replay the same graph although nothing is gathered.
     #[serde(default)]
     pub same_graph: Vec<String>,
+    /// Lowest compute capability times ten of GPUs that the planned all-to-all runs on; 0 for any
+    /// device. DeepEP's low-latency and internode kernels are of Hopper and later.
+    #[serde(default)]
+    pub all_to_all_sm: u16,
     /// Most tokens of a captured step whose shared experts run on a stream of their own beside the routed
     /// ones; 0 where they run after them.
     #[serde(default)]

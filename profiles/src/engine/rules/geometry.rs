@@ -25,6 +25,10 @@ pub struct GeometryRule {
     pub several_nodes: bool,
     /// Shards of weights in 128 by 128 fp8 blocks must hold whole blocks.
     pub fp8_whole_blocks: bool,
+    /// Tokens that the vocabulary is padded to a multiple of, which the ranks that split it must divide;
+    /// 0 where it is padded for any number of ranks.
+    #[serde(default)]
+    pub vocabulary_multiple: u32,
 }
 
 /// Expert-parallel widths an engine accepts.
