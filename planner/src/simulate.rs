@@ -532,6 +532,7 @@ mod tests {
                 request_overhead_us: 0.0,
                 balance_steps: 0.0,
                 receive_steps: 1.0,
+                company_steps: 0.0,
             };
             let load = ClosedLoop {
                 clients: 16.0,
@@ -541,7 +542,7 @@ mod tests {
                 tokens_per_step: 1.0,
                 waves: 10.0,
                 weighted_prompt: 1024.0,
-                output_width: 0.0,
+                outputs: Spread::NONE,
             };
             let requests = vec![
                 Request {

@@ -105,9 +105,11 @@ pub(super) fn drain<T: StepTimes>(
         // At least one answer is left until the last is whole.
         let middle = going((at + mark) / 2.0).max(1.0 / admitted.max(1.0));
         let requests = (admitted * middle / ranks).max(1.0 / ranks);
-        let tokens = (mark - at).max(0.0) * load.output_tokens / load.tokens_per_step;
-        if tokens > 0.0 {
-            now += tokens * times.decode_us(requests);
+        // The first token of an answer comes from its prefill.
+        let tokens = (load.output_tokens - 1.0).max(0.0);
+        let steps = (mark - at).max(0.0) * tokens / load.tokens_per_step;
+        if steps > 0.0 {
+            now += steps * times.decode_us(requests);
         }
         let left = going(mark);
         mean += (share - left).max(0.0) * now;
