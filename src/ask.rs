@@ -161,7 +161,8 @@ fn settings(
         max_running_requests: typed.max_running_requests,
         chunk_tokens: typed.chunk_tokens,
         receive_interval: typed.receive_interval,
-        graph_batch_sizes: typed.graph_sizes.as_ref().map(|sizes| sizes.0.clone()),
+        company_steps: None,
+        graph_sizes: typed.graph_sizes.clone(),
         context_length: typed.context_length,
     })
 }

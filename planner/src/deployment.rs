@@ -5,7 +5,7 @@ mod resolve;
 use crate::engine_comm;
 use crate::graphs::{self, CaptureList, GraphContext};
 use crate::kv::KvFootprint;
-use crate::memory::{self, MemoryResult};
+use crate::memory::{CachePools, MemoryResult};
 use crate::padding::Padding;
 use crate::plan::Choice;
 use crate::question::{Traffic, tokens_per_step};
@@ -57,6 +57,8 @@ pub struct Deployment<'a> {
     limit_asked: Option<u32>,
     /// Decode steps between two looks for new requests.
     pub receive_interval: u32,
+    /// Decode steps that a prompt waits for others to be prefilled with it.
+    company_steps: u32,
     context: GraphContext<'a>,
     /// Padding of the planned decode step.
     pub decode_padding: Option<Padding>,
@@ -79,8 +81,14 @@ impl<'a> Deployment<'a> {
         // A running request holds its prompt and, on average, half of its output; the engine admits
         // as long as there is room.
         let held = traffic.context();
-        let kv = self.memory.map.kv_cache - self.memory.missing;
-        memory::requests_held(&self.footprint, kv, held)
+        self.pools(self.memory.map.kv_cache - self.memory.missing)
+            .requests_held(&self.footprint, held)
+    }
+
+    /// So many bytes of cache, divided between rows and recurrent states as the engine does.
+    fn pools(&self, kv_bytes: f64) -> CachePools {
+        let rule = self.setup.rules.state_pool.as_ref();
+        CachePools::of(rule, &self.footprint, kv_bytes)
     }
 
     /// How rows reach the feed-forward blocks in the planned decode step.
@@ -96,7 +104,8 @@ impl<'a> Deployment<'a> {
     /// Tokens of the longest single request: what a rank's KV cache holds, and no more than the
     /// engine takes.
     pub fn longest_request(&self) -> f64 {
-        let held = self.footprint.longest_request(self.memory.map.kv_cache);
+        let held = self.pools(self.memory.map.kv_cache);
+        let held = held.longest_request(&self.footprint);
         held.floor().min(self.context_limit)
     }
 
@@ -107,7 +116,12 @@ impl<'a> Deployment<'a> {
         if per_token <= 0.0 {
             return 0.0;
         }
-        let fixed = self.footprint.request_bytes(0.0)
+        let pools = self.pools(self.memory.map.kv_cache);
+        let states = match pools.states {
+            Some(_) => 0.0,
+            None => self.footprint.state_bytes,
+        };
+        let fixed = states
             + self
                 .footprint
                 .windows
@@ -115,7 +129,7 @@ impl<'a> Deployment<'a> {
                 .map(|&(bytes, window)| bytes * f64::from(window))
                 .sum::<f64>();
         let requests = self.running_per_rank.min(f64::from(self.limit_per_rank));
-        ((self.memory.map.kv_cache - fixed * requests) / per_token)
+        ((pools.rows - fixed * requests) / per_token)
             .max(0.0)
             .floor()
     }
@@ -251,7 +265,7 @@ impl<'a> Deployment<'a> {
                 .map_or(1.0, |draft| tokens_per_step(&draft)),
             waves: traffic.waves,
             weighted_prompt: prefill * traffic.prompts.weighted,
-            output_width: traffic.osl * traffic.outputs.width,
+            outputs: traffic.outputs,
         }
     }
 
@@ -271,6 +285,7 @@ impl<'a> Deployment<'a> {
                 + o.prompt_token_us * traffic.isl,
             balance_steps: f64::from(self.setup.rules.scheduler.context_balance_steps),
             receive_steps: f64::from(self.receive_interval),
+            company_steps: f64::from(self.company_steps),
         }
     }
 
@@ -356,7 +371,7 @@ impl<'a> Deployment<'a> {
                 self.memory.overcommitted / gib
             ));
         }
-        let longest = self.footprint.longest_request(map.kv_cache);
+        let longest = self.pools(map.kv_cache).longest_request(&self.footprint);
         let needed = traffic.longest();
         if longest < needed {
             return Some(format!(

@@ -5,6 +5,7 @@ use crate::plan::MemoryMap;
 use crate::reserve::{FractionOf, MemoryFraction};
 use crate::shard::{Block, Mixer, Shard};
 use crate::step::pass::ACTIVATION_BYTES;
+use parplan_profiles::engine::rules::StatePoolRule;
 use serde::Serialize;
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -244,12 +245,57 @@ pub fn map(input: &MemoryInput<'_>) -> MemoryResult {
     }
 }
 
-/// Requests of `tokens` tokens that `kv_bytes` hold.
-pub fn requests_held(footprint: &KvFootprint, kv_bytes: f64, tokens: f64) -> f64 {
-    let each = footprint.request_bytes(tokens);
-    if each > 0.0 {
-        kv_bytes / each
-    } else {
-        f64::INFINITY
+/// The cache of a rank, divided as the engine divides it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CachePools {
+    /// For rows, and for recurrent states where nothing is set apart for them, bytes.
+    pub rows: f64,
+    /// Requests whose recurrent states have a place of their own; none where states share `rows`.
+    pub states: Option<f64>,
+}
+
+impl CachePools {
+    /// Divides `kv_bytes`. States take their share in whole slots, and what is left over goes to rows.
+    pub fn of(rule: Option<&StatePoolRule>, footprint: &KvFootprint, kv_bytes: f64) -> CachePools {
+        match rule {
+            Some(rule) if footprint.state_bytes > 0.0 => {
+                let share = kv_bytes.max(0.0) * rule.over_kv / (1.0 + rule.over_kv);
+                let slots = (share / footprint.state_bytes).floor();
+                let requests = (slots / f64::from(rule.slots_per_request.max(1))).floor();
+                CachePools {
+                    rows: kv_bytes - slots * footprint.state_bytes,
+                    states: Some(requests),
+                }
+            }
+            _ => CachePools {
+                rows: kv_bytes,
+                states: None,
+            },
+        }
+    }
+
+    /// Requests of `tokens` tokens that fit.
+    pub fn requests_held(&self, footprint: &KvFootprint, tokens: f64) -> f64 {
+        let all = footprint.request_bytes(tokens);
+        let each = match self.states {
+            Some(_) => all - footprint.state_bytes,
+            None => all,
+        };
+        let by_rows = if each > 0.0 {
+            self.rows / each
+        } else {
+            f64::INFINITY
+        };
+        by_rows.min(self.states.unwrap_or(f64::INFINITY))
+    }
+
+    /// The longest single request that fits, tokens.
+    pub fn longest_request(&self, footprint: &KvFootprint) -> f64 {
+        match self.states {
+            Some(requests) if requests < 1.0 => 0.0,
+            // Its state lies elsewhere.
+            Some(_) => footprint.longest_request(self.rows + footprint.state_bytes),
+            None => footprint.longest_request(self.rows),
+        }
     }
 }

@@ -279,10 +279,23 @@ pub struct Settings {
     pub chunk_tokens: Option<u32>,
     /// Decode steps between two looks for new requests.
     pub receive_interval: Option<u32>,
-    /// Graph sizes to capture.
-    pub graph_batch_sizes: Option<Vec<u32>>,
+    /// Decode steps that a prompt waits for others to be prefilled with it (TensorRT-LLM's
+    /// `batch_wait_timeout_iters`), where it was told to.
+    pub company_steps: Option<u32>,
+    /// Graph sizes to capture; none for those of the planned batches.
+    pub graph_sizes: Option<GraphSizes>,
     /// Longest sequence to serve, tokens.
     pub context_length: Option<u32>,
+}
+
+/// Which graphs to capture, where a person said so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GraphSizes {
+    /// These, in the engine's unit.
+    Listed(Vec<u32>),
+    /// Those that the engine captures when it is told none.
+    Engine,
 }
 
 /// Limits and aim.

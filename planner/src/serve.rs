@@ -28,6 +28,10 @@
 //! wave of requests ends together.
 
 pub mod open;
+mod whole;
+
+use crate::question::Spread;
+use whole::Whole;
 
 /// How an engine schedules prefill beside decode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +70,8 @@ pub struct ClosedLoop {
     /// Tokens to prefill of the request that a token of them lies in, on average: above
     /// `prefill_tokens` where lengths differ, because long prompts have more of the tokens.
     pub weighted_prompt: f64,
-    /// Over how many tokens output lengths are spread evenly; 0 when all are equal.
-    pub output_width: f64,
+    /// How output lengths lie around their mean.
+    pub outputs: Spread,
 }
 
 /// What limits one replica.
@@ -87,6 +91,8 @@ pub struct Limits {
     pub balance_steps: f64,
     /// Decode steps between two looks for new requests, at least 1. A look follows every prefill.
     pub receive_steps: f64,
+    /// Decode steps that a prompt waits for others to be prefilled with it; 0 where none does.
+    pub company_steps: f64,
 }
 
 /// Predicted service of one replica.
@@ -105,7 +111,8 @@ pub struct Service {
     pub decode_step_us: f64,
     /// Decoding requests a rank.
     pub decoding_per_rank: f64,
-    /// Finished requests a second, of the replica.
+    /// Finished requests a second, of the replica: over a whole run where clients send so many requests
+    /// each, the end of it included, when fewer and fewer of them run.
     pub requests_per_s: f64,
     /// Fraction of the time that prefill holds decoding back.
     pub prefill_load: f64,
@@ -181,8 +188,12 @@ fn coming_together(
     arrivals: f64,
     batch: f64,
 ) -> (Together, f64) {
-    // Those of the steps between two looks are prefilled together.
-    let on_rank = given_one(arrivals * limits.receive_steps);
+    // Those of the steps between two looks are prefilled together, or the first one and who joins it.
+    let on_rank = if limits.company_steps > 0.0 {
+        1.0 + arrivals * limits.company_steps
+    } else {
+        given_one(arrivals * limits.receive_steps)
+    };
     let busy = (arrivals / on_rank * passes(load, limits, on_rank)).min(0.98);
     let none = (1.0 - busy).powf(limits.dp_ranks);
     let ranks = if limits.dp_ranks > 1.0 {
@@ -262,7 +273,7 @@ fn trial<T: StepTimes>(
         PrefillStyle::Mixed => 0.0,
     };
     let alike = alike.clamp(0.0, 1.0);
-    let share = (1.0 - 1.0 / load.waves) * (1.0 - alike) + 0.5 * alike;
+    let share = (1.0 - 1.0 / load.waves).max(0.5 / load.waves) * (1.0 - alike) + 0.5 * alike;
     let tpot_us = (load.output_tokens > 1.0).then_some(
         decode_us * (1.0 + share * stall_load / (1.0 - stall_load)) / load.tokens_per_step,
     );
@@ -282,7 +293,10 @@ fn trial<T: StepTimes>(
     } else {
         decode_us * limits.receive_steps
     };
-    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + until / 2.0;
+    // The first one waits out its steps, those who join it half of them.
+    let joining = together.on_rank - 1.0;
+    let company = limits.company_steps * (1.0 + joining / 2.0) / (1.0 + joining) * decode_us;
+    let wait = busy * one.latency_us / (2.0 * (1.0 - busy)) + until / 2.0 + company;
     let ttft_us = limits.request_overhead_us + one.latency_us + wait;
     Trial {
         clients: batch + rate * ttft_us,
@@ -353,7 +367,23 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
     } else {
         0.0
     };
-    service.burst_us = burst_us(times, load, limits, admitted.max(1.0));
+    let burst = burst(times, load, limits, admitted.max(1.0));
+    let run = Whole {
+        admitted,
+        ranks: limits.dp_ranks,
+        rate_per_us,
+        stall_us: service.prefill_load / rate_per_us,
+        first_prefill_us: burst.all_us,
+        style: limits.style,
+    };
+    let (rate_per_us, only) = whole::rate(times, load, &run);
+    if let Some(end) = only {
+        // Nothing follows the first wave, whose requests wait for half of its prefills on average.
+        service.tpot_us = (load.output_tokens > 1.0)
+            .then(|| end.token_us + burst.all_us / (2.0 * load.output_tokens));
+    }
+    service.requests_per_s = rate_per_us * 1e6;
+    service.burst_us = burst.wait_us;
     service.queue_us += place_us;
     service.ttft_us += place_us + service.burst_us;
     (service, tried)
@@ -362,7 +392,7 @@ pub fn closed_loop<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits) 
 /// How many of `burst` requests that started decoding together end in the same step: lengths spread
 /// over so many tokens end over as many steps, equal ones all at once.
 fn end_together(load: &ClosedLoop, burst: f64) -> f64 {
-    let span = load.output_width / load.tokens_per_step;
+    let span = load.outputs.width * load.output_tokens / load.tokens_per_step;
     (burst / span.max(1.0)).max(1.0)
 }
 
@@ -373,8 +403,16 @@ fn end_together(load: &ClosedLoop, burst: f64) -> f64 {
 /// the first wave is 2.2 to 2.6 passes at every concurrency from 8 to 128.
 const KEPT_TOGETHER: f64 = 2.4;
 
-/// Mean extra wait of a request because `burst` clients start together, over all waves.
-fn burst_us<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: f64) -> f64 {
+/// What the first requests of all clients, sent together, do.
+struct Burst {
+    /// Mean extra wait of a request, over all waves, microseconds.
+    wait_us: f64,
+    /// The prefill of all of them, microseconds.
+    all_us: f64,
+}
+
+/// The burst when `burst` clients start together.
+fn burst<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: f64) -> Burst {
     let at_once = |requests: f64| {
         let together = Together {
             on_rank: (requests / limits.dp_ranks).max(1.0),
@@ -387,12 +425,16 @@ fn burst_us<T: StepTimes>(times: &T, load: &ClosedLoop, limits: &Limits, burst: 
     let extra = |group: &Prefill| {
         (group.latency_us * (group.passes + 1.0) / (2.0 * group.passes) - alone).max(0.0)
     };
-    let first = extra(&at_once(burst));
+    let all = at_once(burst);
+    let first = extra(&all);
     let mut group = end_together(load, burst);
     if limits.style == PrefillStyle::Mixed {
         group = group.min(KEPT_TOGETHER * limits.dp_ranks);
     }
     let later = extra(&at_once(group));
     let waves = load.waves.max(1.0);
-    first / waves + later * (1.0 - 1.0 / waves)
+    Burst {
+        wait_us: first / waves + later * (1.0 - 1.0 / waves),
+        all_us: all.latency_us,
+    }
 }

@@ -8,7 +8,7 @@ mod common;
 use common::{Ground, layout, traffic};
 use parplan_planner::deployment::Deployment;
 use parplan_planner::plan::Choice;
-use parplan_planner::question::{Balance, Goal, Objective, Settings, Space};
+use parplan_planner::question::{Balance, Goal, GraphSizes, Objective, Settings, Space};
 use parplan_planner::search::{Effort, Pruning, recommend, recommend_while, refusal};
 use parplan_planner::{estimate, kv_split, sweep};
 use parplan_profiles::Dtype;
@@ -182,7 +182,7 @@ fn graph_sizes_that_were_listed_in_vain_are_named() {
     let traffic = traffic(1024.0, 1024.0, 64.0);
     let warned = |sizes: Option<Vec<u32>>| {
         let settings = Settings {
-            graph_batch_sizes: sizes,
+            graph_sizes: sizes.map(GraphSizes::Listed),
             ..Settings::default()
         };
         let plan = estimate::plan(

@@ -16,7 +16,8 @@ use crate::dtype::Dtype;
 use crate::engine::flags::{DraftMethod, Flag, FlagForm, Meaning};
 use crate::engine::rules::{
     AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
-    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
+    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule,
+    SyncRule,
 };
 use crate::engine::version::{Version, VersionError};
 use crate::gpu::Vendor;
@@ -56,6 +57,9 @@ pub struct EngineProfile {
     pub sizes: Vec<Since<SizeDefaults>>,
     /// Memory for weights and KV cache.
     pub memory: Vec<Since<MemoryRule>>,
+    /// Memory for recurrent states, where it is set apart.
+    #[serde(default)]
+    pub state_pool: Vec<Since<StatePoolRule>>,
     /// Batching.
     pub scheduler: Vec<Since<SchedulerRule>>,
     /// Exchange of batch shapes.
@@ -196,12 +200,13 @@ impl EngineProfile {
                 self.oldest, self.newest
             ));
         }
-        let kinds: [(&str, bool, Vec<Version>); 17] = [
+        let kinds: [(&str, bool, Vec<Version>); 18] = [
             ("geometry", true, starts(&self.geometry)),
             ("padding", true, starts(&self.padding)),
             ("graphs", true, starts(&self.graphs)),
             ("sizes", true, starts(&self.sizes)),
             ("memory", true, starts(&self.memory)),
+            ("state_pool", false, starts(&self.state_pool)),
             ("scheduler", true, starts(&self.scheduler)),
             ("sync", true, starts(&self.sync)),
             ("dcp", false, starts(&self.dcp)),
@@ -261,6 +266,7 @@ impl EngineProfile {
         versions.extend(starts(&self.graphs));
         versions.extend(starts(&self.sizes));
         versions.extend(starts(&self.memory));
+        versions.extend(starts(&self.state_pool));
         versions.extend(starts(&self.scheduler));
         versions.extend(starts(&self.sync));
         versions.extend(starts(&self.dcp));

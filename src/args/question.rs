@@ -1,8 +1,9 @@
 //! The options that every planning command shares.
 
 use super::LayoutArgs;
-use super::values::{self, Imbalance, KvFormat, Lengths, Sizes, Speculative, Switch};
+use super::values::{self, Imbalance, KvFormat, Lengths, Speculative, Switch};
 use clap::Args;
+use parplan_planner::question::GraphSizes;
 use parplan_profiles::Dtype;
 use std::path::PathBuf;
 
@@ -185,9 +186,11 @@ pub struct SettingArgs {
     /// [default: that of the engine's public recipes]
     #[arg(long, value_name = "STEPS", value_parser = values::requests)]
     pub receive_interval: Option<u32>,
-    /// CUDA graph sizes to capture, such as 1,2,4,8
+    /// CUDA graph sizes to capture, such as 1,2,4,8, or engine: its own list, and the memory that it
+    /// sets aside for it, as when it is started without the flag [default: those of the planned
+    /// batches]
     #[arg(long, value_name = "SIZES", value_parser = values::sizes)]
-    pub graph_sizes: Option<Sizes>,
+    pub graph_sizes: Option<GraphSizes>,
     /// Longest sequence to serve [default: the model's]
     #[arg(long, value_name = "TOKENS", value_parser = values::tokens)]
     pub context_length: Option<u32>,

@@ -1,5 +1,6 @@
 //! Values that options take, each read with a message that says what would be right.
 
+use parplan_planner::question::GraphSizes;
 use parplan_profiles::{Dtype, Lengths as Drawn};
 use std::str::FromStr;
 
@@ -139,13 +140,19 @@ pub fn rate(text: &str) -> Result<f64, String> {
 }
 
 /// A list of sizes, ascending and distinct whatever order they were typed in.
-pub fn sizes(text: &str) -> Result<Sizes, String> {
+pub fn sizes(text: &str) -> Result<GraphSizes, String> {
+    if text == "engine" {
+        return Ok(GraphSizes::Engine);
+    }
     let mut list = text
         .split(',')
         .map(|item| count(item, MAX_TOKENS))
         .collect::<Result<Vec<u32>, String>>()
         .map_err(|_| {
-            format!("must be sizes such as 1,2,4,8, each a whole number from 1 to {MAX_TOKENS}")
+            format!(
+                "must be sizes such as 1,2,4,8, each a whole number from 1 to {MAX_TOKENS}, or the \
+                 word engine for its own list"
+            )
         })?;
     list.sort_unstable();
     list.dedup();
@@ -155,12 +162,8 @@ pub fn sizes(text: &str) -> Result<Sizes, String> {
             list.len()
         ));
     }
-    Ok(Sizes(list))
+    Ok(GraphSizes::Listed(list))
 }
-
-/// CUDA-graph sizes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sizes(pub Vec<u32>);
 
 /// A switch that may be left to the engine, or to the search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -433,7 +436,8 @@ mod tests {
 
     #[test]
     fn sizes_are_sorted_and_distinct() {
-        assert_eq!(sizes("8,1,4,4").unwrap().0, [1, 4, 8]);
+        assert_eq!(sizes("8,1,4,4"), Ok(GraphSizes::Listed(vec![1, 4, 8])));
+        assert_eq!(sizes("engine"), Ok(GraphSizes::Engine));
         assert!(sizes("1,,2").is_err());
         assert!(sizes("0").is_err());
     }

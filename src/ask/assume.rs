@@ -195,10 +195,10 @@ impl Assumptions {
                 plan.max_running_requests
             ));
         }
-        if settings.graph_batch_sizes.is_none() && plan.choice.cuda_graphs {
+        if settings.graph_sizes.is_none() && plan.choice.cuda_graphs {
             self.note(
                 "CUDA graphs are captured for the planned batches rather than the engine's own \
-                 list (--graph-sizes)",
+                 list, which --graph-sizes engine plans (--graph-sizes)",
             );
         }
         if settings.context_length.is_none() {

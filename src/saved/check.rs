@@ -10,7 +10,7 @@ use parplan_planner::deployment::{Deployment, Setup, sm};
 use parplan_planner::formats;
 use parplan_planner::legality::{self, Ground, Machines, ModelShape, Options};
 use parplan_planner::plan::Predicted;
-use parplan_planner::question::{Balance, Settings};
+use parplan_planner::question::{Balance, GraphSizes, Settings};
 use parplan_profiles::engine::rules::RequestLimit;
 use parplan_profiles::engine::{EngineProfile, EngineRules};
 use parplan_profiles::{GpuProfile, Library, ModelProfile};
@@ -306,10 +306,11 @@ impl SavedPlan {
             max_running_requests: running,
             chunk_tokens: Some(self.chunk_tokens),
             receive_interval: self.start.receive_interval,
-            graph_batch_sizes: self
+            company_steps: None,
+            graph_sizes: self
                 .choice
                 .cuda_graphs
-                .then(|| self.graph_batch_sizes.clone()),
+                .then(|| GraphSizes::Listed(self.graph_batch_sizes.clone())),
             context_length: self.start.context_length,
         }
     }

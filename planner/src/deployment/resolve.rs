@@ -6,7 +6,7 @@ use crate::kv::{self, KvFootprint};
 use crate::memory::{self, MemoryInput, MemoryResult, Transients};
 use crate::padding::{self, GatherContext, GatherForm, Padding, RankTokens};
 use crate::plan::Choice;
-use crate::question::{Settings, Traffic};
+use crate::question::{GraphSizes, Settings, Traffic};
 use crate::reserve::{self, Draft, ReserveContext};
 use crate::serve::open::Answer;
 use crate::shard::Shard;
@@ -192,7 +192,11 @@ impl<'a> Deployment<'a> {
             gpu_mib: Some(setup.gpu.memory_mib),
             gpu: &setup.gpu.name,
             sm: sm(setup.gpu),
-            running_requests: Some(asked),
+            // An engine that is told neither sizes nor a limit captures what its own limit allows.
+            running_requests: match settings.graph_sizes {
+                Some(GraphSizes::Engine) => settings.max_running_requests,
+                _ => Some(asked),
+            },
             pool: None,
             query_length: width as u32,
             speculation: spec.is_some(),
@@ -209,16 +213,24 @@ impl<'a> Deployment<'a> {
             f64::from(chunk_flag)
         };
         let limit = graphs::per_rank(rules, &context, asked);
-        let capture = match &settings.graph_batch_sizes {
+        let capture = match &settings.graph_sizes {
             _ if !choice.cuda_graphs => CaptureList {
                 unit: rules.graphs.unit,
                 sizes: Vec::new(),
                 lost: Vec::new(),
             },
-            Some(sizes) => graphs::explicit_list(rules, &context, sizes),
+            Some(GraphSizes::Listed(sizes)) => graphs::explicit_list(rules, &context, sizes),
+            Some(GraphSizes::Engine) => graphs::default_list(rules, &context),
             None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
         };
-        context.largest = capture.largest().or(Some(1));
+        // The engine reserves memory by the largest size that it is told, or by its own, whether or not so
+        // many requests can run.
+        context.largest = match settings.graph_sizes {
+            Some(GraphSizes::Engine) if choice.cuda_graphs => {
+                Some(graphs::default_largest(rules, &context))
+            }
+            _ => capture.largest().or(Some(1)),
+        };
         let draft = if spec.is_some() {
             Draft::Eagle
         } else {
@@ -249,13 +261,15 @@ impl<'a> Deployment<'a> {
             },
             buckets: in_requests(&capture, layout.attention_dp, width as u32),
             capture,
-            sizes_were_listed: choice.cuda_graphs && settings.graph_batch_sizes.is_some(),
+            sizes_were_listed: choice.cuda_graphs
+                && matches!(settings.graph_sizes, Some(GraphSizes::Listed(_))),
             chunk_flag,
             chunk_tokens,
             context_limit: f64::from(settings.context_length.unwrap_or(setup.model.max_position)),
             running_per_rank: f64::from(limit),
             limit_per_rank: limit,
             limit_asked: settings.max_running_requests,
+            company_steps: settings.company_steps.unwrap_or(0),
             receive_interval: settings.receive_interval.unwrap_or_else(|| {
                 let scheduler = &rules.scheduler;
                 scheduler.receive_interval(sm(setup.gpu), of_replica, layout.attention_dp)

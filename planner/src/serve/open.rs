@@ -21,6 +21,7 @@
 //! most that get through), and the squared coefficient of variation `c²` of output lengths.
 
 use super::{ClosedLoop, Entering, Limits, Service, StepTimes, trial};
+use crate::question::Spread;
 
 /// Arrivals at one replica.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -63,7 +64,10 @@ pub fn open_loop<T: StepTimes>(
     // Nothing starts or ends together.
     let load = ClosedLoop {
         waves: f64::INFINITY,
-        output_width: f64::INFINITY,
+        outputs: Spread {
+            width: f64::INFINITY,
+            ..load.outputs
+        },
         ..*load
     };
     let top = limits.running_per_rank.max(1.0 / limits.dp_ranks.max(1.0));
@@ -144,7 +148,7 @@ mod tests {
             tokens_per_step: 1.0,
             waves: 10.0,
             weighted_prompt: 800.0,
-            output_width: 0.0,
+            outputs: Spread::NONE,
         }
     }
 
@@ -157,6 +161,7 @@ mod tests {
             request_overhead_us: 0.0,
             balance_steps: 0.0,
             receive_steps: 1.0,
+            company_steps: 0.0,
         }
     }
 

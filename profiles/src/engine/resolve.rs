@@ -3,7 +3,8 @@
 use super::flags::{DraftMethod, Flag, Meaning};
 use super::rules::{
     AllReduceRule, DcpRule, ExpertExchange, FormatRule, FusionRule, GeometryRule, GraphRule,
-    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, SymmetricRule, SyncRule,
+    KernelRule, MemoryRule, PaddingRule, SchedulerRule, SizeDefaults, StatePoolRule, SymmetricRule,
+    SyncRule,
 };
 use super::version::{Version, VersionError};
 use super::{Dialect, EngineError, EngineProfile, Since};
@@ -39,6 +40,8 @@ pub struct EngineRules {
     pub sizes: SizeDefaults,
     /// Memory for weights and KV cache.
     pub memory: MemoryRule,
+    /// Memory for recurrent states; none where states and KV rows share it.
+    pub state_pool: Option<StatePoolRule>,
     /// Batching.
     pub scheduler: SchedulerRule,
     /// Exchange of batch shapes.
@@ -149,6 +152,7 @@ impl EngineProfile {
             graphs: required(&self.graphs, version, "graphs", name, &mut sources)?,
             sizes: required(&self.sizes, version, "sizes", name, &mut sources)?,
             memory: required(&self.memory, version, "memory", name, &mut sources)?,
+            state_pool: latest(&self.state_pool, version, "state_pool", &mut sources),
             scheduler: required(&self.scheduler, version, "scheduler", name, &mut sources)?,
             sync: required(&self.sync, version, "sync", name, &mut sources)?,
             dcp: latest(&self.dcp, version, "dcp", &mut sources),

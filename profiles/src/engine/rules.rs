@@ -25,5 +25,6 @@ pub use graphs::{
 pub use kernels::KernelRule;
 pub use memory::{
     MemoryRule, PrefillReserve, ReserveRule, ReserveStep, ReserveSteps, SizeDefaults, SizeStep,
+    StatePoolRule,
 };
 pub use scheduling::{Batching, Receive, RequestLimit, SchedulerRule, SyncRule};

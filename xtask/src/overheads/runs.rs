@@ -361,10 +361,18 @@ impl Record {
         // Steps of 32k tokens leave little by SGLang's own rule; its script says 0.82 (dsr1_fp8_h200.sh).
         let memory =
             (self.backend == "sglang" && family == "deepseek-r1" && !blackwell).then_some(0.82);
+        // 70b_*_trt_slurm.sh at 1b563c8, for 1k of 1k below eight GPUs.
+        let company = (self.backend == "trtllm"
+            && family == "llama-3.1-70b"
+            && self.isl == 1024.0
+            && self.osl == 1024.0
+            && self.tp_size < 8.0)
+            .then_some(20);
         Settings {
             memory_fraction: memory,
             chunk_tokens: chunk.map(|tokens| tokens as u32),
             receive_interval: receive,
+            company_steps: company,
             ..Settings::default()
         }
     }

@@ -137,6 +137,19 @@ pub struct ReserveSteps {
     pub unknown: f64,
 }
 
+/// How the cache memory of a model with recurrent layers is divided before the first request.
+///
+/// Fixed at start: what one side does not use the other cannot have.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePoolRule {
+    /// Memory for recurrent states over memory for KV rows.
+    pub over_kv: f64,
+    /// States that the engine keeps for one running request: its own, those that the prefix cache holds for
+    /// it, and those that it is about to store there.
+    pub slots_per_request: u32,
+}
+
 /// One step of [`ReserveSteps`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
