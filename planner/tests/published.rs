@@ -2,7 +2,7 @@
 //! `published_ab.txt` has them, one a line. `cargo test -p parplan-planner --test published -- --nocapture`
 //! prints the table of docs/ab.md.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
