@@ -172,10 +172,11 @@ __device__ inline uint2 four_bf16(float4 v) {
 // Merges the pieces of the items that were cut. Grid: (any, rows of a tile that may exist); a block
 // of up to COMBINE_WARPS warps takes every gridDim.x-th item. Of few pieces a warp merges a row, and
 // one block in as many as it has warps has work; of many all warps of a block merge one row.
+// The next kernel may not come early: NCCL launches its symmetric ones so that they may (2.27 on),
+// and they read what is written here without waiting for it.
 template <int dim>
 __device__ inline void combine(const AttentionArgs& a) {
     constexpr int fours = (dim + 127) / 128;
-    let_next_come();  // what merges over ranks
     __shared__ float lse_of[COMBINE_WARPS];
     __shared__ __align__(16) float sum_of[COMBINE_WARPS][dim];
     const PlanView p = plan_of(a);
