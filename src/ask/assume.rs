@@ -198,7 +198,7 @@ impl Assumptions {
         if settings.graph_sizes.is_none() && plan.choice.cuda_graphs {
             self.note(
                 "CUDA graphs are captured for the planned batches rather than the engine's own \
-                 list, which --graph-sizes engine plans (--graph-sizes)",
+                 list (--graph-sizes engine)",
             );
         }
         if settings.context_length.is_none() {
