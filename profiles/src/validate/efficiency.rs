@@ -14,26 +14,23 @@ impl EfficiencyProfile {
         for dtype in Dtype::ALL {
             let field = format!("gemm.{dtype}");
             if let Some(gemm) = check.has(&field, self.gemm.get(&dtype)) {
-                check.fractions(
+                check.kernel(
                     &field,
-                    &[("memory", gemm.memory), ("compute", gemm.compute)],
-                );
-                check.times(
-                    &field,
+                    [gemm.memory, gemm.compute],
                     &[
                         ("base_us", gemm.base_us),
                         ("depth_us", gemm.depth_us),
                         ("depth_tile_us", gemm.depth_tile_us),
                         ("output_passes", gemm.output_passes),
                     ],
+                    &gemm.note,
                 );
-                check.spread(&format!("{field}.note"), &gemm.note);
             }
             let field = format!("moe.{dtype}");
             if let Some(moe) = check.has(&field, self.moe.get(&dtype)) {
-                check.fractions(&field, &[("memory", moe.memory), ("compute", moe.compute)]);
-                check.times(
+                check.kernel(
                     &field,
+                    [moe.memory, moe.compute],
                     &[
                         ("base_us", moe.base_us),
                         ("pad_rows", moe.pad_rows),
@@ -44,8 +41,8 @@ impl EfficiencyProfile {
                         ("remote_passes", moe.remote_passes),
                         ("remote_us", moe.remote_us),
                     ],
+                    &moe.note,
                 );
-                check.spread(&format!("{field}.note"), &moe.note);
             }
         }
         for (dtype, moe) in &self.moe_alternative {
@@ -66,16 +63,16 @@ impl EfficiencyProfile {
             ] {
                 let field = format!("{class}.{dtype}");
                 if let Some(fit) = check.has(&field, map.get(&dtype)) {
-                    check.fractions(&field, &[("memory", fit.memory), ("compute", fit.compute)]);
-                    check.times(
+                    check.kernel(
                         &field,
+                        [fit.memory, fit.compute],
                         &[
                             ("base_us", fit.base_us),
                             ("item_us", fit.item_us),
                             ("split_us", fit.split_us),
                         ],
+                        &fit.note,
                     );
-                    check.spread(&format!("{field}.note"), &fit.note);
                 }
             }
             for (class, map) in [
@@ -85,16 +82,16 @@ impl EfficiencyProfile {
             ] {
                 let field = format!("{class}.{dtype}");
                 if let Some(fit) = check.has(&field, map.get(&dtype)) {
-                    check.fractions(&field, &[("memory", fit.memory), ("compute", fit.compute)]);
-                    check.times(
+                    check.kernel(
                         &field,
+                        [fit.memory, fit.compute],
                         &[
                             ("base_us", fit.base_us),
                             ("item_us", fit.item_us),
                             ("depth_us", fit.depth_us),
                         ],
+                        &fit.note,
                     );
-                    check.spread(&format!("{field}.note"), &fit.note);
                 }
             }
             let field = format!("mla_bmm.{dtype}");
@@ -224,6 +221,19 @@ impl Figures {
             let message = format!("is {value}; a {what} lies in (0, {most}]");
             self.fault(field.to_owned(), message);
         }
+    }
+
+    /// What the fit of any kernel has: shares of the two rooflines, times of its own, a source.
+    fn kernel(
+        &mut self,
+        field: &str,
+        [memory, compute]: [f64; 2],
+        times: &[(&str, f64)],
+        note: &Note,
+    ) {
+        self.fractions(field, &[("memory", memory), ("compute", compute)]);
+        self.times(field, times);
+        self.spread(&format!("{field}.note"), note);
     }
 
     fn fractions(&mut self, field: &str, values: &[(&str, f64)]) {

@@ -51,15 +51,18 @@ def run(node, stage):
             json.loads,
         )
     rounds = 1 if node.quick else node.rounds
+    beside = node.nccl_tests and node.gpus
     for turn in range(rounds):
-        seats = node.seats(turn) if node.nccl_tests else None
+        seats = node.seats(turn) if beside else None
         for name, program in COLLECTIVES.items():
-            words = ["collectives", "--ranks", node.ranks, "--collective", name, "--sizes", sizes, *registrations, *timing]
-            if not (node.nccl_tests and program and node.gpus):
+            # Ranks that a launcher starts count themselves.
+            what = ["--collective", name, "--sizes", sizes, *registrations, *timing]
+            words = ["collectives", "--ranks", node.ranks, *what]
+            if not (beside and program):
                 stage.run(f"{name}-{turn}-ours", node.run(*words), json.loads)
                 continue
             # Launches one by one cost what the host takes: same launcher, same CPUs.
-            seated, environment = node.seated_run(seats, "collectives", *words[3:], "--launch", "stream")
+            seated, environment = node.seated_run(seats, "collectives", *what, "--launch", "stream")
             cases = [
                 (f"{name}-{turn}-graph-ours", node.run(*words, "--launch", "graph"), json.loads, None),
                 (f"{name}-{turn}-stream-ours", seated, json.loads, environment),
