@@ -39,11 +39,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         .parent()
         .context("the workspace root")?
         .to_owned();
+    let target = target_dir(&root);
     let toolkit = match &arguments.toolkit {
         Some(path) => path.clone(),
-        None => install(&target_dir(&root))?,
+        None => install(&target)?,
     };
-    let built = build_all(&root.join("kernels"), &toolkit)?;
+    let built = build_all(&root.join("kernels"), &target, &toolkit)?;
     let ptx = root.join("kernels/ptx");
     let mut stale = Vec::new();
     for (name, content) in &built {
@@ -112,7 +113,7 @@ fn command(command: &mut Command) -> Result<String> {
 }
 
 /// File name under `kernels/ptx` to its content.
-fn build_all(kernels: &Path, toolkit: &Path) -> Result<BTreeMap<String, String>> {
+fn build_all(kernels: &Path, target: &Path, toolkit: &Path) -> Result<BTreeMap<String, String>> {
     let sources = kernels.join("cuda");
     let mut built = BTreeMap::new();
     let mut manifest = String::from(
@@ -135,7 +136,7 @@ fn build_all(kernels: &Path, toolkit: &Path) -> Result<BTreeMap<String, String>>
         };
         for (virtual_arch, real_arch) in TARGETS {
             let file = format!("{stem}.{virtual_arch}.ptx");
-            let out = target_dir(kernels).join(&file);
+            let out = target.join(&file);
             std::fs::create_dir_all(out.parent().context("a folder for the PTX")?)?;
             // Relative paths: an absolute one would differ between checkouts.
             command(
