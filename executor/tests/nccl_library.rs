@@ -49,6 +49,15 @@ fn a_library_that_will_do_is_taken_by_file_by_folder_and_by_environment() {
 }
 
 #[test]
+fn ranks_share_gpus_from_nccl_2_30_on() {
+    let root = tempfile::tempdir().unwrap();
+    for (version, shares) in [(22_907, false), (23_000, true), (23_203, true)] {
+        let so = fake(&root.path().join(version.to_string()), version, &[]);
+        assert_eq!(Library::open(Some(&so)).unwrap().can_share_gpus(), shares);
+    }
+}
+
+#[test]
 fn without_a_path_the_system_comes_first_and_then_the_environment_in_use() {
     let root = tempfile::tempdir().unwrap();
     let so = fake(

@@ -105,7 +105,7 @@ pub struct Sampling {
 enum BackendName {
     Cpu,
     Nccl,
-    /// GPUs without NCCL; ranks may share one. Attention only.
+    /// GPUs without NCCL; ranks may share one. For attention, and parplan's own collectives.
     Peer,
 }
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use parplan_executor::bench::Collective;
-use parplan_executor::jobs::{CollectivesJob, Implementation, Job, Work};
+use parplan_executor::jobs::{Backend, CollectivesJob, Implementation, Job, Work};
 use parplan_executor::{DType, Result};
 
 use super::arguments::{Common, Sampling};
@@ -23,8 +23,9 @@ pub struct Collectives {
     /// Element type of reductions.
     #[arg(long, value_enum, default_value = "bf16")]
     dtype: DTypeName,
-    /// Whose code: the backend's, or parplan's own kernels over peer memory.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["backend"])]
+    /// Whose code: the backend's, or parplan's own kernels over peer memory [default: the
+    /// backend's; both of parplan's with --backend peer].
+    #[arg(long, value_enum, value_delimiter = ',')]
     implementation: Vec<ImplementationName>,
     /// First hold the communicator to the conformance suite, and compare every timed
     /// collective with the CPU reference, byte for byte.
@@ -55,6 +56,13 @@ impl Collectives {
             ImplementationName::PeerOneShot => Implementation::PeerOneShot,
             ImplementationName::PeerTwoShot => Implementation::PeerTwoShot,
         };
+        let implementations = match (self.implementation.as_slice(), self.common.named_backend()) {
+            ([], Some(Backend::Peer)) => {
+                vec![Implementation::PeerOneShot, Implementation::PeerTwoShot]
+            }
+            ([], _) => vec![Implementation::Backend],
+            (some, _) => some.iter().map(implementation).collect(),
+        };
         let collectives = match self.collective.as_slice() {
             [] => Collective::ALL.to_vec(),
             some => some.iter().map(collective).collect(),
@@ -74,7 +82,7 @@ impl Collectives {
             registrations: self.sampling.registrations(),
             driver_memory: self.driver_memory,
             launches: self.sampling.launches(),
-            implementations: self.implementation.iter().map(implementation).collect(),
+            implementations,
             timer: self.sampling.timer(),
             check: self.check,
             at_least_seconds: self.at_least,

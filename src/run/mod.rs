@@ -84,6 +84,12 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     job.backend
         .check_machine(local_world, job.nccl_path.as_deref())?;
     room::check(job, local_world)?;
+    if job.backend != Backend::Cpu {
+        let gpus = parplan_executor::cuda::device_count()?;
+        if local_world > gpus {
+            tell!("{local_world} ranks share {gpus} GPUs: results count, times do not");
+        }
+    }
     if local_world > MANY {
         tell!("starting {local_world} ranks, which meet two by two …");
     }

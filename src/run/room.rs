@@ -20,7 +20,9 @@ pub(super) fn check(job: &Job, ranks: usize) -> Result<()> {
         Backend::Cpu => (probes::available_memory(), ranks, "free here"),
         Backend::Nccl | Backend::Peer => {
             let total = probes::survey(true, 1).ok().map(|found| found.memory_bytes);
-            (total, 1, "on each GPU")
+            // Ranks may share GPUs, for checks.
+            let gpus = parplan_executor::cuda::device_count().unwrap_or(1).max(1);
+            (total, ranks.div_ceil(gpus), "on each GPU")
         }
     };
     let Some(there) = there.filter(|bytes| *bytes > 0) else {

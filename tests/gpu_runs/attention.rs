@@ -46,13 +46,22 @@ fn attention_shared_by_all_gpus_is_that_of_the_reference_in_every_way() {
     }
 }
 
+/// Every rank's gather and merge, at sizes for which one needs no machine of so many GPUs.
 #[test]
 #[ignore = "needs 1 GPU"]
-fn two_ranks_on_one_gpu_merge_over_peer_memory() {
-    for (kind, kv, batch) in [("gqa", "bf16", 5), ("gqa", "fp8", 70), ("mla", "fp8", 20)] {
+fn ranks_on_one_gpu_merge_over_peer_memory() {
+    for (ranks, kind, kv, batch) in [
+        (2, "gqa", "bf16", 5),
+        (2, "gqa", "fp8", 70),
+        (2, "mla", "fp8", 20),
+        (4, "mla", "bf16", 17),
+        (8, "gqa", "bf16", 33),
+        (8, "mla", "bf16", 3),
+    ] {
         let line = format!(
-            "attention --backend peer --dcp 2 --check --kind {kind} --kv-dtype {kv} --heads 32 --batch {batch} \
-             --context 300 --query-tokens 3 --ragged --merge fused --iterations 2 --repeats 2 --graph-launches 2"
+            "attention --backend peer --ranks {ranks} --dcp {ranks} --check --kind {kind} --kv-dtype {kv} --heads 32 \
+             --batch {batch} --context 300 --query-tokens 3 --ragged --merge fused --iterations 2 --repeats 2 \
+             --graph-launches 2"
         );
         near_the_reference(&result(run(&line.split_whitespace().collect::<Vec<_>>())));
     }

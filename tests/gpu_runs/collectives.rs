@@ -1,6 +1,6 @@
 //! Collectives of NCCL and over peer memory, and metadata sync.
 
-use crate::exec_support::finished;
+use crate::exec_support::{finished, run};
 use crate::support::{on_gpus, result};
 
 #[test]
@@ -43,6 +43,36 @@ fn nccl_and_peer_memory_conform_with_every_registration_and_launch() {
             .contains(&s["collective"].as_str().unwrap());
         assert_eq!(symmetric, can && s["registration"] == "symmetric", "{s}");
         assert_eq!(s["silent_fallback"], false);
+    }
+}
+
+/// The kernels of more than two ranks, which share a GPU.
+#[test]
+#[ignore = "needs 1 GPU"]
+fn ranks_on_one_gpu_sum_and_gather_over_peer_memory() {
+    for (ranks, dtype) in [(3, "f32"), (5, "bf16"), (8, "bf16"), (8, "f32")] {
+        let line = format!(
+            "collectives --backend peer --ranks {ranks} --check --dtype {dtype} --sizes 192,7680,96K,3M \
+             --iterations 2 --repeats 2 --graph-launches 2"
+        );
+        let result = result(run(&line.split_whitespace().collect::<Vec<_>>()));
+        let samples = result["samples"].as_array().unwrap();
+        assert!(samples.iter().all(|s| s["checked"] == true));
+        for (collective, way) in [
+            ("all_gather", "one-shot"),
+            ("all_reduce", "one-shot"),
+            ("all_reduce", "two-shot"),
+        ] {
+            let of_way = samples.iter().filter(|s| {
+                s["collective"] == collective
+                    && s["implementation"].as_str().unwrap().ends_with(way)
+            });
+            // Four sizes or those that fit, in place and not, from streams and graphs.
+            assert!(
+                of_way.count() >= 8,
+                "{ranks} {dtype} {collective} {way}: {samples:?}"
+            );
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, device_count};
-use crate::nccl::{Library, NcclCommunicator};
+use crate::nccl::{Library, NcclCommunicator, SHARED_GPUS};
 use crate::ranks::{Identity, take_share};
 use crate::rendezvous::{Secret, join};
 use crate::{Communicator, CpuDevice, Deadline, Device, Error, Result};
@@ -19,9 +19,11 @@ use crate::{Communicator, CpuDevice, Deadline, Device, Error, Result};
 pub enum Backend {
     /// Processes on the CPU, over TCP.
     Cpu,
-    /// One GPU a rank, NCCL between them.
+    /// One GPU a rank, NCCL between them. Ranks share GPUs where NCCL is told that they may
+    /// ([`Library::asked_to_share_gpus`]): results are right then, times say nothing.
     Nccl,
-    /// GPUs without NCCL: ranks exchange over peer memory alone, and may share a GPU.
+    /// GPUs without NCCL: ranks exchange over peer memory alone, and may share a GPU. For
+    /// attention that is shared by ranks, and for parplan's own collectives.
     Peer,
 }
 
@@ -65,12 +67,19 @@ impl Backend {
         if self == Backend::Peer {
             return Ok(());
         }
-        if count < local_world {
+        let few = count < local_world;
+        if few && !Library::asked_to_share_gpus() {
             return Err(Error::Unusable(format!(
                 "{local_world} ranks need {local_world} GPUs here, the driver shows {count}"
             )));
         }
-        Library::open(nccl_path).map(drop)
+        let library = Library::open(nccl_path)?;
+        if few && !library.can_share_gpus() {
+            return Err(Error::Unusable(format!(
+                "{local_world} ranks share {count} GPUs only with NCCL {SHARED_GPUS} or newer, this is {library:?}"
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -128,8 +137,8 @@ impl Context {
         // its first collective.
         let gpu = match backend {
             Backend::Cpu => None,
-            Backend::Nccl => Some(Gpu::open(local_rank)?),
-            Backend::Peer => Some(Gpu::open(local_rank % device_count()?)?),
+            // More ranks than GPUs: they share them, as `check_machine` found allowed.
+            Backend::Nccl | Backend::Peer => Some(Gpu::open(local_rank % device_count()?)?),
         };
         let library = match backend {
             Backend::Cpu | Backend::Peer => None,
@@ -144,6 +153,11 @@ impl Context {
         )?
         .comm;
         control.set_deadline(limits.wait);
+        if let (Some(gpu), Backend::Peer) = (&gpu, backend) {
+            // With NCCL its communicator sees to this.
+            gpu.set_watch(control.watch());
+            gpu.set_deadline(limits.wait);
+        }
         let nccl = match (&gpu, &library) {
             (Some(gpu), Some(library)) => {
                 let beside = control.split_cpu(Some(0), rank as u32)?.ok_or_else(|| {

@@ -65,9 +65,12 @@ impl Job {
     /// # Errors
     /// Whatever stopped it.
     pub fn run(&self, context: &mut Context) -> Result<Value> {
-        if self.backend == Backend::Peer && !matches!(self.work, Work::Attention(_)) {
+        if self.backend == Backend::Peer
+            && !matches!(self.work, Work::Attention(_) | Work::Collectives(_))
+        {
             return Err(Error::Unusable(
-                "--backend peer runs attention only; the others need nccl or cpu".into(),
+                "--backend peer runs attention and collectives only; the others need nccl or cpu"
+                    .into(),
             ));
         }
         let value = match &self.work {

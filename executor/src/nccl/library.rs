@@ -16,6 +16,10 @@ pub const MINIMUM: Version = Version(21_800);
 pub const WINDOWS: Version = Version(22_700);
 /// One-sided registration suffices from here on.
 pub const ONE_SIDED: Version = Version(22_902);
+/// From here on ranks may share a GPU, where the variable below asks for it.
+pub const SHARED_GPUS: Version = Version(23_000);
+/// NCCL's own variable.
+const SHARE_GPUS: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 
 /// NCCL, loaded for the rest of the process's life.
 pub struct Library {
@@ -83,6 +87,18 @@ impl Library {
             blocks: Mutex::default(),
             _library: library,
         }))
+    }
+
+    /// Whether `NCCL_MULTI_RANK_GPU_ENABLE=1` asks for ranks that share a GPU.
+    #[must_use]
+    pub fn asked_to_share_gpus() -> bool {
+        std::env::var(SHARE_GPUS).is_ok_and(|v| v.trim() == "1")
+    }
+
+    /// Whether this NCCL knows of ranks that share a GPU.
+    #[must_use]
+    pub fn can_share_gpus(&self) -> bool {
+        self.version >= SHARED_GPUS
     }
 
     /// Its version.

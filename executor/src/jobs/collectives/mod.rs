@@ -79,7 +79,14 @@ impl CollectivesJob {
             registration: None,
             notes: Vec::new(),
         };
-        if self.check {
+        let has_backend = context.gpu.is_none() || context.nccl.is_some();
+        if !has_backend && self.implementations.contains(&Implementation::Backend) {
+            return Err(Error::Unusable(
+                "--backend peer has no communicator of its own: give --implementation peer-one-shot or peer-two-shot"
+                    .into(),
+            ));
+        }
+        if self.check && has_backend {
             let (comm, device, _) = context.parts();
             result.conformance_cases = conformance::run(device, comm, Scope::default())?;
         }
@@ -260,8 +267,12 @@ impl CollectivesJob {
         launches: &[Launch],
     ) -> Result<Vec<Sample>> {
         if self.check {
+            let (rank, n) = (context.identity.rank, context.identity.world);
             let (comm, device, _) = context.parts();
-            point.check(comm, device, calls, |comm| point.enter(comm, calls))?;
+            point.check([rank, n], device, calls, || {
+                point.enter(comm, calls)?;
+                comm.wait()
+            })?;
         }
         launches
             .iter()
@@ -405,14 +416,14 @@ impl CollectivesJob {
         if !point.fits_peers(peers, shots, &calls) {
             return Ok(Vec::new());
         }
-        let missing = |what: &str| Error::Mismatch(format!("no {what} beside the peers"));
+        let no_gpu = || Error::Mismatch("no GPU beside the peers".into());
+        let gpu = context.gpu.clone().ok_or_else(no_gpu)?;
         if self.check {
-            let nccl = context.nccl.as_mut().ok_or_else(|| missing("NCCL"))?;
-            point.check(nccl, context.device.as_ref(), &calls, |_| {
-                point.enter_peers(peers, shots, &calls)
+            point.check([rank, n], &gpu, &calls, || {
+                point.enter_peers(peers, shots, &calls)?;
+                gpu.wait(None)
             })?;
         }
-        let gpu = context.gpu.clone().ok_or_else(|| missing("GPU"))?;
         let name = match shots {
             Shots::One => "parplan peer one-shot",
             Shots::Two => "parplan peer two-shot",
