@@ -127,7 +127,6 @@ extern "C" __global__ void __launch_bounds__(1024, 1)
             }
         }
     }
-    let_next_come();
     if (receives) {
         // Where blocks do both, the own part went along with the first peer's.
         if (!sends || a.size == 1)

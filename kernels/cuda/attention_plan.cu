@@ -172,8 +172,7 @@ __device__ inline uint2 four_bf16(float4 v) {
 // Merges the pieces of the items that were cut. Grid: (any, rows of a tile that may exist); a block
 // of up to COMBINE_WARPS warps takes every gridDim.x-th item. Of few pieces a warp merges a row, and
 // one block in as many as it has warps has work; of many all warps of a block merge one row.
-// The next kernel may not come early: NCCL launches its symmetric ones so that they may (2.27 on),
-// and they read what is written here without waiting for it.
+// It comes early itself, and lets no kernel do so: a collective of NCCL's may follow.
 template <int dim>
 __device__ inline void combine(const AttentionArgs& a) {
     constexpr int fours = (dim + 127) / 128;

@@ -48,7 +48,13 @@ __device__ inline void after_previous() {
 #endif
 }
 
-// Once all blocks have said so or ended, the next kernel may be launched, if it is of those.
+// Once all blocks have said so or ended, the next kernel may be launched, if it is one that may come
+// early. Only where that next kernel is known to wait with after_previous: a kernel says this about
+// whatever follows it in the stream or graph, and what comes early without waiting reads what is not
+// yet written. NCCL is such a one: it launches its symmetric kernels so that they may come early, and
+// those of 2.28.3 to 2.30.4 do not wait (2.27 and 2.30.7 do). So only the attentions say it, which the
+// executor follows with the merge of their pieces in the same call; kernels/tests/early.rs holds the
+// code to that. Any other kernel lets the next come by ending.
 __device__ inline void let_next_come() {
 #if !defined(PARPLAN_SHIM) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
