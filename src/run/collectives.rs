@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use parplan_executor::bench::Collective;
 use parplan_executor::jobs::{Backend, CollectivesJob, Implementation, Job, Work};
+use parplan_executor::symmetric::Sides;
 use parplan_executor::{DType, Result};
 
 use super::arguments::{Common, Sampling};
@@ -27,6 +28,10 @@ pub struct Collectives {
     /// backend's; both of parplan's with --backend peer].
     #[arg(long, value_enum, value_delimiter = ',')]
     implementation: Vec<ImplementationName>,
+    /// Buffers that the symmetric registration is for, out of place: NCCL 2.29.2 and newer gather
+    /// into a registered receive buffer, and reduce-scatter from a registered send buffer, alone.
+    #[arg(long, value_enum, default_value = "both")]
+    symmetric_sides: SidesName,
     /// First hold the communicator to the conformance suite, and compare every timed
     /// collective with the CPU reference, byte for byte.
     #[arg(long)]
@@ -80,6 +85,10 @@ impl Collectives {
                 DTypeName::F64 => DType::F64,
             },
             registrations: self.sampling.registrations(),
+            sides: Sides {
+                send: self.symmetric_sides != SidesName::Recv,
+                recv: self.symmetric_sides != SidesName::Send,
+            },
             driver_memory: self.driver_memory,
             launches: self.sampling.launches(),
             implementations,
@@ -96,6 +105,13 @@ enum ImplementationName {
     Backend,
     PeerOneShot,
     PeerTwoShot,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SidesName {
+    Both,
+    Send,
+    Recv,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

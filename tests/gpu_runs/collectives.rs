@@ -46,6 +46,35 @@ fn nccl_and_peer_memory_conform_with_every_registration_and_launch() {
     }
 }
 
+/// From NCCL 2.29.2 on one registered side is enough for two collectives, and the kernels say so.
+#[test]
+#[ignore = "needs 2 GPUs"]
+fn one_registered_side_is_enough_where_nccl_says_so() {
+    for (side, collective) in [("recv", "all_gather"), ("send", "reduce_scatter")] {
+        let result = result(on_gpus(&format!(
+            "collectives --check --sizes 16K,1M,16M --repeats 2 --launch graph --registration symmetric \
+             --collective {collective} --symmetric-sides {side}"
+        )));
+        // "NCCL 2.28.3"
+        let library = result["library"].as_str().unwrap();
+        let numbers: Vec<u32> = library[5..]
+            .split('.')
+            .map(|n| n.parse().unwrap())
+            .collect();
+        let enough = numbers >= vec![2, 29, 2];
+        let samples = result["samples"].as_array().unwrap();
+        for s in samples.iter().filter(|s| s["in_place"] == false) {
+            assert_eq!(
+                (&s["checked"], &s["silent_fallback"]),
+                (&true.into(), &false.into()),
+                "{s}"
+            );
+            let kernel = s["kernels"][0].as_str().unwrap();
+            assert_eq!(kernel.contains("ncclSym"), enough, "{library}: {s}");
+        }
+    }
+}
+
 /// The kernels of more than two ranks, which share a GPU.
 #[test]
 #[ignore = "needs 1 GPU"]

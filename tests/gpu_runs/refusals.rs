@@ -9,7 +9,7 @@ use parplan_executor::cuda::Gpu;
 use parplan_executor::jobs::{CollectivesJob, Context, Implementation};
 use parplan_executor::nccl::{Library, NcclCommunicator, NcclRegistrar};
 use parplan_executor::ranks::Identity;
-use parplan_executor::symmetric::{Registration, WindowPool};
+use parplan_executor::symmetric::{Registration, Sides, WindowPool};
 use parplan_executor::{Communicator, DType, Result};
 
 use crate::support::{ends, on_gpus, on_ranks};
@@ -137,6 +137,7 @@ fn ranks_that_cannot_map_each_other_use_nccl() {
             bytes: vec![4096],
             dtype: DType::Bf16,
             registrations: vec![Registration::None],
+            sides: Sides::BOTH,
             driver_memory: false,
             launches: vec![Launch::Stream],
             implementations: vec![Implementation::Backend, Implementation::PeerOneShot],

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::comm::CpuCommunicator;
 use crate::cuda::{Gpu, device_count};
-use crate::nccl::{Library, NcclCommunicator, SHARED_GPUS};
+use crate::nccl::{Library, NcclCommunicator, SHARE_GPUS, SHARED_GPUS};
 use crate::ranks::{Identity, take_share};
 use crate::rendezvous::{Secret, join};
 use crate::{Communicator, CpuDevice, Deadline, Device, Error, Result};
@@ -70,7 +70,8 @@ impl Backend {
         let few = count < local_world;
         if few && !Library::asked_to_share_gpus() {
             return Err(Error::Unusable(format!(
-                "{local_world} ranks need {local_world} GPUs here, the driver shows {count}"
+                "{local_world} ranks need {local_world} GPUs here, the driver shows {count}; for checks, not for times, \
+                 NCCL {SHARED_GPUS} and newer let ranks share GPUs where {SHARE_GPUS}=1 is set"
             )));
         }
         let library = Library::open(nccl_path)?;

@@ -18,8 +18,8 @@ pub const WINDOWS: Version = Version(22_700);
 pub const ONE_SIDED: Version = Version(22_902);
 /// From here on ranks may share a GPU, where the variable below asks for it.
 pub const SHARED_GPUS: Version = Version(23_000);
-/// NCCL's own variable.
-const SHARE_GPUS: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
+/// NCCL's own variable for that.
+pub const SHARE_GPUS: &str = "NCCL_MULTI_RANK_GPU_ENABLE";
 
 /// NCCL, loaded for the rest of the process's life.
 pub struct Library {

@@ -10,6 +10,6 @@ mod windows;
 
 pub use crate::loading::Version;
 pub use comm::NcclCommunicator;
-pub use library::{Library, MINIMUM, ONE_SIDED, SHARED_GPUS, WINDOWS};
+pub use library::{Library, MINIMUM, ONE_SIDED, SHARE_GPUS, SHARED_GPUS, WINDOWS};
 pub use locate::{Found, find, locate};
 pub use windows::NcclRegistrar;

@@ -1,9 +1,11 @@
 //! Which sides of a collective must be registered for NCCL's symmetric kernels.
 
+use serde::{Deserialize, Serialize};
+
 use crate::nccl::Version;
 
-/// The buffers that must be registered symmetrically.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Buffers of a collective: which are, or must be, registered symmetrically.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sides {
     /// The send buffer.
     pub send: bool,
@@ -11,13 +13,23 @@ pub struct Sides {
     pub recv: bool,
 }
 
+impl Sides {
+    /// Both buffers.
+    pub const BOTH: Sides = Sides {
+        send: true,
+        recv: true,
+    };
+
+    /// Whether these are all that `needed` asks for.
+    #[must_use]
+    pub fn cover(self, needed: Sides) -> bool {
+        (self.send || !needed.send) && (self.recv || !needed.recv)
+    }
+}
+
 const NONE: Sides = Sides {
     send: false,
     recv: false,
-};
-const BOTH: Sides = Sides {
-    send: true,
-    recv: true,
 };
 
 /// The rule of NCCL by version: windows from 2.27 with both sides registered; from
@@ -33,7 +45,7 @@ pub fn sides_needed(version: Version, collective: &str) -> Option<Sides> {
     match collective {
         "all_gather" if one_sided => Some(Sides { recv: true, ..NONE }),
         "reduce_scatter" if one_sided => Some(Sides { send: true, ..NONE }),
-        "all_gather" | "reduce_scatter" | "all_reduce" => Some(BOTH),
+        "all_gather" | "reduce_scatter" | "all_reduce" => Some(Sides::BOTH),
         _ => None,
     }
 }
@@ -46,8 +58,8 @@ mod tests {
     fn one_side_suffices_from_2_29_2_on() {
         let sides = |v, c| sides_needed(Version(v), c);
         assert_eq!(sides(22_605, "all_gather"), None);
-        assert_eq!(sides(22_703, "all_gather"), Some(BOTH));
-        assert_eq!(sides(22_901, "reduce_scatter"), Some(BOTH));
+        assert_eq!(sides(22_703, "all_gather"), Some(Sides::BOTH));
+        assert_eq!(sides(22_901, "reduce_scatter"), Some(Sides::BOTH));
         assert_eq!(
             sides(22_902, "all_gather"),
             Some(Sides {
@@ -62,7 +74,7 @@ mod tests {
                 recv: false
             })
         );
-        assert_eq!(sides(23_007, "all_reduce"), Some(BOTH));
+        assert_eq!(sides(23_007, "all_reduce"), Some(Sides::BOTH));
         assert_eq!(sides(23_007, "all_to_all"), None);
     }
 }

@@ -16,7 +16,7 @@ use crate::bench::{Collective, Launch, Timer};
 use crate::conformance::{self, Scope};
 use crate::nccl::NcclRegistrar;
 use crate::peer::{Availability, PeerCollectives, Shots};
-use crate::symmetric::{Registration, WindowPool, sides_needed};
+use crate::symmetric::{Registration, Sides, WindowPool, sides_needed};
 use crate::{Communicator, DType, Device, Error, Result};
 
 /// Whose code runs.
@@ -42,6 +42,8 @@ pub struct CollectivesJob {
     pub dtype: DType,
     /// Registrations, on GPUs.
     pub registrations: Vec<Registration>,
+    /// Buffers that the symmetric registration is for; in place there is one, the receive buffer.
+    pub sides: Sides,
     /// Take unregistered buffers from the driver (`cuMemAlloc`, as frameworks do)
     /// instead of `ncclMemAlloc` (as nccl-tests does). NCCL registers the latter by
     /// itself in a captured graph, the former not.
@@ -128,12 +130,17 @@ impl CollectivesJob {
                 continue;
             };
             let mut pool = WindowPool::new(NcclRegistrar::new(nccl)?);
+            let of_side = |registered: bool| match registration {
+                Registration::Symmetric if !registered => Registration::None,
+                as_asked => as_asked,
+            };
+            let [send, recv] = [of_side(self.sides.send), of_side(self.sides.recv)];
             let start = Instant::now();
-            let send = pool.allocate(&mut context.control, "send", largest, registration)?;
+            let send = pool.allocate(&mut context.control, "send", largest, send)?;
             let took = start.elapsed().as_secs_f64() * 1e6;
-            let recv = pool.allocate(&mut context.control, "recv", largest, registration)?;
+            let recv = pool.allocate(&mut context.control, "recv", largest, recv)?;
             let buffers = Buffers { send, recv };
-            if registration == Registration::Symmetric {
+            if registration == Registration::Symmetric && self.sides == Sides::BOTH {
                 result.registration = Some(self.costs(context, &pool, &buffers, took)?);
             }
             self.with_buffers(context, registration, &buffers, result)?;
@@ -294,8 +301,16 @@ impl CollectivesJob {
         let (time, kernels, implementation) = match &mut context.nccl {
             Some(nccl) => {
                 let version = nccl.library().version();
+                let sides = Sides {
+                    send: match point.in_place {
+                        true => self.sides.recv,
+                        false => self.sides.send,
+                    },
+                    recv: self.sides.recv,
+                };
                 symmetric_expected = registration == Registration::Symmetric
-                    && sides_needed(version, point.collective.name()).is_some()
+                    && sides_needed(version, point.collective.name())
+                        .is_some_and(|needed| sides.cover(needed))
                     && nccl_sums_symmetrically(point.collective, point.dtype);
                 // Both closures need the communicator; they never run at once.
                 let nccl = std::cell::RefCell::new(nccl);
