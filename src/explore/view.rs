@@ -386,7 +386,7 @@ fn bottom(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: &m
         return;
     }
     let keys: &[&str] = match (state.form.editing.is_some(), state.focus) {
-        (true, _) => &["Tab completes", "Enter keeps", "Esc gives up"],
+        (true, _) => &["Enter keeps", "Esc gives up", "Tab completes"],
         (false, Focus::Question) => &[
             "Tab answer",
             "j/k field",
@@ -449,5 +449,19 @@ fn blank(buffer: &mut Buffer, area: Rect) {
                 cell.reset();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hints;
+
+    #[test]
+    fn the_way_to_all_keys_is_said_on_the_narrowest_screen() {
+        let all = ["Tab answer", "j/k field", "w write", "? keys", "q end"];
+        assert_eq!(hints(&all, 80), all.join("  "));
+        assert_eq!(hints(&all, 40), "Tab answer  j/k field  ? keys  q end");
+        assert_eq!(hints(&all, 16), "? keys  q end");
+        assert_eq!(hints(&all, 8), "? keys …");
     }
 }
