@@ -3,11 +3,12 @@
 use crate::failure::Failure;
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 
 mod bench;
 mod calibrate;
+mod elsewhere;
 mod explore;
 mod launch;
 mod library;
@@ -21,7 +22,7 @@ pub use bench::{BenchArgs, BenchManner, BenchTraffic};
 pub use calibrate::{
     BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice, VerifyArgs,
 };
-pub use explore::{ExploreArgs, Typed, is_switch, of_the_question, question};
+pub use explore::{AsTyped, ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
 pub use question::{
@@ -39,7 +40,7 @@ pub use values::{Imbalance, KvFormat, Lengths, MAX_GPUS, Speculative, Switch, we
     name = "parplan",
     version,
     about = "Plan how to split an LLM over GPUs for your traffic, and what it will cost",
-    after_help = "Start with `parplan profiles list`, then `parplan recommend`, then `parplan explain` on its\nbest layout. `parplan help COMMAND` shows every option with its unit.",
+    after_help = "Start with `parplan profiles list`, then `parplan recommend`, then `parplan explain` on its\nbest layout. `parplan COMMAND --help` shows every option with its unit.",
     propagate_version = true,
     args_override_self = true,
     max_term_width = 100
@@ -122,10 +123,13 @@ pub fn recommend_of(words: &[String]) -> Result<RecommendArgs, Failure> {
 
 /// The command for parsing, man pages and completions. A value may look like a negative number, so
 /// that the option's own message says what is wrong with it. An environment variable that is empty is
-/// one that is not set.
+/// one that is not set. Help is the short form throughout, a few lines an option.
 pub fn command() -> clap::Command {
     fn prepared(command: clap::Command) -> clap::Command {
+        let help = Arg::new("help").short('h').long("help").help("Print help");
         command
+            .disable_help_flag(true)
+            .arg(help.action(ArgAction::HelpShort))
             .mut_args(|arg| {
                 let is_empty = |name: &std::ffi::OsStr| {
                     std::env::var_os(name).is_some_and(|value| value.is_empty())
@@ -166,6 +170,12 @@ fn refusal(error: &clap::Error) -> String {
         );
     }
     let mut text = one_line(&error.render().to_string());
+    if let Some((option, here)) = known_elsewhere(error) {
+        return format!("unexpected argument '{option}': {here}");
+    }
+    if error.kind() == ErrorKind::InvalidSubcommand && !text.contains("tip:") {
+        text.push_str("; `parplan --help` lists the commands");
+    }
     if let Some((theirs, right)) = number_wanted(error) {
         text = text.replace(&theirs, right);
     }
@@ -177,6 +187,18 @@ fn refusal(error: &clap::Error) -> String {
         text.push_str("; `parplan profiles list` names the models and GPUs");
     }
     text
+}
+
+/// An option that another program has, and what stands for it here.
+fn known_elsewhere(error: &clap::Error) -> Option<(&str, &'static str)> {
+    use clap::error::{ContextKind, ContextValue};
+    let ErrorKind::UnknownArgument = error.kind() else {
+        return None;
+    };
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(option)) => Some((option, elsewhere::named(option)?)),
+        _ => None,
+    }
 }
 
 /// Where a number could not be read: Rust's words, and what would be right. Options with a
@@ -289,6 +311,24 @@ mod tests {
             assert!(line.contains(option) && line.contains(right), "{line}");
             assert!(!line.contains(".."), "{line}");
         }
+    }
+
+    #[test]
+    fn options_of_engines_lead_to_those_of_parplan() {
+        for (words, right) in [
+            (["--tensor-parallel-size", "8"], "--tp is all GPUs"),
+            (["--dp=2", "--json"], "--attn-dp is groups"),
+            (["-tp", "8"], "--tp is all GPUs"),
+            (["--max-num-seqs", "64"], "--max-running-requests"),
+        ] {
+            let all = ["parplan", "recommend"].into_iter().chain(words);
+            let line = refusal(&typed(all).unwrap_err());
+            let named = words[0].split('=').next().unwrap();
+            assert!(line.contains(right), "{line}");
+            assert!(line.contains(named) || named == "-tp", "{line}");
+        }
+        let line = refusal(&typed(["parplan", "fit"]).unwrap_err());
+        assert!(line.contains("'fit'") && line.contains("--help"), "{line}");
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub mod workload;
 
 pub use assume::Assumptions;
 pub use names::{
-    DEFAULT_ENGINE, as_path, library, library_to_be, model_named, plan_again_hint, user_folder,
+    DEFAULT_ENGINE, PROFILES_VARIABLE, as_path, library, library_to_be, model_named,
+    plan_again_hint, user_folder,
 };
 
 /// A resolved question: everything but the layouts to answer it for.

@@ -61,8 +61,8 @@ pub fn run(args: &ExploreArgs, style: Style) -> Result<String, Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let theme = Theme::detect(style.is_coloured(), variable);
     let folder = args.typed.get("profiles").cloned();
-    let folder =
-        folder.or_else(|| std::env::var_os("PARPLAN_PROFILES").filter(|folder| !folder.is_empty()));
+    let folder = folder
+        .or_else(|| std::env::var_os(ask::PROFILES_VARIABLE).filter(|folder| !folder.is_empty()));
     let library = ask::library(folder.as_deref().map(Path::new))?;
     let vocabulary = Vocabulary::of(&library);
     let form = Form::new(&args::question(), &vocabulary, &args.typed);

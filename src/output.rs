@@ -4,24 +4,55 @@ use crate::failure::Failure;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
-/// Whether text may carry terminal attributes.
+/// Columns of a page where nothing asks for fewer.
+pub const WIDTH: usize = 80;
+/// Columns below which a page is not squeezed: its tables have figures in several columns.
+const NARROWEST: usize = 48;
+
+/// What the place that text goes to can show: terminal attributes, and how many columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     colour: bool,
+    width: usize,
 }
 
 impl Style {
-    /// No attributes at all.
-    pub const PLAIN: Style = Style { colour: false };
+    /// No attributes at all, and a page of the usual width.
+    pub const PLAIN: Style = Style {
+        colour: false,
+        width: WIDTH,
+    };
 
     /// Attributes where stdout is a terminal and the environment does not ask for none
-    /// (`NO_COLOR`, <https://no-color.org>, or `TERM=dumb`).
+    /// (`NO_COLOR`, <https://no-color.org>, or `TERM=dumb`); pages as narrow as a narrow terminal.
     pub fn detect() -> Style {
+        if !std::io::stdout().is_terminal() {
+            return Style::PLAIN;
+        }
         let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        // A terminal that does not know its size says 0.
+        let columns = ratatui::crossterm::terminal::size()
+            .map(|(columns, _)| usize::from(columns))
+            .unwrap_or(0);
         Style {
-            colour: std::io::stdout().is_terminal() && !refused && !dumb,
+            colour: !refused && !dumb,
+            width: match columns {
+                0 => WIDTH,
+                columns => columns.clamp(NARROWEST, WIDTH),
+            },
         }
+    }
+
+    /// The same with pages of so many columns.
+    #[cfg(test)]
+    pub fn of_width(self, width: usize) -> Style {
+        Style { width, ..self }
+    }
+
+    /// Columns of a page.
+    pub fn width(self) -> usize {
+        self.width
     }
 
     /// Whether colours may be used.
@@ -127,7 +158,11 @@ mod tests {
     #[test]
     fn plain_text_has_no_escapes() {
         assert_eq!(Style::PLAIN.bold("heading"), "heading");
-        let coloured = Style { colour: true }.bold("heading");
+        let coloured = Style {
+            colour: true,
+            ..Style::PLAIN
+        };
+        let coloured = coloured.bold("heading");
         assert_eq!(coloured, "\u{1b}[1mheading\u{1b}[0m");
     }
 }

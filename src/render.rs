@@ -1,4 +1,4 @@
-//! Text for people: tables of at most 80 columns, readable without colour.
+//! Text for people: pages of at most 80 columns, fewer on a narrow terminal, readable without colour.
 
 pub mod breakdown;
 pub mod comparison;
@@ -15,6 +15,3 @@ pub mod volume;
 
 pub use page::Page;
 pub use table::Table;
-
-/// Columns that every page keeps to.
-pub const WIDTH: usize = 80;

@@ -197,6 +197,16 @@ fn a_folder_of_profiles_that_is_not_there_is_told() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().display().to_string();
     says(&format!("{ask} {path}"), &[&path, "is no folder"]);
+    let arguments = ["profiles", "list", "gpus"];
+    let mut run = cli_support::command(&arguments);
+    run.env("PARPLAN_PROFILES", "/tmp/no-such-profiles");
+    let output = cli_support::checked(run, &arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("PARPLAN_PROFILES=/tmp/no-such-profiles") && stderr.contains("unset"),
+        "{stderr}"
+    );
     says(
         "profiles list --profiles /tmp/no-such-profiles",
         &["no such folder"],

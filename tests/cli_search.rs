@@ -290,14 +290,13 @@ fn the_next_step_works_as_printed() {
     let mut all = vec!["recommend", "--gpus", "8"];
     all.extend(SMALL);
     let page = text(&all);
-    let flags = page
-        .split("parplan explain ... ")
+    let command = page
+        .split("  parplan explain ")
         .nth(1)
         .and_then(|rest| rest.split("\n\n").next())
         .unwrap_or_else(|| panic!("no next step in {page}"));
     let mut next = vec!["explain"];
-    next.extend(SMALL);
-    next.extend(flags.split_whitespace());
+    next.extend(command.split_whitespace().filter(|word| *word != "\\"));
     let explained = json(&next);
     assert_eq!(explained["best"], recommend(&["--gpus", "8"])["best"]);
 }

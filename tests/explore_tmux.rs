@@ -28,7 +28,8 @@ impl Terminal {
         command.args(["-x", &width, "-y", &height]);
         command
             .env("LC_ALL", "C.UTF-8")
-            .env("PARPLAN_PROFILES", "/nonexistent/profiles")
+            .env_remove("PARPLAN_PROFILES")
+            .env("XDG_CONFIG_HOME", "/nonexistent")
             .env("PS1", "$ ")
             .env_remove("TMUX")
             .env_remove("NO_COLOR");

@@ -7,8 +7,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn verify(folder: &Path, arguments: &[&str]) -> Output {
+    let profiles = folder.join("profiles");
+    std::fs::create_dir_all(&profiles).unwrap();
     Command::new(env!("CARGO_BIN_EXE_parplan"))
-        .env("PARPLAN_PROFILES", folder.join("profiles"))
+        .env("PARPLAN_PROFILES", profiles)
         .arg("verify")
         .args(arguments)
         .output()

@@ -41,6 +41,11 @@ impl Traffic {
         self.isl * self.prompts.longest + self.osl * self.outputs.longest
     }
 
+    /// Mean time of a whole request, in the unit of the times: the first token, and the others after it.
+    pub fn request_time(&self, ttft: f64, tpot: Option<f64>) -> f64 {
+        ttft + (self.osl - 1.0).max(0.0) * tpot.unwrap_or(0.0)
+    }
+
     /// Whether requests have output tokens after the first one, between which time can pass.
     pub fn has_tpot(&self) -> bool {
         self.osl > 1.0

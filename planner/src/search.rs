@@ -333,7 +333,7 @@ fn score(
         .all(|&(value, limit)| limit.is_none_or(|limit| value <= limit));
     let score = if meets {
         match goal.objective {
-            Objective::Latency => -(ttft + (traffic.osl - 1.0).max(0.0) * tpot.unwrap_or(0.0)),
+            Objective::Latency => -traffic.request_time(ttft, tpot),
             Objective::Throughput | Objective::Pareto => throughput,
         }
     } else {
@@ -372,7 +372,8 @@ fn bound(deployment: &Deployment<'_>, traffic: &Traffic, goal: &Goal) -> f64 {
     };
     match goal.objective {
         Objective::Latency => {
-            -(step_s(0.0) * 1e3 / load.tokens_per_step * (traffic.osl - 1.0).max(0.0))
+            let tpot = step_s(0.0) * 1e3 / load.tokens_per_step;
+            -traffic.request_time(0.0, Some(tpot))
         }
         Objective::Throughput | Objective::Pareto => {
             // Requests over step time grows with the requests, so the most is the bound.

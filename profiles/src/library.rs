@@ -61,6 +61,11 @@ fn suggest(nearest: &[String], kind: &str) -> String {
              the path of its config.json"
                 .to_owned()
         }
+        [] if kind == "GPU" => {
+            "; `parplan profiles list gpus` shows every GPU, and `parplan profiles \
+             add --from-this-machine` describes the one at hand"
+                .to_owned()
+        }
         [] => format!("; `parplan profiles list` shows every {kind}"),
         names if is_model => format!(
             "; did you mean {}? Any other model can be given by the path of its config.json",

@@ -53,6 +53,30 @@ impl Typed {
         &self.options
     }
 
+    /// The options as words of a command line, but for those in `without`.
+    pub fn words(&self, without: &[&str]) -> Vec<String> {
+        let command = question();
+        let is_switch = |flag: &str| {
+            let mut arguments = command.get_arguments();
+            arguments.any(|argument| argument.get_long() == Some(flag) && is_switch(argument))
+        };
+        let mut words = Vec::new();
+        for (flag, value) in &self.options {
+            if without.contains(&flag.as_str()) {
+                continue;
+            }
+            let value = value.to_string_lossy();
+            if is_switch(flag) {
+                words.push(format!("--{flag}"));
+            } else if value.starts_with('-') {
+                words.push(format!("--{flag}={value}"));
+            } else {
+                words.extend([format!("--{flag}"), value.into_owned()]);
+            }
+        }
+        words
+    }
+
     /// The question, read exactly as the command line of `recommend` is.
     ///
     /// # Errors
@@ -162,6 +186,30 @@ impl FromArgMatches for Typed {
     }
 }
 
+/// What was typed, beside the question that was read from it.
+#[derive(Debug, Clone, Default)]
+pub struct AsTyped(pub Typed);
+
+impl Args for AsTyped {
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+impl FromArgMatches for AsTyped {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<AsTyped, clap::Error> {
+        Typed::from_arg_matches(matches).map(AsTyped)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{Cli, Command as Which};
@@ -200,6 +248,18 @@ mod tests {
         assert_eq!(read.question.switches.kv_dtype.len(), 2);
         assert!(read.question.engine.engine_assume);
         assert_eq!(read.question.traffic.osl, None);
+    }
+
+    #[test]
+    fn what_was_typed_can_be_typed_again() {
+        let words = ["--model", "my model", "--engine-assume", "--workload=-x"];
+        let mut all = words.to_vec();
+        all.sort_unstable();
+        let typed = typed(&words);
+        let mut again = typed.words(&[]);
+        again.sort_unstable();
+        assert_eq!(again, all);
+        assert_eq!(typed.words(&["model", "workload"]), ["--engine-assume"]);
     }
 
     #[test]

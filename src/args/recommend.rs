@@ -1,12 +1,16 @@
 //! Arguments of `recommend` and `compare`.
 
-use super::{QuestionArgs, Side, values};
+use super::{AsTyped, QuestionArgs, Side, values};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// Arguments of `recommend`.
 #[derive(Debug, Args)]
 pub struct RecommendArgs {
+    // Read first: what is read before it can no longer be seen to have been given.
+    /// The question's options as they were typed.
+    #[command(flatten)]
+    pub typed: AsTyped,
     /// What is asked.
     #[command(flatten)]
     pub question: QuestionArgs,
@@ -43,7 +47,7 @@ pub enum Ranking {
     /// Output tokens a second and GPU
     #[default]
     Throughput,
-    /// Mean time of an output token
+    /// Mean time of a whole request
     Latency,
     /// All that no other beats in both
     Pareto,

@@ -89,6 +89,13 @@ impl Side {
                 self.engine = Some(value.to_owned());
                 Ok(())
             }
+            "dp" => {
+                return Err(
+                    "has no key `dp`: attn-dp is groups of ranks inside tp that hold \
+                            different requests, replicas is copies of the whole engine"
+                        .to_owned(),
+                );
+            }
             _ => return Err(format!("has no key `{key}`; the keys are {KEYS}")),
         };
         set.map_err(|why| format!("{key}={value}: {why}"))
@@ -145,6 +152,7 @@ mod tests {
             ("tp", "key=value"),
             ("tp=8,tp=4", "tp twice"),
             ("tpp=8", "keys are tp"),
+            ("dp=8", "attn-dp is groups"),
             ("tp=0", "tp=0: must be a whole number"),
             ("symm=yes", "on, off or auto"),
             ("kv=int4", "kv=int4"),

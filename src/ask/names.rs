@@ -11,25 +11,36 @@ use std::path::{Path, PathBuf};
 /// Engine that is planned for when none is named.
 pub const DEFAULT_ENGINE: &str = "sglang";
 
-/// Names the folder of profiles where no option does; the folder need not be there.
-const PROFILES_VARIABLE: &str = "PARPLAN_PROFILES";
+/// Names the folder of profiles where no option does.
+pub const PROFILES_VARIABLE: &str = "PARPLAN_PROFILES";
 
 /// The profiles: the built-in ones, and before them those of the user's folder.
 ///
 /// # Errors
-/// A folder that somebody typed and that is not there.
+/// A folder that somebody named, by option or environment, and that is not there.
 pub fn library(folder: Option<&Path>) -> Result<Library, Failure> {
     if let Some(folder) = folder
         && !folder.is_dir()
-        && std::env::var_os(PROFILES_VARIABLE).is_none_or(|known| known != folder.as_os_str())
     {
-        let shown = folder.display();
+        let of_environment =
+            std::env::var_os(PROFILES_VARIABLE).is_some_and(|known| known == folder.as_os_str());
+        let (named, without) = match of_environment {
+            true => (
+                format!("{PROFILES_VARIABLE}={}", folder.display()),
+                format!("unset {PROFILES_VARIABLE}"),
+            ),
+            false => (
+                format!("--profiles {}", folder.display()),
+                "leave --profiles out".to_owned(),
+            ),
+        };
         return Err(Failure::unusable(match folder.exists() {
             true => format!(
-                "--profiles {shown}: is no folder; name the folder that holds models/, gpus/ and so on"
+                "{named}: is no folder; name the folder that holds models/, gpus/ and so on"
             ),
             false => format!(
-                "--profiles {shown}: there is no such folder; check its name, or leave --profiles out to plan with the built-in profiles"
+                "{named}: there is no such folder; check its name or make it, or {without} to plan \
+                 with the built-in profiles"
             ),
         }));
     }

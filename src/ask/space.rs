@@ -3,7 +3,7 @@
 use super::Ask;
 use crate::args::{KvFormat, LayoutArgs, QuestionArgs, Ranking, RankingArgs, Switch};
 use crate::failure::Failure;
-use parplan_planner::question::{Goal, Objective, Space};
+use parplan_planner::question::{Balance, Goal, Objective, Space};
 use parplan_profiles::Dtype;
 
 /// The space, with what was left open noted.
@@ -36,6 +36,7 @@ pub fn resolve(ask: &mut Ask, args: &QuestionArgs) -> Result<Space, Failure> {
         }
     }
     shares(gpus, layout)?;
+    balanced(ask, gpus, layout)?;
     let switches = &args.switches;
     let cuda_graphs = super::choice::cuda_graphs(
         ask,
@@ -97,6 +98,35 @@ fn shares(gpus: u32, layout: &LayoutArgs) -> Result<(), Failure> {
     Err(Failure::unusable(format!(
         "{} cannot share --gpus {gpus} evenly; the nearest that they do is --gpus {near}",
         words.join(" with ")
+    )))
+}
+
+/// Refuses batches that are listed for more or fewer attention-DP ranks than any layout of the space has.
+fn balanced(ask: &Ask, gpus: u32, layout: &LayoutArgs) -> Result<(), Failure> {
+    let Balance::Ranks(batches) = &ask.traffic.balance else {
+        return Ok(());
+    };
+    let listed = batches.len();
+    let stages = layout.pp.unwrap_or(1) * layout.replicas.unwrap_or(1);
+    let most = layout.tp.unwrap_or(gpus / stages) as usize;
+    let right = match layout.attn_dp {
+        Some(dp) if dp as usize == listed => return Ok(()),
+        Some(dp) => format!("attention dp is {dp}; list {dp} batches, or give --attn-dp {listed}"),
+        None if most.is_multiple_of(listed) => return Ok(()),
+        None if most == 1 => {
+            "a stage of 1 GPU has none to balance; give more --gpus or --tp".to_owned()
+        }
+        None => {
+            let near = (1..=listed).rev().find(|n| most.is_multiple_of(*n));
+            format!(
+                "attention dp {listed} does not divide tp {most}; list as many batches as a layout has \
+                 attention-DP ranks, such as {}",
+                near.unwrap_or(most)
+            )
+        }
+    };
+    Err(Failure::unusable(format!(
+        "the imbalance lists the batches of {listed} ranks, and {right}, or leave --imbalance out"
     )))
 }
 

@@ -61,12 +61,12 @@ pub fn run(args: &RecommendArgs, style: Style) -> Result<String, Failure> {
     let mut page = Page::new(style);
     pages::question(&mut page, &ask, space.gpus);
     ranking::verdict(&mut page, &goal, &answer);
-    ranking::table(&mut page, &goal, &answer.ranked);
+    ranking::table(&mut page, &goal, &ask.traffic, &answer.ranked);
     page.list("Not told apart from the best", &doubt::lines(&doubts));
     pages::configuration(&mut page, best);
     pages::predicted(&mut page, best);
     launch::commands(&mut page, &launching::commands(&ask, best));
-    pages::next_steps(&mut page, &best.choice);
+    pages::next_steps(&mut page, &args.typed.0, &best.choice);
     ranking::rejected(&mut page, &answer.rejected);
     page.alerts("Warnings", &best.warnings);
     page.alerts("Warnings about the question", ask.assumptions.warnings());

@@ -24,7 +24,7 @@ pub fn read(path: &Path) -> Result<LaunchSpec> {
 /// The layout of one replica's pipeline stage.
 ///
 /// # Errors
-/// [`Error::Unusable`] for sizes that are 0.
+/// [`Error::Unusable`] for sizes that are 0, or do not divide each other.
 pub fn layout(launch: &LaunchSpec) -> Result<StackLayout> {
     let l = &launch.layout;
     let sizes = [l.tp, l.attention_dp, l.dcp, l.ep, l.pp, l.replicas];
@@ -33,12 +33,14 @@ pub fn layout(launch: &LaunchSpec) -> Result<StackLayout> {
             "the plan's layout has a size of 0: {l:?}"
         )));
     }
-    Ok(StackLayout {
+    let layout = StackLayout {
         tp: l.tp as usize,
         attn_dp: l.attention_dp as usize,
         dcp: l.dcp as usize,
         ep: l.ep as usize,
-    })
+    };
+    layout.check("the plan's layout")?;
+    Ok(layout)
 }
 
 /// The ranks at hand: all of a stage, or the `ranks` that were asked for.
@@ -154,6 +156,16 @@ mod tests {
         assert!(here(&plan, &real, Some(0), None).is_err());
         assert!(here(&plan, &real, Some(16), None).is_err());
         assert_eq!(here(&plan, &real, Some(2), Some(3)).unwrap().tp, 2);
+    }
+
+    #[test]
+    fn sizes_that_do_not_divide_are_those_of_the_plan() {
+        let error = layout(&launch(8, 3, 1, 1)).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert_eq!(
+            error.to_string(),
+            "the plan's layout: attn-dp 3 does not divide tp 8"
+        );
     }
 
     #[test]

@@ -350,9 +350,17 @@ fn bottom(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: &m
         seen.cursor = Some((start + width(&before) as u16, y));
         let note = match &prompt.wrong {
             Some(wrong) => wrong.clone(),
-            None => "Enter writes, Esc does not; .toml plan, .sh launch script, .json answer, \
-                     .svg plot"
-                .to_owned(),
+            None => hints(
+                &[
+                    ".toml plan",
+                    ".sh launch script",
+                    ".json answer",
+                    ".svg plot",
+                    "Enter writes",
+                    "Esc gives up",
+                ],
+                room,
+            ),
         };
         let style = if prompt.wrong.is_some() {
             theme.alert()
@@ -377,16 +385,42 @@ fn bottom(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer, seen: &m
         text(buffer, area, y, &cut(&notice.text, room), style);
         return;
     }
-    let keys = match (state.form.editing.is_some(), state.focus) {
-        (true, _) => "Enter keeps  Esc gives up  Tab completes",
-        (false, Focus::Question) => {
-            "Tab answer  j/k field  Enter edit  h/l change  x default  w write  ? keys  q end"
-        }
-        (false, Focus::Answer) => {
-            "Tab question  j/k move  h/l view  J/K layout  a/b pin  w write  ? keys  q end"
-        }
+    let keys: &[&str] = match (state.form.editing.is_some(), state.focus) {
+        (true, _) => &["Enter keeps", "Esc gives up", "Tab completes"],
+        (false, Focus::Question) => &[
+            "Tab answer",
+            "j/k field",
+            "Enter edit",
+            "h/l change",
+            "x default",
+            "w write",
+            "? keys",
+            "q end",
+        ],
+        (false, Focus::Answer) => &[
+            "Tab question",
+            "j/k move",
+            "h/l view",
+            "J/K layout",
+            "a/b pin",
+            "w write",
+            "? keys",
+            "q end",
+        ],
     };
-    text(buffer, area, y, &cut(keys, room), theme.dim());
+    text(buffer, area, y, &hints(keys, room), theme.dim());
+}
+
+/// Hints in one line. Where they do not all fit, the last two stay, which lead to the others, and of
+/// the rest as many as there is room for.
+fn hints(all: &[&str], room: usize) -> String {
+    let (rest, last) = all.split_at(all.len().saturating_sub(2));
+    let line = |kept: usize| [&rest[..kept], last].concat().join("  ");
+    let longest = (0..=rest.len())
+        .rev()
+        .map(line)
+        .find(|line| width(line) <= room);
+    longest.unwrap_or_else(|| cut(&line(0), room))
 }
 
 /// A line across.
@@ -415,5 +449,19 @@ fn blank(buffer: &mut Buffer, area: Rect) {
                 cell.reset();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hints;
+
+    #[test]
+    fn the_way_to_all_keys_is_said_on_the_narrowest_screen() {
+        let all = ["Tab answer", "j/k field", "w write", "? keys", "q end"];
+        assert_eq!(hints(&all, 80), all.join("  "));
+        assert_eq!(hints(&all, 40), "Tab answer  j/k field  ? keys  q end");
+        assert_eq!(hints(&all, 16), "? keys  q end");
+        assert_eq!(hints(&all, 8), "? keys …");
     }
 }

@@ -45,6 +45,9 @@ pub fn table(page: &mut Page, breakdown: &Breakdown) {
         number::percent(part(breakdown.total_us, breakdown.total_us)),
     ]);
     page.table(&table);
+    if above_the_roofline(breakdown) {
+        page.aside(ABOVE);
+    }
     let mut notes = Table::new(&["", ""]);
     for (i, (implementation, source)) in sources.iter().enumerate() {
         notes.row([
@@ -53,6 +56,16 @@ pub fn table(page: &mut Page, breakdown: &Breakdown) {
         ]);
     }
     page.table(&notes);
+}
+
+/// What a share of the roofline above 100 % says.
+pub const ABOVE: &str = "above 100 % of the roofline: measured steps of this engine take less than the \
+     sum of its kernels timed one by one, and what they take less is taken off every term alike";
+
+/// Whether any term has such a share.
+pub fn above_the_roofline(breakdown: &Breakdown) -> bool {
+    let mut terms = breakdown.terms.iter();
+    terms.any(|term| term.roofline_us.is_some_and(|best| best > term.us * 1.0005))
 }
 
 /// A share; nothing of nothing is nothing.

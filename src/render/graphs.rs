@@ -17,12 +17,14 @@ pub struct Landed {
 }
 
 impl Landed {
-    /// Where batches of 1, 2, 4 and so on requests a rank land, up to twice the largest that may
-    /// run, with `drafted` tokens drafted a step.
+    /// Where batches of 1, 2, 4 and so on requests a rank land, and the largest that may run, with
+    /// `drafted` tokens drafted a step.
     pub fn all(deployment: &Deployment<'_>, drafted: u32) -> Vec<Landed> {
-        let most = deployment.capped_running();
+        // At most the limit, which is a `u32`.
+        let most = deployment.capped_running() as u32;
         std::iter::successors(Some(1u32), |batch| batch.checked_mul(2))
-            .take_while(|&batch| f64::from(batch) < most * 2.0)
+            .take_while(|&batch| batch < most)
+            .chain([most])
             .map(|batch| {
                 let layout = deployment.choice.layout;
                 let step = DecodeBatch {

@@ -1,7 +1,8 @@
 //! Launch commands, in a form that a shell can run.
 
+use super::Page;
 use super::table::wrap;
-use super::{Page, WIDTH};
+use crate::output::WIDTH;
 use parplan_planner::launch::{LaunchError, LaunchPlan, NodeCommand};
 
 /// Nodes of the first replica whose commands are printed; JSON has all.
@@ -23,7 +24,7 @@ pub fn commands(page: &mut Page, launch: &Result<LaunchPlan, LaunchError>) {
             "replica {} node {}, on {}:",
             node.replica, node.node, node.machine
         ));
-        for line in shell(node, WIDTH) {
+        for line in shell(node, page.style().width()) {
             page.verbatim(&line);
         }
         for (name, content) in &node.files {
@@ -105,16 +106,26 @@ fn start(out: &mut String, node: &NodeCommand) {
     out.push_str(&format!("exec {env}{}\n", command.join("\n  ")));
 }
 
-/// One command over as many lines as it takes in so many columns; the values of an option that fit
-/// no line break over several.
+/// The command of a node with its environment, as [`shell_words`] breaks it.
 pub fn shell(node: &NodeCommand, width: usize) -> Vec<String> {
-    let room = width.saturating_sub(6).max(1);
-    let mut groups: Vec<Vec<String>> = node
+    let env = node
         .env
         .iter()
         .map(|(name, value)| vec![format!("{name}={}", quoted(value))])
         .collect();
-    for argument in &node.argv {
+    broken(env, &node.argv, width)
+}
+
+/// One command over as many lines as it takes in so many columns; the values of an option that fit
+/// no line break over several.
+pub fn shell_words(argv: &[String], width: usize) -> Vec<String> {
+    broken(Vec::new(), argv, width)
+}
+
+/// A command behind words that stand before it.
+fn broken(mut groups: Vec<Vec<String>>, argv: &[String], width: usize) -> Vec<String> {
+    let room = width.saturating_sub(6).max(1);
+    for argument in argv {
         let word = quoted(argument);
         match groups.last_mut() {
             Some(group) if !argument.starts_with('-') && group[0].starts_with("--") => {

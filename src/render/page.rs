@@ -1,7 +1,7 @@
 //! A page: headings, lines, lists and tables, in the order in which they are added.
 
+use super::Table;
 use super::table::wrap;
-use super::{Table, WIDTH};
 use crate::output::Style;
 
 /// Text under construction.
@@ -30,7 +30,7 @@ impl Page {
         if !self.text.is_empty() {
             self.text.push('\n');
         }
-        for line in wrap(text, WIDTH) {
+        for line in wrap(text, self.style.width()) {
             self.text.push_str(&self.style.bold(&line));
             self.text.push('\n');
         }
@@ -38,7 +38,7 @@ impl Page {
 
     /// Text, wrapped.
     pub fn text(&mut self, text: &str) {
-        for line in wrap(text, WIDTH - 2) {
+        for line in wrap(text, self.style.width() - 2) {
             self.text.push_str("  ");
             self.text.push_str(&line);
             self.text.push('\n');
@@ -47,7 +47,7 @@ impl Page {
 
     /// Text that explains, wrapped.
     pub fn aside(&mut self, text: &str) {
-        for line in wrap(text, WIDTH - 2) {
+        for line in wrap(text, self.style.width() - 2) {
             self.text.push_str("  ");
             self.text.push_str(&self.style.dim(&line));
             self.text.push('\n');
@@ -87,7 +87,7 @@ impl Page {
         self.text.push_str(&paint(self.style, heading));
         self.text.push('\n');
         for item in items {
-            for (i, line) in wrap(item, WIDTH - 4).iter().enumerate() {
+            for (i, line) in wrap(item, self.style.width() - 4).iter().enumerate() {
                 self.text.push_str(if i == 0 { "  - " } else { "    " });
                 self.text.push_str(line);
                 self.text.push('\n');

@@ -1,6 +1,8 @@
 //! One configuration: what it is, what it is predicted to do, what it keeps in memory.
 
+use super::launch::shell_words;
 use super::{Page, Table, memory, number};
+use crate::args::Typed;
 use crate::ask::Ask;
 use crate::stats::Stats;
 use parplan_planner::Layout;
@@ -75,22 +77,57 @@ pub fn layout_words(layout: &Layout) -> String {
     words.join(", ")
 }
 
-/// What to type next about a configuration.
-pub fn next_steps(page: &mut Page, choice: &Choice) {
-    let layout = layout_words(&choice.layout).replace(", ", " --");
-    let mut flags = format!("--{layout}");
-    for (on, flag) in [
-        (choice.expert_all_to_all, " --expert-all-to-all on"),
-        (choice.symmetric_memory, " --symmetric-memory on"),
-        (!choice.cuda_graphs, " --cuda-graphs off"),
+/// Options of `recommend` that its answer decides, and those that only rank.
+const DECIDED: [&str; 12] = [
+    "gpus",
+    "tp",
+    "attn-dp",
+    "dcp",
+    "ep",
+    "pp",
+    "replicas",
+    "kv-dtype",
+    "cuda-graphs",
+    "symmetric-memory",
+    "expert-all-to-all",
+    "objective",
+];
+
+/// What to type next about the configuration that was chosen for a question.
+pub fn next_steps(page: &mut Page, question: &Typed, choice: &Choice) {
+    let mut words = vec!["parplan".to_owned(), "explain".to_owned()];
+    words.extend(question.words(&DECIDED));
+    for size in layout_words(&choice.layout).split(", ") {
+        let option = size.split(' ').map(str::to_owned);
+        words.extend(option.enumerate().map(|(i, word)| match i {
+            0 => format!("--{word}"),
+            _ => word,
+        }));
+    }
+    let kv_dtype = question.get("kv-dtype").map(|_| choice.kv_dtype.name());
+    for (flag, value) in [
+        ("--kv-dtype", kv_dtype),
+        (
+            "--expert-all-to-all",
+            choice.expert_all_to_all.then_some("on"),
+        ),
+        (
+            "--symmetric-memory",
+            choice.symmetric_memory.then_some("on"),
+        ),
+        ("--cuda-graphs", (!choice.cuda_graphs).then_some("off")),
     ] {
-        if on {
-            flags.push_str(flag);
-        }
+        words.extend(
+            value
+                .into_iter()
+                .flat_map(|value| [flag.to_owned(), value.to_owned()]),
+        );
     }
     page.heading("Next");
-    page.text("where its time and memory go, with the same other options:");
-    page.text(&format!("parplan explain ... {flags}"));
+    page.text("where its time and memory go:");
+    for line in shell_words(&words, page.style().width()) {
+        page.verbatim(&line);
+    }
 }
 
 /// What was chosen, in words.

@@ -4,7 +4,7 @@ use super::table::KEEP;
 use super::{Page, Table, number, plan};
 use crate::ask::Ask;
 use parplan_planner::plan::{Choice, Plan, Predicted};
-use parplan_planner::question::{Goal, Objective, Space};
+use parplan_planner::question::{Goal, Objective, Space, Traffic};
 use parplan_planner::search::{Recommendation, Rejected};
 
 /// Refusals that are printed; JSON has all.
@@ -47,7 +47,7 @@ fn limits(goal: &Goal) -> String {
 }
 
 /// The ranked configurations, best first.
-pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
+pub fn table(page: &mut Page, goal: &Goal, traffic: &Traffic, ranked: &[Plan]) {
     let over = |value: f64, limit: Option<f64>| limit.is_some_and(|limit| value > limit);
     let missed = ranked.first().is_some_and(|plan| {
         over(plan.predicted.ttft_ms.value, goal.ttft_ms)
@@ -68,11 +68,16 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
     });
     let limited = goal.ttft_ms.is_some() || goal.tpot_ms.is_some();
     let limits = if limited { "limits" } else { "" };
+    let whole = match goal.objective {
+        Objective::Latency if !missed => ">request s",
+        _ => ">",
+    };
     let mut table = Table::new(&[
         "",
         ">tokens/s/GPU",
         ">TPOT ms",
         ">TTFT ms",
+        whole,
         ">fits",
         limits,
         "layout",
@@ -97,6 +102,12 @@ pub fn table(page: &mut Page, goal: &Goal, ranked: &[Plan]) {
             number::short(p.output_tokens_per_s_per_gpu.value),
             number::mean(p.tpot_ms.as_ref()),
             number::short(p.ttft_ms.value),
+            match whole {
+                ">" => String::new(),
+                _ => number::short(
+                    traffic.request_time(p.ttft_ms.value, p.tpot_ms.map(|tpot| tpot.value)) / 1e3,
+                ),
+            },
             number::whole(plan.kv_concurrency),
             match (limited, kept) {
                 (false, _) => "",

@@ -1,6 +1,5 @@
 //! A table: aligned columns, units in the header, the last column wrapped to the page.
 
-use super::WIDTH;
 use crate::output::Style;
 
 /// Which side a column lines up on.
@@ -69,33 +68,42 @@ impl Table {
         self.rows.is_empty()
     }
 
-    fn widths(&self) -> Vec<usize> {
-        let mut widths: Vec<usize> = self.header.iter().map(|(name, _)| length(name)).collect();
+    /// The most of `measure` over the cells of each column, its name among them.
+    fn most(&self, measure: impl Fn(&str) -> usize) -> Vec<usize> {
+        let mut most: Vec<usize> = self.header.iter().map(|(name, _)| measure(name)).collect();
         for row in &self.rows {
             if let Row::Cells(cells) = row {
-                for (width, cell) in widths.iter_mut().zip(cells) {
-                    *width = (*width).max(length(cell));
+                for (most, cell) in most.iter_mut().zip(cells) {
+                    *most = (*most).max(measure(cell));
                 }
             }
         }
-        let room = WIDTH.saturating_sub(INDENT.len() + GAP.len() * widths.len().saturating_sub(1));
+        most
+    }
+
+    fn widths(&self, page: usize) -> Vec<usize> {
+        let mut widths = self.most(length);
+        let longest_words = self.most(|cell| cell.split(' ').map(length).max().unwrap_or(0));
+        let room = page.saturating_sub(INDENT.len() + GAP.len() * widths.len().saturating_sub(1));
         let mut over = widths.iter().sum::<usize>().saturating_sub(room);
-        // Words give way: the last column down to a readable width, then the widest ones.
-        let words = |i: &usize| self.header[*i].1 == Align::Left;
-        let last = widths.len().checked_sub(1).filter(words);
+        // Text gives way: the last column down to a readable width, then the widest ones between their
+        // words, then the widest ones inside of words.
+        let text = |i: &usize| self.header[*i].1 == Align::Left;
+        let last = widths.len().checked_sub(1).filter(text);
         if let Some(last) = last {
             let give = over.min(widths[last].saturating_sub(READABLE));
             widths[last] -= give;
             over -= give;
         }
-        while over > 0 {
-            let widest = (0..widths.len()).filter(words).max_by_key(|&i| widths[i]);
-            match widest.filter(|&i| widths[i] > LEAST) {
-                Some(i) => {
-                    widths[i] -= 1;
-                    over -= 1;
-                }
-                None => break,
+        for least in [&longest_words, &vec![0; widths.len()]] {
+            while over > 0 {
+                let widest = (0..widths.len())
+                    .filter(text)
+                    .filter(|&i| widths[i] > least[i].max(LEAST))
+                    .max_by_key(|&i| widths[i]);
+                let Some(i) = widest else { break };
+                widths[i] -= 1;
+                over -= 1;
             }
         }
         widths
@@ -133,7 +141,7 @@ impl Table {
     }
 
     fn render_all(&self, style: Style) -> String {
-        let widths = self.widths();
+        let widths = self.widths(style.width());
         let total: usize =
             widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
         let mut out = String::new();
@@ -222,6 +230,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::WIDTH;
     use proptest::prelude::*;
 
     #[test]
@@ -244,6 +253,24 @@ mod tests {
         table.row([format!("{}, ep{KEEP}16", "x".repeat(WIDTH - 6))]);
         let text = table.render(Style::PLAIN);
         assert!(text.ends_with("\n  ep 16\n"), "{text}");
+    }
+
+    #[test]
+    fn a_column_breaks_between_words_before_another_breaks_a_word() {
+        let mut table = Table::new(&["class", ">error %", "timed"]);
+        table.row([
+            "reduce_scatter.symmetric",
+            "12.5",
+            "parplan 0.1.0 attention",
+        ]);
+        let text = table.render(Style::PLAIN.of_width(50));
+        assert!(
+            text.contains("  reduce_scatter.symmetric     12.5  parplan"),
+            "{text}"
+        );
+        assert!(text.lines().all(|line| length(line) <= 50), "{text}");
+        let narrow = table.render(Style::PLAIN.of_width(34));
+        assert!(narrow.lines().all(|line| length(line) <= 34), "{narrow}");
     }
 
     #[test]

@@ -10,7 +10,8 @@ pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parplan"));
     command
         .args(arguments)
-        .env("PARPLAN_PROFILES", "/nonexistent/profiles")
+        .env_remove("PARPLAN_PROFILES")
+        .env("XDG_CONFIG_HOME", "/nonexistent")
         .env_remove("NO_COLOR");
     command
 }

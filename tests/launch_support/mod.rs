@@ -73,7 +73,8 @@ impl Stage {
             .arg(&model)
             .arg("--save")
             .arg(&plan)
-            .env("PARPLAN_PROFILES", "/nonexistent/profiles")
+            .env_remove("PARPLAN_PROFILES")
+            .env("XDG_CONFIG_HOME", "/nonexistent")
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -95,7 +96,8 @@ impl Stage {
             .args(more)
             .env("PARPLAN_FAKE", acts)
             .env("FAKE_FOLDER", self.folder.path())
-            .env("PARPLAN_PROFILES", "/nonexistent/profiles")
+            .env_remove("PARPLAN_PROFILES")
+            .env("XDG_CONFIG_HOME", "/nonexistent")
             .env_remove("PARPLAN_ENGINE_VENV")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

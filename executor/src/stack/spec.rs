@@ -40,7 +40,11 @@ impl StackLayout {
         self.tp / self.ep.max(1)
     }
 
-    fn check(&self, what: &str) -> Result<()> {
+    /// Whether its sizes divide each other; `what` names the layout where they do not.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] with the sizes that do not.
+    pub fn check(&self, what: &str) -> Result<()> {
         let divides = |part: usize, whole: usize| part > 0 && whole.is_multiple_of(part);
         let why = if self.tp == 0 {
             "tp is 0, it must be at least 1".to_owned()
@@ -302,7 +306,7 @@ impl StackSpec {
     pub fn check(&self) -> Result<()> {
         let (here, real) = (&self.here, &self.shard_of);
         here.check("the ranks at hand")?;
-        real.check("--as-shard-of")?;
+        real.check("the layout whose shapes are run")?;
         let narrower = [
             ("attention tp", here.attn_tp(), real.attn_tp()),
             ("attn-dp", here.attn_dp, real.attn_dp),

@@ -66,8 +66,12 @@ fn groups(
             let reason = || {
                 format!(
                     "dcp {width} is wider than the copies of KV: {} KV heads on attention tp \
-                     {attention_tp} are kept {copies} times; dcp may be at most {copies}",
-                    heads.kv
+                     {attention_tp} are kept {}; dcp may be at most {copies}",
+                    heads.kv,
+                    match copies {
+                        1 => "once".to_owned(),
+                        more => format!("{more} times"),
+                    }
                 )
             };
             sink(Rule::DcpCopies, &reason, Some(copies))?;

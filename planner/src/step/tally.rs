@@ -137,9 +137,12 @@ impl Tally {
         }
     }
 
-    /// Takes off `us` of one kind of work that run beside another.
+    /// Takes off `us` of one kind of work that run beside another. What still shows is bound by what it
+    /// moves alone, so that its roofline is no longer than it.
     pub fn hide(&mut self, op: Op, us: f64) {
-        self.us[op as usize] -= us;
+        let op = op as usize;
+        self.us[op] -= us;
+        self.roofline_us[op] = self.roofline_us[op].min(self.us[op]);
     }
 
     /// Counts launches: `kernels` and `collectives`.

@@ -187,20 +187,17 @@ impl Library {
 
     fn unknown<P: Profile>(&self, name: &str) -> LibraryError {
         let user = self.user_paths(P::FOLDER).unwrap_or_default();
-        let mut known: Vec<String> = Vec::new();
+        let mut known: Vec<Header> = Vec::new();
         for path in user {
             let text = read_limited(&path, MAX_PROFILE_BYTES);
-            let header = text.and_then(|text| Header::read("", &text));
-            known.extend(header.iter().flat_map(Header::names).map(str::to_owned));
+            known.extend(text.and_then(|text| Header::read("", &text)));
         }
-        for file in embedded::files(P::FOLDER) {
-            let header = Header::read(file.path, file.text);
-            known.extend(header.iter().flat_map(Header::names).map(str::to_owned));
-        }
+        known
+            .extend(embedded::files(P::FOLDER).flat_map(|file| Header::read(file.path, file.text)));
         LibraryError::Unknown {
             kind: P::KIND,
             name: printable(name),
-            nearest: nearest(name, known),
+            nearest: nearest(name, &known),
         }
     }
 }
@@ -244,25 +241,30 @@ pub(super) fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
     Ok(paths)
 }
 
-/// Up to three known names that look like a name, nearest first.
-fn nearest(name: &str, known: Vec<String>) -> Vec<String> {
+/// Up to three profiles that have a name like this one, nearest first, by that name.
+fn nearest(name: &str, known: &[Header]) -> Vec<String> {
     let wanted: String = name.chars().take(80).collect::<String>().to_lowercase();
-    let mut scored: Vec<(f64, String)> = known
-        .into_iter()
-        .map(|candidate| {
-            let lower = candidate.to_lowercase();
-            let mut score = strsim::jaro_winkler(&wanted, &lower);
-            // `qwen3` is closer to `qwen3-32b` than letter distance alone says.
-            if wanted.len() >= 3 && lower.contains(&wanted) {
-                score += 0.5;
-            }
-            (score, candidate)
+    let score = |candidate: &str| {
+        let lower = candidate.to_lowercase();
+        let alike = strsim::jaro_winkler(&wanted, &lower);
+        // `qwen3` is closer to `qwen3-32b` than letter distance alone says.
+        match wanted.len() >= 3 && lower.contains(&wanted) {
+            true => alike + 0.5,
+            false => alike,
+        }
+    };
+    let mut scored: Vec<(f64, &str)> = known
+        .iter()
+        .filter_map(|header| {
+            let scored = header.names().map(|name| (score(name), name));
+            scored.max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)))
         })
         .filter(|(score, _)| *score > 0.75)
         .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-    scored.dedup_by(|a, b| a.1.eq_ignore_ascii_case(&b.1));
-    scored.into_iter().take(3).map(|(_, name)| name).collect()
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+    scored.dedup_by(|a, b| a.1.eq_ignore_ascii_case(b.1));
+    let first = scored.into_iter().take(3);
+    first.map(|(_, name)| name.to_owned()).collect()
 }
 
 fn printable(name: &str) -> String {

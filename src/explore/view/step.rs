@@ -3,6 +3,7 @@
 use super::super::grid::{Grid, number as numbers, words};
 use super::super::state::State;
 use super::pane::Pane;
+use crate::render::breakdown::{ABOVE, above_the_roofline};
 use crate::render::number;
 use parplan_planner::plan::Breakdown;
 
@@ -79,4 +80,7 @@ fn breakdown(step: &Breakdown, sources: &mut Vec<String>, pane: &mut Pane) {
         ],
     );
     pane.grid(&grid);
+    if above_the_roofline(step) {
+        pane.aside(ABOVE);
+    }
 }

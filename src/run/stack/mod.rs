@@ -172,6 +172,9 @@ impl Stack {
             dcp: self.dcp,
             ep: self.ep,
         };
+        if let Some(real) = &self.as_shard_of {
+            real.check("--as-shard-of")?;
+        }
         let library = crate::ask::library(self.profiles.as_deref()).map_err(unusable)?;
         let model =
             crate::ask::model_named(&library, &self.model, self.weights).map_err(unusable)?;
