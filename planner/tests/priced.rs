@@ -292,6 +292,49 @@ fn fused_dcp_is_priced_by_its_own_kernels() {
     assert!(measured / layers - wait < 12.0, "{}", measured / layers);
 }
 
+/// parplan's executor runs fp8 by blocks with one scale a tensor: what was measured of those kernels prices
+/// both, under no other engine.
+#[test]
+fn fp8_by_blocks_is_priced_by_the_kernels_that_run_it() {
+    let world = World::h200();
+    let set = default_set(Machine {
+        ranks: 1,
+        gpus: true,
+    });
+    let samples: Vec<Sample> = set
+        .into_iter()
+        .filter(|e| {
+            matches!(
+                Class::of(e),
+                Class::Gemm(Dtype::Fp8) | Class::Experts(Dtype::Fp8)
+            )
+        })
+        .map(|e| {
+            let price = predicted_us(&e, &world.gpu, &world.base, &world.overheads).unwrap();
+            sample(e, 3.0 * price, "parplan 0.1.0 experts")
+        })
+        .collect();
+    assert_eq!(samples.len(), 16);
+    let found = calibration(&world, 1, samples);
+    let layer = Layer {
+        calibration: &found,
+        origin: Origin::User,
+    };
+    let own = apply(true, &world.gpu, &world.base, &world.overheads, &[layer]).efficiency;
+    let other = apply(false, &world.gpu, &world.base, &world.overheads, &[layer]).efficiency;
+    for (format, same) in [(&own, true), (&other, false)] {
+        assert_eq!(
+            format.gemm[&Dtype::Fp8Block] == format.gemm[&Dtype::Fp8],
+            same
+        );
+        assert_eq!(
+            format.moe[&Dtype::Fp8Block] == format.moe[&Dtype::Fp8],
+            same
+        );
+    }
+    assert!(own.moe[&Dtype::Fp8Block].note.here);
+}
+
 /// A pass of few tokens takes as long as the host takes to launch it.
 #[test]
 fn a_short_eager_pass_is_paced_by_the_host() {

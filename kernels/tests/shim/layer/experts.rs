@@ -260,12 +260,7 @@ fn rows_come_in_the_order_of_the_bytes_that_a_thread_has() {
                 }
                 let from = &input[row * pitch + group * 16..][..16];
                 for q in 0..4 {
-                    let held = [
-                        got[2 * q],
-                        got[2 * q + 1],
-                        got[2 * q + 8],
-                        got[2 * q + 9],
-                    ];
+                    let held = [got[2 * q], got[2 * q + 1], got[2 * q + 8], got[2 * q + 9]];
                     assert_eq!(held, from[4 * q..4 * q + 4], "row {row}, group {group}");
                 }
             }
