@@ -80,6 +80,21 @@ extern "C" __global__ void parplan_quantise_e4m3(uint2* __restrict__ out, const 
     }
 }
 
+// Rows in the order that warpgroup products of e4m3 read them in (see grouped_wgmma.cu): of each 16
+// columns the pairs 0, 2, 4, 6 and then 1, 3, 5, 7. `out` has rows of `groups` times 16 columns, `in`
+// the same `pitch` elements apart; with `limit`, only that many rows count.
+extern "C" __global__ void parplan_pair_order(uint4* __restrict__ out, const u16* __restrict__ in, u64 rows, u64 groups, u64 pitch,
+                                              const int* __restrict__ limit) {
+    if (limit) rows = *limit < 0 ? 0 : (u64)*limit;
+    const u64 stride = (u64)gridDim.x * blockDim.x;
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < rows * groups; i += stride) {
+        const uint4* from = (const uint4*)(in + i / groups * pitch) + 2 * (i % groups);
+        const uint4 a = from[0], b = from[1];
+        out[2 * i] = make_uint4(a.x, a.z, b.x, b.z);
+        out[2 * i + 1] = make_uint4(a.y, a.w, b.y, b.w);
+    }
+}
+
 // residual += delta (delta may be null); out = residual / rms(residual) * weight.
 // One block a row of `words` words of 8 values.
 extern "C" __global__ void parplan_add_rms_norm(Eight* __restrict__ out, Eight* __restrict__ residual, const Eight* __restrict__ delta,

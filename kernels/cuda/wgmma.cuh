@@ -93,6 +93,16 @@ __device__ inline void multiply_rows(float (&d)[count], u64 a, u64 b) {
     else
         asm volatile(PRODUCT("m64n192", "bf16", RESULTS_96 "%96, %97, 1, 1, 1, 0, 0") : IN_OUT_64(d, at), IN_OUT_32(d, (at) + 64) : "l"(a), "l"(b));
 }
+// The same with a in registers, as mma.m16n8k16 has it, and 64 or 128 columns.
+template <int columns, int at, int count>
+__device__ inline void multiply_rows_registers(float (&d)[count], const u32 (&a)[4], u64 b) {
+#define LEFT "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+    if constexpr (columns == 64)
+        asm volatile(PRODUCT("m64n64", "bf16", RESULTS_32 "{%32, %33, %34, %35}, %36, 1, 1, 1, 0") : IN_OUT_32(d, at) : LEFT, "l"(b));
+    else
+        asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0") : IN_OUT_64(d, at) : LEFT, "l"(b));
+#undef LEFT
+}
 // d[64x128], registers 64 * part on of the 128, += a[64x16] * b[16x128]; the rows of b are
 // its 16.
 template <bool f16, int part>

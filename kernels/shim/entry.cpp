@@ -51,6 +51,10 @@ void shim_quantise(void* out, const void* in, float inverse_unit, u64 words) {
     shim_launch_in_turn(1, 32, [&] { parplan_quantise_e4m3((uint2*)out, (const Eight*)in, inverse_unit, words); });
 }
 
+void shim_pair_order(void* out, const void* in, u64 rows, u64 groups, u64 pitch, const int* limit) {
+    shim_launch_in_turn(2, 32, [&] { parplan_pair_order((uint4*)out, (const u16*)in, rows, groups, pitch, limit); });
+}
+
 void shim_add_rms_norm(void* out, void* residual, const void* delta, const void* weight, float eps, u64 words, u32 rows) {
     shim_launch_in_turn(rows, 64, [&] {
         parplan_add_rms_norm((Eight*)out, (Eight*)residual, (const Eight*)delta, (const Eight*)weight, eps, words);

@@ -63,7 +63,7 @@ pub const ATTENTION_GATHER: Module = module!("attention_gather");
 pub const LAYER: Module = module!("layer");
 /// Products of many experts in one launch.
 pub const GROUPED: Module = module!("grouped");
-/// The same for sm_90a, bf16 and many rows an expert; on others its kernel only traps.
+/// The same for sm_90a and many rows an expert; on others its kernels only trap.
 pub const GROUPED_WGMMA: Module = module!("grouped_wgmma");
 
 /// Reading and filling memory.
@@ -153,7 +153,7 @@ mod tests {
             (STAMP, vec![crate::stamp::STAMP]),
             (LAYER, crate::layer::names::ALL.to_vec()),
             (GROUPED, crate::layer::Grouped::NAMES.to_vec()),
-            (GROUPED_WGMMA, vec![crate::layer::Grouped::WGMMA]),
+            (GROUPED_WGMMA, crate::layer::Grouped::WGMMA.to_vec()),
         ];
         assert_eq!(named.len(), MODULES.len());
         for (module, kernels) in named {

@@ -19,9 +19,10 @@ pub mod names {
     pub const PACK_ROWS: &str = "parplan_pack_rows";
     pub const UNPACK_CHOICES: &str = "parplan_unpack_choices";
     pub const SUM_PARTS: &str = "parplan_sum_parts";
+    pub const PAIR_ORDER: &str = "parplan_pair_order";
 
     /// All of them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 16] = [
         SYNTHETIC_BF16,
         SYNTHETIC_E4M3,
         QUANTISE_E4M3,
@@ -37,6 +38,7 @@ pub mod names {
         PACK_ROWS,
         UNPACK_CHOICES,
         SUM_PARTS,
+        PAIR_ORDER,
     ];
 }
 
@@ -97,6 +99,8 @@ pub struct Grouped {
     pub shared: u32,
     /// Whether a block walks over the tiles.
     pub walks: bool,
+    /// Whether it reads its rows in the order of [`names::PAIR_ORDER`].
+    pub pair_order: bool,
 }
 
 impl Grouped {
@@ -107,8 +111,8 @@ impl Grouped {
         "parplan_grouped_fp8_narrow",
         "parplan_grouped_fp8_wide",
     ];
-    /// Entry point for sm_90a, bf16 and many rows an expert.
-    pub const WGMMA: &str = "parplan_grouped_bf16_wgmma";
+    /// Entry points for sm_90a and many rows an expert: bf16, fp8.
+    pub const WGMMA: [&str; 2] = ["parplan_grouped_bf16_wgmma", "parplan_grouped_fp8_wgmma"];
     /// Rows of the smallest tiles for many rows an expert.
     const WIDE: u32 = 64;
 
@@ -116,16 +120,23 @@ impl Grouped {
     #[must_use]
     pub fn choose(fp8: bool, wide: bool, capability: (i32, i32)) -> Self {
         let hopper = capability == (9, 0);
-        if wide && hopper && !fp8 {
-            let (rows, columns) = (192, 256);
+        if wide && hopper {
+            let columns = 256;
+            // A ring of stages of 64 columns of k, each with two barriers. Of e4m3 weights only the bytes
+            // lie there, and 128 of the tile's rows.
+            let shared = if fp8 {
+                6 * (128 * 64 * 2 + columns * 64 + 2 * 8)
+            } else {
+                4 * ((192 + columns) * 64 * 2 + 2 * 8)
+            };
             return Grouped {
-                name: Self::WGMMA,
-                rows,
+                name: Self::WGMMA[usize::from(fp8)],
+                rows: 192,
                 columns,
                 threads: 384,
-                // Four stages of 64 columns of k, each with two barriers.
-                shared: 4 * ((rows + columns) * 64 * 2 + 2 * 8),
+                shared,
                 walks: true,
+                pair_order: fp8,
             };
         }
         let rows = if wide { Self::WIDE } else { 16 };
@@ -141,6 +152,7 @@ impl Grouped {
             threads: 128,
             shared: stages * 64 * (rows * 2 + columns * weight),
             walks: false,
+            pair_order: false,
         }
     }
 

@@ -216,7 +216,7 @@ impl<'a> Deployment<'a> {
                 symmetric_gathers: gathers_symmetric,
                 low_latency_experts: setup.rules.experts.deepep_auto,
                 expert_spread: setup.overheads.expert_spread,
-                busiest_rank: busiest(layout.ep),
+                busiest_rank: busiest(f64::from(layout.ep)),
                 shared_beside_rows: f64::from(setup.rules.experts.shared_beside_tokens),
                 explain,
                 record: None,

@@ -192,14 +192,15 @@ impl Steps<'_> {
     /// What the kernels and collectives of one kind of work wait for those before them, where they are known one by one.
     fn gaps_us(&self, tally: &Tally, op: Op, graph: bool) -> f64 {
         let gaps = &self.overheads.gaps;
-        let (kernels, collectives) = tally.launched(op);
-        let of_kernel = if graph {
-            gaps.graph_kernel_us
+        let launched = tally.launched(op);
+        let later = if graph {
+            0.0
         } else {
-            gaps.eager_kernel_us
+            gaps.eager_kernel_us - gaps.graph_kernel_us
         };
-        let later = of_kernel - gaps.graph_kernel_us;
-        kernels * of_kernel + collectives * (gaps.collective_us + later)
+        launched.waiting * gaps.graph_kernel_us
+            + launched.late * gaps.collective_us
+            + (launched.kernels + launched.collectives) * later
     }
 
     /// What is between the kernels of a pass: gaps, and launches that nothing covers.
@@ -217,8 +218,8 @@ impl Steps<'_> {
         let mut counted = 0.0;
         if self.fixed.kernels.is_some() {
             for op in Op::ALL {
-                let (kernels, collectives) = tally.launched(op);
-                counted += kernels + collectives;
+                let launched = tally.launched(op);
+                counted += launched.kernels + launched.collectives;
                 let us = self.gaps_us(tally, op, pass.graph);
                 tally.add(Op::LayerGaps, 1.0, us);
             }

@@ -9,6 +9,7 @@ use parplan_planner::deployment::{Deployment, Setup};
 use parplan_planner::layout::Layout;
 use parplan_planner::plan::Choice;
 use parplan_planner::question::{Balance, Settings, Spread, Traffic};
+use parplan_planner::step::launches::Launched;
 use parplan_planner::step::pass::Pass;
 use parplan_planner::step::priced::Priced;
 use parplan_planner::step::tally::Op;
@@ -122,9 +123,14 @@ impl World {
 
 fn launched(priced: &Priced) -> (f64, f64) {
     Op::ALL.iter().fold((0.0, 0.0), |(k, c), &op| {
-        let (kernels, collectives) = priced.tally.launched(op);
-        (k + kernels, c + collectives)
+        let launched = priced.tally.launched(op);
+        (k + launched.kernels, c + launched.collectives)
     })
+}
+
+/// What the kernels of one kind of work wait, beside their time.
+fn gaps(priced: &Priced, op: Op) -> f64 {
+    priced.op_us(op) - priced.tally.us(op)
 }
 
 /// The kernels that `executor/src/stack/run.rs` and `ffn.rs` enqueue: of a dense grouped-query layer two
@@ -169,9 +175,47 @@ fn a_price_is_its_operations_with_the_gaps_before_their_kernels() {
     let graph = world.price("qwen3-8b", [2, 1], 16.0, (true, true));
     let eager = world.price("qwen3-8b", [2, 1], 16.0, (false, true));
     let (kernels, collectives) = launched(&graph);
-    let gaps = world.overheads.gaps;
-    let later = (gaps.eager_kernel_us - gaps.graph_kernel_us) * (kernels + collectives);
+    let figures = world.overheads.gaps;
+    let later = (figures.eager_kernel_us - figures.graph_kernel_us) * (kernels + collectives);
     assert!((eager.us - graph.us - later).abs() < 1e-6 * eager.us);
+}
+
+/// An experiment on experts runs their five kernels as a step does, and one on a quantised product both
+/// of its: only the first of them has another neighbour there.
+#[test]
+fn what_was_timed_in_a_row_waits_once() {
+    let world = World::h200();
+    let layers = 48.0;
+    let of = world.overheads.gaps;
+    let graph = world.price("qwen3-30b-a3b", [1, 1], 8.0, (true, true));
+    let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
+    close(gaps(&graph, Op::Experts), layers * of.graph_kernel_us);
+    // The router's product, and the choice behind it.
+    close(gaps(&graph, Op::Router), layers * 2.0 * of.graph_kernel_us);
+    // Launched one by one, each of them costs the front end of the GPU.
+    let eager = world.price("qwen3-30b-a3b", [1, 1], 8.0, (false, true));
+    let later = of.eager_kernel_us - of.graph_kernel_us;
+    close(
+        gaps(&eager, Op::Experts),
+        layers * (of.graph_kernel_us + 5.0 * later),
+    );
+    let fp8 = world.price("deepseek-v3", [1, 1], 8.0, (true, true));
+    let projection = fp8.tally.launched(Op::OutProjection);
+    assert_eq!((projection.kernels, projection.waiting), (122.0, 61.0));
+}
+
+/// A collective begins when the last of its ranks is there, and the last of more ranks comes later.
+#[test]
+fn more_ranks_wait_longer_for_their_last() {
+    let world = World::h200();
+    let wait = |tp: u32| {
+        let priced = world.price("qwen3-8b", [tp, 1], 8.0, (true, true));
+        gaps(&priced, Op::AttentionReduce) / 36.0
+    };
+    for (ranks, deviations) in [(2, 0.564), (4, 1.029), (8, 1.424)] {
+        let expected = deviations * world.overheads.gaps.collective_us;
+        assert!((wait(ranks) / expected - 1.0).abs() < 0.01, "{ranks}");
+    }
 }
 
 #[test]
@@ -210,11 +254,12 @@ fn fused_dcp_is_priced_by_its_own_kernels() {
         (p.op_us(Op::Dcp), p.tally.launched(Op::Dcp))
     };
     let layers = 94.0;
+    let counts = |launched: Launched| (launched.kernels, launched.collectives);
     // Queries, outputs and LSE, and the merge of what came.
     let (apart, launched) = dcp(&world, DcpMerge::AllToAll);
-    assert_eq!(launched, (layers, 3.0 * layers));
+    assert_eq!(counts(launched), (layers, 3.0 * layers));
     let (unmeasured, launched) = dcp(&world, DcpMerge::Fused);
-    assert_eq!(launched, (0.0, 2.0 * layers));
+    assert_eq!(counts(launched), (0.0, 2.0 * layers));
     assert!(unmeasured < apart);
     // What one exchange took on 2 H200: 2.3 to 6.4 us (docs/attention.md).
     let set = default_set(Machine {
@@ -245,6 +290,49 @@ fn fused_dcp_is_priced_by_its_own_kernels() {
     assert!(measured < unmeasured / 2.0, "{measured} {unmeasured}");
     let wait = 2.0 * world.overheads.gaps.collective_us;
     assert!(measured / layers - wait < 12.0, "{}", measured / layers);
+}
+
+/// parplan's executor runs fp8 by blocks with one scale a tensor: what was measured of those kernels prices
+/// both, under no other engine.
+#[test]
+fn fp8_by_blocks_is_priced_by_the_kernels_that_run_it() {
+    let world = World::h200();
+    let set = default_set(Machine {
+        ranks: 1,
+        gpus: true,
+    });
+    let samples: Vec<Sample> = set
+        .into_iter()
+        .filter(|e| {
+            matches!(
+                Class::of(e),
+                Class::Gemm(Dtype::Fp8) | Class::Experts(Dtype::Fp8)
+            )
+        })
+        .map(|e| {
+            let price = predicted_us(&e, &world.gpu, &world.base, &world.overheads).unwrap();
+            sample(e, 3.0 * price, "parplan 0.1.0 experts")
+        })
+        .collect();
+    assert_eq!(samples.len(), 16);
+    let found = calibration(&world, 1, samples);
+    let layer = Layer {
+        calibration: &found,
+        origin: Origin::User,
+    };
+    let own = apply(true, &world.gpu, &world.base, &world.overheads, &[layer]).efficiency;
+    let other = apply(false, &world.gpu, &world.base, &world.overheads, &[layer]).efficiency;
+    for (format, same) in [(&own, true), (&other, false)] {
+        assert_eq!(
+            format.gemm[&Dtype::Fp8Block] == format.gemm[&Dtype::Fp8],
+            same
+        );
+        assert_eq!(
+            format.moe[&Dtype::Fp8Block] == format.moe[&Dtype::Fp8],
+            same
+        );
+    }
+    assert!(own.moe[&Dtype::Fp8Block].note.here);
 }
 
 /// A pass of few tokens takes as long as the host takes to launch it.

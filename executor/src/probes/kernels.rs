@@ -280,6 +280,13 @@ fn experts(context: &Context, cublas: Option<&Path>, shape: &ExpertsShape) -> Re
     let out = dev.alloc("experts out", rows * hidden * 2)?.all();
     let wide = pairs / experts.max(1) >= WIDE_TILES_FROM;
     let tiles = dev.alloc("tiles", tile_bytes(wide, pairs, experts))?.all();
+    let ordered = dev
+        .ordered_bytes(format, wide, rows, hidden)
+        .max(dev.ordered_bytes(format, wide, pairs, intermediate));
+    let ordered = match ordered {
+        0 => None,
+        bytes => Some(dev.alloc("rows in a product's order", bytes)?.all()),
+    };
     let enqueue = Box::new(move |_: &mut Context, turn: usize| {
         let routing = Routing {
             ids: &ids,
@@ -291,6 +298,7 @@ fn experts(context: &Context, cublas: Option<&Path>, shape: &ExpertsShape) -> Re
             first: 0,
             experts,
             tiles: &tiles,
+            ordered: ordered.as_ref(),
             wide,
             format,
         };

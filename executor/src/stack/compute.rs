@@ -59,6 +59,8 @@ pub struct Routing<'a> {
     pub offsets: &'a View,
     /// Scratch of the sorting, [`tile_bytes`] long; the grouped products read it.
     pub tiles: &'a View,
+    /// Scratch of the grouped products, as long as [`Compute::ordered_bytes`] asks for each of them.
+    pub ordered: Option<&'a View>,
     /// Tiles for many rows an expert, or for few.
     pub wide: bool,
     /// Of the experts' weights, which decides the tiles as well.
@@ -244,6 +246,13 @@ pub trait Compute {
     /// # Errors
     /// See [`add_rms_norm`](Compute::add_rms_norm).
     fn sort_pairs(&self, routing: &Routing<'_>) -> Result<()>;
+
+    /// Bytes that a grouped product of `rows` rows of `columns` columns needs to bring them into the order
+    /// that it reads them in; 0 where it reads them as they are. `wide`: for many rows an expert.
+    fn ordered_bytes(&self, format: Format, wide: bool, rows: usize, columns: usize) -> usize {
+        let _ = (format, wide, rows, columns);
+        0
+    }
 
     /// One product for each local expert over its rows.
     ///

@@ -87,6 +87,49 @@ impl CudaCompute {
         self.launch(name, Grid::linear(rows as u32, THREADS), arguments)
     }
 
+    /// The rows that a grouped product reads, brought into the order that it reads them in; of slots only
+    /// those that exist. Rows have a multiple of 16 columns, which was checked.
+    fn in_pair_order(
+        &self,
+        w: &Weight,
+        x: Rows<'_>,
+        routing: &Routing<'_>,
+        rows: GroupedRows,
+    ) -> Result<View> {
+        let (count, limit) = match rows {
+            GroupedRows::TokensToSlots => (routing.rows, None),
+            GroupedRows::SlotsToPairs => {
+                let end = routing.offsets.sub(routing.experts * 4, 4)?;
+                (routing.pairs(), Some(end))
+            }
+        };
+        let bytes = count * w.k * 2;
+        let room = match routing.ordered {
+            Some(room) if room.len() >= bytes => room.sub(0, bytes)?,
+            found => {
+                return Err(Error::Arguments {
+                    op: "grouped product",
+                    why: format!(
+                        "room for {} bytes of rows in order, {count} rows of {} columns need {bytes}",
+                        found.map_or(0, View::len),
+                        w.k
+                    ),
+                });
+            }
+        };
+        let groups = w.k / 16;
+        let arguments = [
+            address(&room)?,
+            address(x.view)?,
+            Argument::U64(count as u64),
+            Argument::U64(groups as u64),
+            Argument::U64(x.pitch as u64),
+            optional(limit.as_ref())?,
+        ];
+        self.by_element(names::PAIR_ORDER, count * groups, &arguments)?;
+        Ok(room)
+    }
+
     /// A stride over elements.
     fn by_element(&self, name: &'static str, count: usize, arguments: &[Argument]) -> Result<()> {
         if count == 0 {
@@ -416,6 +459,15 @@ impl Compute for CudaCompute {
         self.launch(names::SORT_PAIRS, Grid::linear(1, SORT_THREADS), &arguments)
     }
 
+    fn ordered_bytes(&self, format: Format, wide: bool, rows: usize, columns: usize) -> usize {
+        let kernel = Grouped::choose(format == Format::Fp8, wide, self.capability);
+        if kernel.pair_order {
+            rows * columns * 2
+        } else {
+            0
+        }
+    }
+
     fn grouped(
         &self,
         w: &Weight,
@@ -457,8 +509,13 @@ impl Compute for CudaCompute {
         }
         let kernel = Grouped::choose(fp8, routing.wide, self.capability);
         let max_tiles = kernel.max_tiles(pairs, routing.experts);
+        let (from, pitch) = if kernel.pair_order {
+            (self.in_pair_order(w, x, routing, rows)?, w.k)
+        } else {
+            (x.view.clone(), x.pitch)
+        };
         let arguments = [Argument::Grouped(GroupedArgs {
-            x: x.view.address()?,
+            x: from.address()?,
             w: w.data.all().address()?,
             y: y.address()?,
             order: routing.order.address()?,
@@ -466,7 +523,7 @@ impl Compute for CudaCompute {
             tiles: routing.tiles.address()?,
             n: w.n as u32,
             k: w.k as u32,
-            x_pitch: x.pitch as u32,
+            x_pitch: pitch as u32,
             top_k: routing.top_k as u32,
             max_tiles: max_tiles as u32,
             to_slots: u32::from(rows == GroupedRows::TokensToSlots),

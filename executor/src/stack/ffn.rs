@@ -214,6 +214,7 @@ struct OwnedRouting {
     order: View,
     offsets: View,
     tiles: View,
+    ordered: Option<View>,
     wide: bool,
     format: Format,
     rows: usize,
@@ -238,7 +239,7 @@ impl OwnedRouting {
                 top_k,
                 ..
             },
-            BlockWeights::Moe { up, .. },
+            BlockWeights::Moe { up, down, .. },
         ) = (layer.block, &layer.block_weights)
         else {
             return Err(Error::Wrong("a dense layer has no choices".into()));
@@ -246,12 +247,20 @@ impl OwnedRouting {
         // Shares of a layout see the rows of all ranks: rows an expert are those of all.
         let wide = rows * top_k / experts.max(1) >= spec.wide_tiles_from;
         let tiles = tile_bytes(wide, rows * top_k, local);
+        let ordered = device
+            .ordered_bytes(up.format, wide, rows, up.k)
+            .max(device.ordered_bytes(down.format, wide, rows * top_k, down.k));
+        let ordered = match ordered {
+            0 => None,
+            bytes => Some(work.get(device, "rows in a product's order", bytes)?),
+        };
         Ok(OwnedRouting {
             ids: work.get(device, ids, rows * top_k * 4)?,
             weights: work.get(device, weights, rows * top_k * 4)?,
             order: work.get(device, "sorted pairs", rows * top_k * 4)?,
             offsets: work.get(device, "expert offsets", (local + 1) * 4)?,
             tiles: work.get(device, "tiles", tiles)?,
+            ordered,
             wide,
             format: up.format,
             rows,
@@ -268,6 +277,7 @@ impl OwnedRouting {
             order: &self.order,
             offsets: &self.offsets,
             tiles: &self.tiles,
+            ordered: self.ordered.as_ref(),
             wide: self.wide,
             format: self.format,
             rows: self.rows,

@@ -6,6 +6,7 @@
 //! the tables, and their figures are scaled by that.
 
 use super::figures::{Figures, store_peer};
+use super::operation;
 use super::terms::machine;
 use crate::memory;
 use crate::step::launches;
@@ -328,12 +329,16 @@ impl Calibrated {
             }
             (Class::Gemm(dtype), Figures::Gemm(mut fit, _)) => {
                 fit.note = note;
-                self.efficiency.gemm.insert(dtype, fit);
+                for format in operation::runs(dtype) {
+                    self.efficiency.gemm.insert(format, fit.clone());
+                }
             }
             (Class::Experts(dtype), Figures::Moe(mut fit)) => {
                 fit.note = note;
-                self.efficiency.moe.insert(dtype, fit);
-                self.efficiency.moe_alternative.remove(&dtype);
+                for format in operation::runs(dtype) {
+                    self.efficiency.moe.insert(format, fit.clone());
+                    self.efficiency.moe_alternative.remove(&format);
+                }
             }
             (Class::DecodeGqa(dtype), Figures::DecodeGqa(mut fit)) => {
                 fit.note = note;

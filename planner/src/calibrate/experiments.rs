@@ -41,7 +41,7 @@ pub fn default_set(machine: Machine) -> Vec<Experiment> {
     classes.extend([memory(machine), kernels(machine)]);
     classes.extend(gemm(machine));
     classes.extend(attention(machine));
-    classes.push(experts(machine));
+    classes.extend(experts(machine));
     for ranks in rank_counts(machine) {
         let of_count = Machine { ranks, ..machine };
         classes.extend(collectives(of_count));

@@ -9,6 +9,24 @@ use parplan_profiles::calibration::{
     LaunchMode, PrefillGqaShape, Probe,
 };
 
+/// The format as which parplan's executor runs weights in another: fp8 by blocks has one scale a tensor
+/// there (docs/stack.md).
+fn run_as(weights: Dtype) -> Dtype {
+    match weights {
+        Dtype::Fp8Block => Dtype::Fp8,
+        other => other,
+    }
+}
+
+/// The formats that are run as `weights`.
+pub(super) fn runs(weights: Dtype) -> Vec<Dtype> {
+    let blocks = run_as(Dtype::Fp8Block) == weights;
+    [Some(weights), blocks.then_some(Dtype::Fp8Block)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 /// The experiment that times an operation; none where nothing here runs the engine's own kernel. `own`:
 /// the engine's kernels are parplan's.
 pub(super) fn of(ran: &Recorded, own: bool, machine: Machine) -> Option<Experiment> {
@@ -19,12 +37,14 @@ pub(super) fn of(ran: &Recorded, own: bool, machine: Machine) -> Option<Experime
     };
     let probe = match ran.operation {
         Operation::Collective(t) => return transfer(&t, launch, own, machine),
-        Operation::Gemm(g) if g.weights == Dtype::Bf16 || (own && g.weights == Dtype::Fp8) => {
+        Operation::Gemm(g)
+            if g.weights == Dtype::Bf16 || (own && run_as(g.weights) == Dtype::Fp8) =>
+        {
             Probe::Gemm {
                 m: whole(g.m),
                 n: whole(g.n),
                 k: whole(g.k),
-                weights: g.weights,
+                weights: run_as(g.weights),
             }
         }
         Operation::DecodeGqa(a) if own && a.q_tokens == 1.0 => Probe::DecodeGqa(DecodeGqaShape {
@@ -57,7 +77,7 @@ pub(super) fn of(ran: &Recorded, own: bool, machine: Machine) -> Option<Experime
             top_k: whole(a.top_k.min(a.experts_local)),
             hidden: whole(a.hidden),
             intermediate: whole(a.intermediate),
-            weights: a.weights,
+            weights: run_as(a.weights),
         }),
         Operation::Elementwise { .. } if own => Probe::MemoryCopy { bytes: 512 << 20 },
         _ => return None,

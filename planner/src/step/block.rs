@@ -169,8 +169,8 @@ impl Meter<'_, '_> {
 /// By how many standard deviations the busiest of `ranks` is above their mean: the expected maximum of
 /// standard normal variables, `ln R / (1.125 + 0.158 ln R)` within half a percent from 2 ranks to 64
 /// (0.564, 1.029, 1.424, 1.766, 2.070 and 2.344 by their order statistics).
-pub fn busiest(ranks: u32) -> f64 {
-    let log = f64::from(ranks.max(1)).ln();
+pub fn busiest(ranks: f64) -> f64 {
+    let log = ranks.max(1.0).ln();
     log / (1.125 + 0.158 * log)
 }
 
@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     fn of(ranks: u32, rows_per_rank: f64) -> f64 {
-        imbalance(busiest(ranks), f64::from(ranks), rows_per_rank)
+        imbalance(busiest(f64::from(ranks)), f64::from(ranks), rows_per_rank)
     }
 
     #[test]

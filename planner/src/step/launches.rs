@@ -6,6 +6,7 @@
 //! 900 of DeepSeek-R1 on H200, and under 30 ms for 1,000 of the dense Qwen3-32B. Counted are kernels and
 //! the library calls that launch one, as the engines' model code has them.
 
+use super::block::busiest;
 use crate::cost::{OpCosts, Operation};
 use crate::shard::{Block, Linear, Mixer, MoeShard, Shard, ShardGroup};
 use parplan_profiles::Dtype;
@@ -60,28 +61,106 @@ pub fn piecewise(shard: &Shard) -> f64 {
     shard.layers * PIECEWISE_LAYER
 }
 
-/// Kernels and collectives that one operation launches, by an engine's own rule.
+/// What an operation puts on the stream, where an engine's kernels are known one by one.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Launched {
+    /// Kernels.
+    pub kernels: f64,
+    /// Of them, those that wait beyond the operation's own time: see [`Gaps::graph_kernel_us`].
+    ///
+    /// [`Gaps::graph_kernel_us`]: parplan_profiles::overheads::Gaps::graph_kernel_us
+    pub waiting: f64,
+    /// Collectives.
+    pub collectives: f64,
+    /// By how many standard deviations the last rank comes to them after the mean one, together.
+    pub late: f64,
+}
+
+impl Launched {
+    /// A single collective of so many ranks.
+    fn collective(ranks: f64) -> Launched {
+        Launched {
+            collectives: 1.0,
+            late: busiest(ranks),
+            ..Launched::default()
+        }
+    }
+
+    /// So many kernels, the first of which waits: the others were timed behind it.
+    fn together(kernels: f64) -> Launched {
+        Launched {
+            kernels,
+            waiting: kernels.min(1.0),
+            ..Launched::default()
+        }
+    }
+
+    /// So many kernels, each of which waits.
+    fn apart(kernels: f64) -> Launched {
+        Launched {
+            kernels,
+            waiting: kernels,
+            ..Launched::default()
+        }
+    }
+}
+
+impl std::ops::AddAssign for Launched {
+    fn add_assign(&mut self, other: Launched) {
+        self.kernels += other.kernels;
+        self.waiting += other.waiting;
+        self.collectives += other.collectives;
+        self.late += other.late;
+    }
+}
+
+impl std::ops::Mul<f64> for Launched {
+    type Output = Launched;
+
+    fn mul(self, factor: f64) -> Launched {
+        Launched {
+            kernels: self.kernels * factor,
+            waiting: self.waiting * factor,
+            collectives: self.collectives * factor,
+            late: self.late * factor,
+        }
+    }
+}
+
+/// What one operation launches, by an engine's own rule.
+///
+/// Its time is that of an experiment, which runs it over and over. A layer's experts are five kernels
+/// there as in a step, and a quantised product two, so that only the first of them has another neighbour
+/// than it was timed with.
 pub(super) fn of_operation(
     operation: &Operation,
     rule: &KernelRule,
     costs: &OpCosts<'_>,
-) -> (f64, f64) {
-    let kernels = match operation {
-        Operation::Collective(_) => return (0.0, 1.0),
+) -> Launched {
+    match operation {
+        Operation::Collective(transfer) => Launched::collective(transfer.span.ranks),
         // Packing, the rows out, unpacking; the results back and their sum.
-        Operation::ExpertExchange { .. } => return (3.0, 2.0),
-        Operation::Gemm(product) => 1.0 + f64::from(u8::from(costs.quantises(product.weights))),
-        Operation::MlaBmm(_) | Operation::GatedDelta(_) | Operation::Mamba2(_) => 1.0,
+        Operation::ExpertExchange { send, .. } => {
+            let mut both = Launched::collective(send.ranks) * 2.0;
+            both += Launched::apart(3.0);
+            both
+        }
+        Operation::Gemm(product) => {
+            let quantised = f64::from(u8::from(costs.quantises(product.weights)));
+            Launched::together(1.0 + quantised)
+        }
+        Operation::MlaBmm(_) | Operation::GatedDelta(_) | Operation::Mamba2(_) => {
+            Launched::apart(1.0)
+        }
         Operation::DecodeGqa(_)
         | Operation::PrefillGqa(_)
         | Operation::DecodeMla(_)
         | Operation::PrefillMla(_)
         | Operation::SparseDecode(_)
-        | Operation::SparsePrefill(_) => f64::from(rule.attention),
-        Operation::Moe(_) => f64::from(rule.experts),
-        Operation::Elementwise { kernels, .. } => *kernels,
-    };
-    (kernels, 0.0)
+        | Operation::SparsePrefill(_) => Launched::apart(f64::from(rule.attention)),
+        Operation::Moe(_) => Launched::together(f64::from(rule.experts)),
+        Operation::Elementwise { kernels, .. } => Launched::apart(*kernels),
+    }
 }
 
 /// The kernels of a layer's shared expert.

@@ -26,9 +26,8 @@ impl Meter<'_, '_> {
         let us = operation.us(fixed.costs);
         self.tally.add(op, layers, us);
         if let Some(rule) = fixed.kernels {
-            let (kernels, collectives) = launches::of_operation(operation, &rule, fixed.costs);
-            self.tally
-                .launch(op, layers * kernels, layers * collectives);
+            let launched = launches::of_operation(operation, &rule, fixed.costs);
+            self.tally.launch(op, launched * layers);
         }
         if fixed.explain {
             self.tally

@@ -1,5 +1,7 @@
 //! Time of a pass, added up operation by operation.
 
+use super::launches::Launched;
+
 /// The kinds of work in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -119,10 +121,8 @@ pub struct Tally {
     us: [f64; OPS],
     roofline_us: [f64; OPS],
     count: [f64; OPS],
-    /// Kernels launched, collectives aside, where the engine's are known one by one.
-    kernels: [f64; OPS],
-    /// Collectives launched, likewise.
-    collectives: [f64; OPS],
+    /// What was launched, where the engine's kernels are known one by one.
+    launched: [Launched; OPS],
 }
 
 impl Tally {
@@ -132,8 +132,12 @@ impl Tally {
             us: [0.0; OPS],
             roofline_us: [0.0; OPS],
             count: [0.0; OPS],
-            kernels: [0.0; OPS],
-            collectives: [0.0; OPS],
+            launched: [Launched {
+                kernels: 0.0,
+                waiting: 0.0,
+                collectives: 0.0,
+                late: 0.0,
+            }; OPS],
         }
     }
 
@@ -145,16 +149,15 @@ impl Tally {
         self.roofline_us[op] = self.roofline_us[op].min(self.us[op]);
     }
 
-    /// Counts launches: `kernels` and `collectives`.
+    /// Counts launches.
     #[inline]
-    pub fn launch(&mut self, op: Op, kernels: f64, collectives: f64) {
-        self.kernels[op as usize] += kernels;
-        self.collectives[op as usize] += collectives;
+    pub fn launch(&mut self, op: Op, launched: Launched) {
+        self.launched[op as usize] += launched;
     }
 
-    /// Kernels and collectives of one kind that were counted.
-    pub fn launched(&self, op: Op) -> (f64, f64) {
-        (self.kernels[op as usize], self.collectives[op as usize])
+    /// What was launched of one kind of work.
+    pub fn launched(&self, op: Op) -> Launched {
+        self.launched[op as usize]
     }
 
     /// Adds `count` operations of `us` each.
@@ -205,8 +208,7 @@ impl Tally {
             self.us[op] *= factor;
             self.roofline_us[op] *= factor;
             self.count[op] *= factor;
-            self.kernels[op] *= factor;
-            self.collectives[op] *= factor;
+            self.launched[op] = self.launched[op] * factor;
         }
     }
 }

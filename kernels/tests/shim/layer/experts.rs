@@ -221,3 +221,49 @@ fn packed_rows_carry_the_choices_of_their_rank_and_unpack_again() {
         }
     }
 }
+
+/// The order in which a warpgroup product takes columns of k from its two operands: thread q of four holds
+/// the columns (2q, 2q + 1) and (2q + 8, 2q + 9) of 16, and of e4m3 the bytes 4q to 4q + 3.
+#[test]
+fn rows_come_in_the_order_of_the_bytes_that_a_thread_has() {
+    type F = unsafe extern "C" fn(*mut u16, *const u16, u64, u64, u64, *const i32);
+    let kernel: Symbol<'_, F> = symbol("shim_pair_order");
+    for (rows, columns, pitch, limit) in [
+        (3usize, 16usize, 16usize, None),
+        (5, 48, 56, None),
+        (7, 208, 240, Some(4)),
+        (4, 32, 32, Some(0)),
+        (4, 32, 32, Some(-1)),
+    ] {
+        let input: Vec<u16> = (0..rows * pitch).map(|i| i as u16).collect();
+        let mut out = vec![u16::MAX; rows * columns];
+        let limit: Option<i32> = limit;
+        let end = limit.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+        // SAFETY: the buffers are as long as rows, groups and pitch say, and their words aligned.
+        unsafe {
+            kernel(
+                out.as_mut_ptr(),
+                input.as_ptr(),
+                rows as u64,
+                (columns / 16) as u64,
+                pitch as u64,
+                end,
+            )
+        };
+        let there = limit.map_or(rows, |l| l.max(0) as usize);
+        for row in 0..rows {
+            for group in 0..columns / 16 {
+                let got = &out[row * columns + group * 16..][..16];
+                if row >= there {
+                    assert!(got.iter().all(|v| *v == u16::MAX), "row {row} was written");
+                    continue;
+                }
+                let from = &input[row * pitch + group * 16..][..16];
+                for q in 0..4 {
+                    let held = [got[2 * q], got[2 * q + 1], got[2 * q + 8], got[2 * q + 9]];
+                    assert_eq!(held, from[4 * q..4 * q + 4], "row {row}, group {group}");
+                }
+            }
+        }
+    }
+}

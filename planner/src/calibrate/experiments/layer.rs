@@ -190,8 +190,9 @@ pub(super) fn attention(machine: Machine) -> Vec<Vec<Experiment>> {
     ]
 }
 
-/// Experts of the shapes of Qwen3-30B-A3B, DeepSeek-V3 shards and Mixtral.
-pub(super) fn experts(machine: Machine) -> Vec<Experiment> {
+/// Experts of the shapes of Qwen3-30B-A3B, DeepSeek-V3 shards and Mixtral; in fp8, on GPUs, of DeepSeek-V3
+/// and Qwen3 shards.
+pub(super) fn experts(machine: Machine) -> Vec<Vec<Experiment>> {
     let shapes: &[(u32, u32, u32, u32, u32)] = if machine.gpus {
         &[
             (1, 128, 8, 2048, 768),
@@ -220,18 +221,35 @@ pub(super) fn experts(machine: Machine) -> Vec<Experiment> {
             (8, 16, 4, 128, 64),
         ]
     };
-    shapes
-        .iter()
-        .map(|&(tokens, experts, top_k, hidden, intermediate)| {
-            let probe = Probe::Experts(ExpertsShape {
-                tokens,
-                experts,
-                top_k,
-                hidden,
-                intermediate,
-                weights: Dtype::Bf16,
-            });
-            Experiment::alone(probe, replay(machine), "routed experts")
-        })
-        .collect()
+    let narrow: &[(u32, u32, u32, u32, u32)] = if machine.gpus {
+        &[
+            (2, 128, 8, 7168, 512),
+            (16, 32, 8, 7168, 2048),
+            (16, 128, 8, 4096, 768),
+            (48, 128, 8, 7168, 512),
+            (64, 64, 4, 2048, 768),
+            (256, 32, 8, 7168, 2048),
+            (1024, 128, 8, 4096, 768),
+            (2048, 32, 8, 7168, 2048),
+        ]
+    } else {
+        &[]
+    };
+    let all = |shapes: &[(u32, u32, u32, u32, u32)], weights: Dtype| -> Vec<Experiment> {
+        shapes
+            .iter()
+            .map(|&(tokens, experts, top_k, hidden, intermediate)| {
+                let probe = Probe::Experts(ExpertsShape {
+                    tokens,
+                    experts,
+                    top_k,
+                    hidden,
+                    intermediate,
+                    weights,
+                });
+                Experiment::alone(probe, replay(machine), "routed experts")
+            })
+            .collect()
+    };
+    vec![all(shapes, Dtype::Bf16), all(narrow, Dtype::Fp8)]
 }

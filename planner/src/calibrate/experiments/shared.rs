@@ -67,10 +67,14 @@ pub(super) fn collectives(machine: Machine) -> Vec<Vec<Experiment>> {
         }
         out.push(ordinary);
         if machine.gpus && kind != CollectiveKind::AllToAll {
+            // Two kernels share these sizes, and those that steps of many requests send lie about where
+            // NCCL changes from one to the other.
+            let mut sizes = [sizes, &[128 * KIB, 512 * KIB]].concat();
+            sizes.sort_unstable();
             out.push(
                 sizes
-                    .iter()
-                    .map(|&bytes| {
+                    .into_iter()
+                    .map(|bytes| {
                         one(
                             kind,
                             bytes,
