@@ -135,7 +135,7 @@ fn one_sided_registration_is_chosen_by_the_version_of_the_loaded_library() {
     let needed = |version: i32| {
         let folder = tempfile::tempdir().unwrap();
         let library = Library::open(Some(&fake(folder.path(), version, &[]))).unwrap();
-        ["all_gather", "reduce_scatter"].map(|c| sides_needed(library.version(), c))
+        ["all_gather", "reduce_scatter"].map(|c| sides_needed(library.version(), c, 4 << 20))
     };
     let both = Some(Sides {
         send: true,

@@ -126,6 +126,10 @@ impl Graph {
         check("cuGraphGetNodes", unsafe {
             sys::cuGraphGetNodes(graph, std::ptr::null_mut(), &raw mut count)
         })?;
+        if count == 0 {
+            // An empty array is refused as one that is not there.
+            return Ok(Vec::new());
+        }
         let mut nodes = vec![std::ptr::null_mut(); count];
         // SAFETY: the array has room for `count` nodes.
         check("cuGraphGetNodes", unsafe {

@@ -32,16 +32,21 @@ const NONE: Sides = Sides {
     recv: false,
 };
 
-/// The rule of NCCL by version: windows from 2.27 with both sides registered; from
-/// 2.29.2 an all-gather needs its receive side only and a reduce-scatter its send side
-/// only. No symmetric kernels for all-to-all, broadcast and all-gather-v. `None` when
-/// this NCCL has no symmetric kernel for the collective.
+/// Bytes of all ranks together up to which NCCL may take its low-latency symmetric kernels. It
+/// changes to the bulk ones at about 160 KiB by a model of its own (`src/sym_kernels.cc`).
+const LOW_LATENCY: usize = 256 << 10;
+
+/// The rule of NCCL by version for a collective whose larger buffer has `bytes`: windows from 2.27
+/// with both sides registered; from 2.29.2 the bulk kernels need the receive side only in an
+/// all-gather and the send side only in a reduce-scatter, while the low-latency ones need both
+/// (seen with 2.32.3, docs/executor.md). No symmetric kernels for all-to-all, broadcast and
+/// all-gather-v. `None` when this NCCL has no symmetric kernel for the collective.
 #[must_use]
-pub fn sides_needed(version: Version, collective: &str) -> Option<Sides> {
+pub fn sides_needed(version: Version, collective: &str, bytes: usize) -> Option<Sides> {
     if version < crate::nccl::WINDOWS {
         return None;
     }
-    let one_sided = version >= crate::nccl::ONE_SIDED;
+    let one_sided = version >= crate::nccl::ONE_SIDED && bytes > LOW_LATENCY;
     match collective {
         "all_gather" if one_sided => Some(Sides { recv: true, ..NONE }),
         "reduce_scatter" if one_sided => Some(Sides { send: true, ..NONE }),
@@ -56,7 +61,7 @@ mod tests {
 
     #[test]
     fn one_side_suffices_from_2_29_2_on() {
-        let sides = |v, c| sides_needed(Version(v), c);
+        let sides = |v, c| sides_needed(Version(v), c, 1 << 20);
         assert_eq!(sides(22_605, "all_gather"), None);
         assert_eq!(sides(22_703, "all_gather"), Some(Sides::BOTH));
         assert_eq!(sides(22_901, "reduce_scatter"), Some(Sides::BOTH));
@@ -76,5 +81,7 @@ mod tests {
         );
         assert_eq!(sides(23_007, "all_reduce"), Some(Sides::BOTH));
         assert_eq!(sides(23_007, "all_to_all"), None);
+        let small = sides_needed(Version(23_203), "all_gather", 16 << 10);
+        assert_eq!(small, Some(Sides::BOTH));
     }
 }

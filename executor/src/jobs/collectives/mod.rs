@@ -309,7 +309,7 @@ impl CollectivesJob {
                     recv: self.sides.recv,
                 };
                 symmetric_expected = registration == Registration::Symmetric
-                    && sides_needed(version, point.collective.name())
+                    && sides_needed(version, point.collective.name(), point.bytes)
                         .is_some_and(|needed| sides.cover(needed))
                     && nccl_sums_symmetrically(point.collective, point.dtype);
                 // Both closures need the communicator; they never run at once.
@@ -404,6 +404,9 @@ impl CollectivesJob {
                             dtype: self.dtype,
                             checked: self.check,
                         };
+                        if point.unit(context.identity.world) == 0 {
+                            continue;
+                        }
                         let samples =
                             self.peer_point(context, &mut peers, shots, point, &buffers)?;
                         result.samples.extend(samples);
