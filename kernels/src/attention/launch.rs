@@ -175,6 +175,9 @@ impl Kernel {
         ],
     ];
 
+    /// Entry point for sm_90a, heads of 128 in bf16 and many rows.
+    pub(crate) const GQA_WGMMA: &str = "parplan_gqa_bf16_d128_wgmma";
+
     /// The kernel for a shape on a GPU of this compute capability, where no request has
     /// more than `max_query` query tokens. `None` where there is none, see [`Shape::check`].
     #[must_use]
@@ -235,6 +238,19 @@ impl Kernel {
             _ => return None,
         };
         let fp8 = kv == KvType::Fp8;
+        if capability == (9, 0) && dim == 128 && !fp8 && rows > 64 {
+            return Some(Kernel {
+                name: Self::GQA_WGMMA,
+                combine,
+                rows: 128,
+                unit_tokens: 128,
+                threads: 384,
+                // Queries, three units of keys and of values, 14 barriers.
+                shared: (1 + 2 * 3) * 128 * 256 + 14 * 8,
+                resident: 1,
+                blocks_per_chunk: 1,
+            });
+        }
         // Keys and values of 256 in bf16 take more than the 99 KB that a block has on these,
         // but for the kernel for many rows.
         let small = matches!(capability, (8, 6 | 9) | (12, _)) && dim == 256 && !fp8;
