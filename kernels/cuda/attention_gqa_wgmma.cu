@@ -113,12 +113,18 @@ struct GqaLoader {
         Segment segment;
         Place at = {0, 0};
         for (u32 segments = 0; walk.next(a, p, &segment); segments++) {
-            const u32 in_tile = first_row + 16 * c;
-            row = in_tile < segment.tile.rows ? (u32)row_of(a, segment, a.q_part_heads, in_tile) : NO_ROW;
-            if (segments) barrier_wait(base + Q_EMPTY, (segments - 1) & 1);
-            copy(0, a.q);
-            barrier_arrive_after_copies(base + Q_FULL);
+            auto queries = [&]() {
+                const u32 in_tile = first_row + 16 * c;
+                row = in_tile < segment.tile.rows ? (u32)row_of(a, segment, a.q_part_heads, in_tile) : NO_ROW;
+                if (segments) barrier_wait(base + Q_EMPTY, (segments - 1) & 1);
+                copy(0, a.q);
+                barrier_arrive_after_copies(base + Q_FULL);
+            };
+            // The place of the queries comes free with the last scores of the segment before; the ring has
+            // room for two units until then.
+            const u32 before = segments == 0 ? 0 : segment.count < 2 ? segment.count : 2;
             for (u32 u = 0; u < segment.count; u++, at.next()) {
+                if (u == before) queries();
                 look_up(segment, segment.first + u);
                 if (at.turn) barrier_wait(base + K_EMPTY(at.stage), (at.turn - 1) & 1);
                 copy(KEYS + at.stage * 2 * HALF, a.k);
@@ -127,6 +133,7 @@ struct GqaLoader {
                 copy(VALUES + at.stage * 2 * HALF, a.v);
                 barrier_arrive_after_copies(base + V_FULL(at.stage));
             }
+            if (before == segment.count) queries();
         }
         asm volatile("cp.async.wait_all;" ::: "memory");
     }

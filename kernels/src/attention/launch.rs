@@ -238,7 +238,7 @@ impl Kernel {
             _ => return None,
         };
         let fp8 = kv == KvType::Fp8;
-        if capability == (9, 0) && dim == 128 && !fp8 && rows > 64 {
+        if capability == (9, 0) && dim == 128 && !fp8 && rows > 32 {
             return Some(Kernel {
                 name: Self::GQA_WGMMA,
                 combine,
