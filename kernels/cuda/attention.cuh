@@ -3,7 +3,7 @@
 // Work is counted in *units*: a unit is one block-wide step over the KV of one *item*,
 // and an item is one query tile (up to `rows` rows of one request: query tokens times
 // the query heads of one KV head) of one KV head. Items lie one behind the other, and
-// the units of all of them are cut into equal *chunks*, one a block. A block walks its
+// the units of all of them are cut into *chunks* of equal cost, one a block. A block walks its
 // chunk; an item that one chunk holds whole is written at once, the pieces of the
 // others go to `partial_*` and are merged by `parplan_attention_combine`.
 #pragma once
@@ -45,7 +45,7 @@ struct AttentionArgs {
     u32 tokens;
     u32 q_part_heads;
     u32 out_part_heads;
-    u32 pad;
+    u32 item_units;  // what an item costs beside its units, in units: chunks are cut by cost
 };
 
 // Row of (token, head) in a layout cut into parts of `part_heads`.
@@ -63,7 +63,7 @@ struct TileRecord {
     u32 kv_len;       // of all ranks
     u32 query_len;
     u32 limit;  // KV tokens on this rank that the tile's last row sees
-    u32 start;  // units of the tiles before, of one KV head
+    u32 start;  // cost of the tiles before, of one KV head
 };
 
 struct ChunkBegin {

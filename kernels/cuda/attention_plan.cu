@@ -25,6 +25,26 @@ __device__ inline u32 query_len(const AttentionArgs& a, u32 request) {
     return offsets[request + 1] - offsets[request];
 }
 
+// Where the work is cut: an item, a unit of it, and the units of all items before. An item costs
+// `item_units` before its first unit.
+struct Cut {
+    u32 tile, head, unit, before;
+};
+__device__ inline Cut cut_at(const AttentionArgs& a, const PlanView& p, u32 tiles, u32 all, u32 at) {
+    if (at >= all) return {tiles, 0, 0, all - a.item_units * tiles * a.kv_heads};
+    u32 low = 0, high = tiles;
+    while (high - low > 1) {
+        const u32 middle = (low + high) / 2;
+        if (p.tiles[middle].start * a.kv_heads <= at) low = middle;
+        else high = middle;
+    }
+    const TileRecord record = p.tiles[low];
+    const u32 each = tile_units(a, record.limit) + a.item_units;
+    const u32 inside = at - record.start * a.kv_heads, head = inside / each, offset = inside % each;
+    const u32 cost = offset < a.item_units ? offset : a.item_units;  // of that before a first unit
+    return {low, head, offset - cost, at - a.item_units * (low * a.kv_heads + head) - cost};
+}
+
 // One block. Reads the lengths of the step and writes the plan.
 extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_plan(const __grid_constant__ AttentionArgs a) {
     __shared__ u32 scratch[PLAN_THREADS];
@@ -47,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
     // error; the plan must not be overrun all the same.
     if (tiles > a.max_tiles) tiles = a.max_tiles;
 
-    u32 units = 0;  // of one KV head
+    u32 units = 0;  // cost of one KV head, in units
     if (t == 0) longest = 0;
     for (u32 base = 0; base < tiles; base += PLAN_THREADS) {
         const u32 i = base + t;
@@ -70,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
             record.rows = rest < a.rows ? rest : a.rows;
             const u32 last = (record.row_begin + record.rows - 1) / a.group;
             record.limit = row_limit(a, record, last);
-            mine = tile_units(a, record.limit);
+            mine = tile_units(a, record.limit) + a.item_units;
         }
         record.start = units + block_scan(mine, scratch, &total);
         if (i < tiles) p.tiles[i] = record;
@@ -94,17 +114,9 @@ extern "C" __global__ void __launch_bounds__(PLAN_THREADS) parplan_attention_pla
             p.chunks[c] = {tile, c % a.kv_heads, 0, tile_units(a, p.tiles[tile].limit)};
             continue;
         }
-        const u32 at = c * chunk;
-        u32 low = 0, high = tiles;
-        while (high - low > 1) {
-            const u32 middle = (low + high) / 2;
-            if (p.tiles[middle].start * a.kv_heads <= at) low = middle;
-            else high = middle;
-        }
-        const TileRecord record = p.tiles[low];
-        const u32 each = tile_units(a, record.limit);
-        const u32 inside = at - record.start * a.kv_heads;
-        p.chunks[c] = {low, inside / each, inside % each, all - at < chunk ? all - at : chunk};
+        const Cut from = cut_at(a, p, tiles, all, c * chunk), to = cut_at(a, p, tiles, all, (c + 1) * chunk);
+        // None, where all of it is before an item's first unit.
+        p.chunks[c] = {from.tile, from.head, from.unit, to.before - from.before};
     }
     __syncthreads();
     // A chunk that begins inside an item, and not with a later piece of it than the second.

@@ -1,11 +1,11 @@
 // One matrix product for each expert over the rows that chose it, for many rows an expert, by
-// warpgroup products of sm_90a. Rows, order and tiles are those of grouped.cu, a tile 192 rows.
+// warpgroup products of sm_90a. Rows, order and tiles are those of grouped.cu, a tile 192 rows, of e4m3 128.
 //
 // The product is computed transposed, y^T = w x^T: the 64 rows that a warpgroup product has at
 // least are columns of the result, of which there are always enough, and the tile's rows, of which
 // a small expert has few, are the side that may be 64, 128 or 192.
 //
-// A block walks the tiles of 192 rows times 256 columns with a stride of the grid. Three warpgroups:
+// A block walks the tiles of rows times 256 columns with a stride of the grid. Three warpgroups:
 //   0     brings x and w in, 64 columns of k at a time, through a ring
 //   1, 2  multiply, each two blocks of 64 columns of the result
 // What limits them is how fast x and w come from L2, so the tile is as large as registers allow.
@@ -14,19 +14,17 @@
 // exactly. There a thread gets four bytes that follow each other in k, and holds the columns
 // (2q, 2q + 1) and (2q + 8, 2q + 9) of 16 with them; so x comes by pairs of columns, those of each
 // 16 in the order (0, 2, 4, 6 | 1, 3, 5, 7): `parplan_pair_order` of layer.cu. Registers then have
-// room for the sums of 128 rows, and a tile is multiplied in two parts, of 128 and 64 rows.
+// room for the sums of 128 rows.
 #include "grouped.cuh"
 #include "mma.cuh"
 #include "wgmma.cuh"
 
-#define TILE_ROWS 192
 #define COLUMNS 256
 #define DEPTH 64
 
 template <bool fp8>
 struct Ring {
-    static constexpr u32 rows = fp8 ? 128 : TILE_ROWS;  // that are multiplied at a time
-    static constexpr u32 parts = fp8 ? 2 : 1;           // of a tile
+    static constexpr u32 rows = fp8 ? 128 : 192;  // of a tile
     static constexpr u32 stages = fp8 ? 6 : 4;
     static constexpr u32 x_bytes = rows * DEPTH * 2, w_bytes = COLUMNS * DEPTH * (fp8 ? 1 : 2);
     static constexpr u32 stage_bytes = x_bytes + w_bytes;
@@ -58,22 +56,15 @@ struct GroupedWalk {
     __device__ inline GroupedWalk(const GroupedArgs& a) {
         columns = (a.n + COLUMNS - 1) / COLUMNS;
         at = blockIdx.x;
-        total = ((const uint2*)a.tiles)[a.max_tiles].x * columns * Ring<fp8>::parts;
+        total = ((const uint2*)a.tiles)[a.max_tiles].x * columns;
     }
     __device__ inline bool next(const GroupedArgs& a, GroupedTile* t) {
-        for (; at < total; at += gridDim.x) {
-            const u32 skipped = at / columns % Ring<fp8>::parts * Ring<fp8>::rows;
-            const uint2 tile = ((const uint2*)a.tiles)[at / columns / Ring<fp8>::parts];
-            const u32 slot = tile.y + skipped, end = (u32)((const int*)a.offsets)[tile.x + 1];
-            if (slot >= end) continue;
-            // Of this part, and of the tile.
-            u32 rows = end - slot < Ring<fp8>::rows ? end - slot : Ring<fp8>::rows;
-            if (rows > TILE_ROWS - skipped) rows = TILE_ROWS - skipped;
-            *t = {tile.x, slot, rows, at % columns * COLUMNS};
-            at += gridDim.x;
-            return true;
-        }
-        return false;
+        if (at >= total) return false;
+        const uint2 tile = ((const uint2*)a.tiles)[at / columns];
+        const u32 rest = (u32)((const int*)a.offsets)[tile.x + 1] - tile.y;
+        *t = {tile.x, tile.y, rest < Ring<fp8>::rows ? rest : Ring<fp8>::rows, at % columns * COLUMNS};
+        at += gridDim.x;
+        return true;
     }
 };
 

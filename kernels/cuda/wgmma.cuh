@@ -103,8 +103,11 @@ __device__ inline void multiply_rows_registers(float (&d)[count], const u32 (&a)
         asm volatile(PRODUCT("m64n128", "bf16", RESULTS_64 "{%64, %65, %66, %67}, %68, 1, 1, 1, 0") : IN_OUT_64(d, at) : LEFT, "l"(b));
 #undef LEFT
 }
-// d[64x128], registers 64 * part on of the 128, += a[64x16] * b[16x128]; the rows of b are
-// its 16.
+// d[64x128] (+)= a[64x16] * b[128x16]^T, bf16, both in shared memory; `add` false: d starts from 0.
+__device__ inline void multiply_64x128_of(float (&d)[64], u64 a, u64 b, bool add) {
+    asm volatile(ADD_IF("%66", PRODUCT("m64n128", "bf16", RESULTS_64 "%64, %65, p, 1, 1, 0, 0")) : IN_OUT_64(d, 0) : "l"(a), "l"(b), "r"((int)add));
+}
+// d[64x128], registers 64 * part on, += a[64x16] * b[16x128]; the rows of b are its 16.
 template <bool f16, int part>
 __device__ inline void multiply_64x128(float (&d)[128], u64 a, u64 b) {
 #define TEXT(type) PRODUCT("m64n128", type, RESULTS_64 "%64, %65, 1, 1, 1, 0, 1")
@@ -115,8 +118,8 @@ __device__ inline void multiply_64x128(float (&d)[128], u64 a, u64 b) {
 #undef TEXT
 }
 // The same with a in registers, as mma.m16n8k16 has it.
-template <bool f16, int part>
-__device__ inline void multiply_64x128_registers(float (&d)[128], const u32 (&a)[4], u64 b) {
+template <bool f16, int part, int count>
+__device__ inline void multiply_64x128_registers(float (&d)[count], const u32 (&a)[4], u64 b) {
 #define TEXT(type) PRODUCT("m64n128", type, RESULTS_64 "{%64, %65, %66, %67}, %68, 1, 1, 1, 1")
     if (f16)
         asm volatile(TEXT("f16") : IN_OUT_64(d, 64 * part) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));

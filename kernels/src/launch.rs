@@ -49,6 +49,9 @@ pub const ATTENTION_PLAN: Module = module!("attention_plan");
 /// Grouped-query attention.
 pub const ATTENTION_GQA: Module = module!("attention_gqa");
 
+/// Grouped-query attention for sm_90a and many rows; on others its kernel only traps.
+pub const ATTENTION_GQA_WGMMA: Module = module!("attention_gqa_wgmma");
+
 /// Multi-head latent attention for any GPU.
 pub const ATTENTION_MLA: Module = module!("attention_mla");
 /// Multi-head latent attention for sm_90a; on others its kernels only trap.
@@ -72,12 +75,13 @@ pub const MEMORY: Module = module!("memory");
 pub const STAMP: Module = module!("stamp");
 
 /// Every module.
-pub const MODULES: [Module; 13] = [
+pub const MODULES: [Module; 14] = [
     ROWS,
     PEER,
     MEMORY,
     ATTENTION_PLAN,
     ATTENTION_GQA,
+    ATTENTION_GQA_WGMMA,
     ATTENTION_MLA,
     ATTENTION_MLA_WGMMA,
     ATTENTION_MERGE,
@@ -142,6 +146,10 @@ mod tests {
             (
                 ATTENTION_GQA,
                 crate::attention::Kernel::GQA_NAMES.concat().concat(),
+            ),
+            (
+                ATTENTION_GQA_WGMMA,
+                vec![crate::attention::Kernel::GQA_WGMMA],
             ),
             (ATTENTION_MLA, vec!["parplan_mla_bf16", "parplan_mla_fp8"]),
             (

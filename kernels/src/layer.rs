@@ -115,26 +115,30 @@ impl Grouped {
     pub const WGMMA: [&str; 2] = ["parplan_grouped_bf16_wgmma", "parplan_grouped_fp8_wgmma"];
     /// Rows of the smallest tiles for many rows an expert.
     const WIDE: u32 = 64;
+    /// Rows an expert, on average, from which kernels for many are taken: on an H200, in µs, with 16, 24
+    /// and 32 rows an expert 428, 488 and 551 for few rows against 405, 409 and 412 (bf16, Qwen3-235B's
+    /// gates and ups at TP2); 1268, 1854 and 2116 against 1256, 1258 and 1263, but 638 against 750 with 16
+    /// (e4m3, DeepSeek-V3's gates and ups at TP2, and its downs).
+    pub const WIDE_FROM: usize = 20;
 
     /// The kernel for weights in fp8 or bf16, for few rows an expert or for many.
     #[must_use]
     pub fn choose(fp8: bool, wide: bool, capability: (i32, i32)) -> Self {
         let hopper = capability == (9, 0);
         if wide && hopper {
-            let columns = 256;
             // A ring of stages of 64 columns of k, each with two barriers. Of e4m3 weights only the bytes
-            // lie there, and 128 of the tile's rows.
-            let shared = if fp8 {
-                6 * (128 * 64 * 2 + columns * 64 + 2 * 8)
+            // lie there; whose registers make them bf16 have room for the sums of 128 rows.
+            let (rows, columns, weight, stages) = if fp8 {
+                (128, 256, 1, 6)
             } else {
-                4 * ((192 + columns) * 64 * 2 + 2 * 8)
+                (192, 256, 2, 4)
             };
             return Grouped {
                 name: Self::WGMMA[usize::from(fp8)],
-                rows: 192,
+                rows,
                 columns,
                 threads: 384,
-                shared,
+                shared: stages * (64 * (rows * 2 + columns * weight) + 2 * 8),
                 walks: true,
                 pair_order: fp8,
             };

@@ -45,8 +45,8 @@ fn no_kernel_spills_and_none_outgrows_its_launch() {
         assert_eq!(spills, 0, "{line}");
         // 65,536 registers a multiprocessor, for the threads that are resident at once.
         let resident = match words[1] {
-            gqa if gqa.starts_with("parplan_gqa_") => 2 * 128,
             wgmma if wgmma.ends_with("_wgmma") => 384,
+            gqa if gqa.starts_with("parplan_gqa_") => 2 * 128,
             mla if mla.starts_with("parplan_mla_") => 256,
             grouped if grouped.starts_with("parplan_grouped_") => 4 * 128,
             // 512 threads a block, two blocks resident.

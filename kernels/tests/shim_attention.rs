@@ -48,6 +48,8 @@ struct Steps {
     /// Blocks that share the items of the merge, and warps of a block.
     columns: u32,
     warps: u32,
+    /// What an item costs beside its units.
+    item_units: u32,
 }
 
 fn steps() -> impl Strategy<Value = Steps> {
@@ -63,17 +65,21 @@ fn steps() -> impl Strategy<Value = Steps> {
         shard,
         prop::collection::vec((0u32..600, 0u32..5), 1..9),
         prop::bool::ANY,
+        0u32..4,
     )
-        .prop_map(|(kv_heads, group, chunks, shard, requests, few)| Steps {
-            heads: kv_heads * group,
-            kv_heads,
-            max_query: requests.iter().map(|r| r.1).max().unwrap_or(1).max(1) as usize,
-            chunks,
-            shard,
-            requests,
-            columns: if few { 1 } else { chunks.min(3) },
-            warps: if few { 2 } else { 4 },
-        })
+        .prop_map(
+            |(kv_heads, group, chunks, shard, requests, few, item_units)| Steps {
+                item_units,
+                heads: kv_heads * group,
+                kv_heads,
+                max_query: requests.iter().map(|r| r.1).max().unwrap_or(1).max(1) as usize,
+                chunks,
+                shard,
+                requests,
+                columns: if few { 1 } else { chunks.min(3) },
+                warps: if few { 2 } else { 4 },
+            },
+        )
 }
 
 /// Runs the plan, plays the attention kernel on it with one number for each unit, merges,
@@ -114,6 +120,7 @@ fn hold(s: &Steps) -> Result<(), TestCaseError> {
         tokens: tokens as u32,
         chunks: s.chunks,
         max_tiles: max_tiles as u32,
+        item_units: s.item_units,
         ..AttentionArgs::of(&shape, &s.shard, &kernel)
     };
     let (run_plan, run_combine): (Symbol<'_, Plan>, Symbol<'_, Combine>) = (
@@ -167,7 +174,7 @@ fn hold(s: &Steps) -> Result<(), TestCaseError> {
         let begin = 16 + 8 * max_tiles + 4 * c;
         let [mut tile, mut head, mut unit, mut left] =
             [0, 1, 2, 3].map(|i| plan[begin + i] as usize);
-        prop_assert!(left > 0);
+        prop_assert!(left > 0 || s.item_units > 0);
         while left > 0 {
             let units = units_of(tile);
             let count = left.min(units - unit);

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use parplan_kernels::layer::Grouped;
 use parplan_profiles::Dtype;
 use parplan_profiles::calibration::{ExpertsShape, Probe};
 
@@ -23,10 +24,6 @@ type Named = (Rc<dyn Compute>, String);
 const PAST_CACHE: usize = 192 << 20;
 /// Copies of an input, at most.
 const COPIES: usize = 48;
-
-/// Rows of an expert from which grouped products take tiles for many rows: what `parplan run stack`
-/// sets in its `StackSpec`.
-const WIDE_TILES_FROM: usize = 32;
 
 /// Tokens of a page of the KV cache.
 const PAGE: usize = 64;
@@ -278,7 +275,7 @@ fn experts(context: &Context, cublas: Option<&Path>, shape: &ExpertsShape) -> Re
         .all();
     let results = dev.alloc("expert results", pairs * hidden * 2)?.all();
     let out = dev.alloc("experts out", rows * hidden * 2)?.all();
-    let wide = pairs / experts.max(1) >= WIDE_TILES_FROM;
+    let wide = pairs / experts.max(1) >= Grouped::WIDE_FROM;
     let tiles = dev.alloc("tiles", tile_bytes(wide, pairs, experts))?.all();
     let ordered = dev
         .ordered_bytes(format, wide, rows, hidden)

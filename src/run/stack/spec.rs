@@ -4,6 +4,7 @@ use parplan_executor::stack::{
     BlockSpec, DcpMerge, ExpertPath, Format, LayerSpec, MixerSpec, StackLayout, StackSpec,
 };
 use parplan_executor::{Error, Result};
+use parplan_kernels::layer::Grouped;
 use parplan_profiles::{Attention, Dtype, Ffn, LayerGroup, ModelProfile};
 
 /// What is decided beside the model.
@@ -28,10 +29,6 @@ pub struct Choices {
     /// Names weights and inputs.
     pub seed: u64,
 }
-
-/// Routed rows an expert on average from which on the wide tiles pay: a narrow tile holds
-/// 16 rows, so that an expert with more than two of them reads its weights three times.
-const WIDE_TILES_FROM: usize = 32;
 
 /// The stack of `model` under `choices`, and what it leaves out of the model.
 ///
@@ -67,7 +64,7 @@ pub fn spec_of(model: &ModelProfile, choices: &Choices) -> Result<(StackSpec, Ve
             ExpertPath::Gathered
         },
         dense_on_attn_tp: choices.all_to_all,
-        wide_tiles_from: WIDE_TILES_FROM,
+        wide_tiles_from: Grouped::WIDE_FROM,
         norm_eps: 1e-6,
         rope_theta: 10_000.0,
         seed: choices.seed,
