@@ -1,11 +1,12 @@
 //! `parplan run collectives`: what can be asked.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use parplan_executor::bench::Collective;
 use parplan_executor::jobs::{CollectivesJob, Implementation, Job, Work};
 use parplan_executor::{DType, Result};
 
 use super::arguments::{Common, Sampling};
+use super::values::{named, seconds_if_any};
 
 /// `parplan run collectives`
 #[derive(Debug, Args)]
@@ -15,17 +16,27 @@ pub struct Collectives {
     #[command(flatten)]
     sampling: Sampling,
     /// Collectives [default: all].
-    #[arg(long, value_enum, value_delimiter = ',')]
-    collective: Vec<CollectiveName>,
+    #[arg(long, value_delimiter = ',', value_parser = named(Collective::ALL.map(|c| (c.name(), c))))]
+    collective: Vec<Collective>,
     /// Sizes, as nccl-tests counts them.
     #[arg(long, value_delimiter = ',', value_parser = bytes, default_values = ["1K", "16K", "256K", "4M"])]
     sizes: Vec<usize>,
     /// Element type of reductions.
-    #[arg(long, value_enum, default_value = "bf16")]
-    dtype: DTypeName,
-    /// Whose code: the backend's, or parplan's own kernels over peer memory.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["backend"])]
-    implementation: Vec<ImplementationName>,
+    #[arg(long, default_value = "bf16", value_parser = named(DType::ALL.map(|t| (t.name(), t))))]
+    dtype: DType,
+    /// Whose code: the backend's (NCCL, or TCP on the CPU), or parplan's own kernels over peer
+    /// memory.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values = ["backend"],
+        value_parser = named([
+            ("backend", Implementation::Backend),
+            ("peer-one-shot", Implementation::PeerOneShot),
+            ("peer-two-shot", Implementation::PeerTwoShot),
+        ])
+    )]
+    implementation: Vec<Implementation>,
     /// First hold the communicator to the conformance suite, and compare every timed
     /// collective with the CPU reference, byte for byte.
     #[arg(long)]
@@ -35,82 +46,29 @@ pub struct Collectives {
     #[arg(long)]
     driver_memory: bool,
     /// Repeat everything for at least that many seconds.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value = "0", value_parser = seconds_if_any)]
     at_least: f64,
 }
 
 impl Collectives {
     pub fn job(&self) -> Result<Job> {
-        let collective = |c: &CollectiveName| match c {
-            CollectiveName::AllGather => Collective::AllGather,
-            CollectiveName::AllGatherV => Collective::AllGatherV,
-            CollectiveName::AllReduce => Collective::AllReduce,
-            CollectiveName::ReduceScatter => Collective::ReduceScatter,
-            CollectiveName::AllToAll => Collective::AllToAll,
-            CollectiveName::Broadcast => Collective::Broadcast,
-            CollectiveName::Barrier => Collective::Barrier,
-        };
-        let implementation = |i: &ImplementationName| match i {
-            ImplementationName::Backend => Implementation::Backend,
-            ImplementationName::PeerOneShot => Implementation::PeerOneShot,
-            ImplementationName::PeerTwoShot => Implementation::PeerTwoShot,
-        };
         let collectives = match self.collective.as_slice() {
             [] => Collective::ALL.to_vec(),
-            some => some.iter().map(collective).collect(),
+            some => some.to_vec(),
         };
         Ok(self.common.job(Work::Collectives(CollectivesJob {
             collectives,
             bytes: self.sizes.clone(),
-            dtype: match self.dtype {
-                DTypeName::U8 => DType::U8,
-                DTypeName::I32 => DType::I32,
-                DTypeName::I64 => DType::I64,
-                DTypeName::F16 => DType::F16,
-                DTypeName::Bf16 => DType::Bf16,
-                DTypeName::F32 => DType::F32,
-                DTypeName::F64 => DType::F64,
-            },
+            dtype: self.dtype,
             registrations: self.sampling.registrations(),
             driver_memory: self.driver_memory,
             launches: self.sampling.launches(),
-            implementations: self.implementation.iter().map(implementation).collect(),
+            implementations: self.implementation.clone(),
             timer: self.sampling.timer(),
             check: self.check,
             at_least_seconds: self.at_least,
         })))
     }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ImplementationName {
-    /// NCCL, or TCP on the CPU.
-    Backend,
-    PeerOneShot,
-    PeerTwoShot,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum CollectiveName {
-    AllGather,
-    AllGatherV,
-    AllReduce,
-    ReduceScatter,
-    AllToAll,
-    Broadcast,
-    Barrier,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DTypeName {
-    U8,
-    I32,
-    I64,
-    F16,
-    Bf16,
-    F32,
-    F64,
 }
 
 /// `1K`, `64KiB`, `4M` or plain bytes.

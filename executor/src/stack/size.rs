@@ -71,7 +71,12 @@ impl StackSpec {
     pub fn cache_bytes(&self, steps: &[StepSpec]) -> usize {
         let tokens = steps.iter().map(|step| {
             let most = step.requests.iter().copied().max().unwrap_or(0);
-            most.saturating_mul(step.context.saturating_add(step.q_tokens))
+            let tokens = step.context.saturating_add(step.q_tokens);
+            // A request holds whole pages.
+            let held = tokens
+                .checked_next_multiple_of(self.page_size.max(1))
+                .unwrap_or(usize::MAX);
+            most.saturating_mul(held)
         });
         tokens
             .max()
