@@ -16,7 +16,9 @@ struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        let folder = Folder(tempfile::tempdir().unwrap());
+        std::fs::create_dir(folder.path("profiles")).unwrap();
+        folder
     }
 
     fn path(&self, name: &str) -> PathBuf {
