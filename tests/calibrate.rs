@@ -16,9 +16,7 @@ struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Folder {
-        let folder = Folder(tempfile::tempdir().unwrap());
-        std::fs::create_dir(folder.path("profiles")).unwrap();
-        folder
+        Folder(tempfile::tempdir().unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
