@@ -8,8 +8,8 @@ use crate::launching;
 use parplan_planner::launch::LaunchSpec;
 use parplan_planner::plan::{Choice, MemoryMap, Performance, Plan};
 use parplan_planner::question::Traffic;
+use parplan_profiles::library::read_limited;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
 use std::path::Path;
 
 /// Raised when a field is removed or changes its meaning.
@@ -90,20 +90,9 @@ impl SavedPlan {
     /// # Errors
     /// A file that cannot be read, is none, or is of another format, in one line.
     pub fn read(path: &Path) -> Result<SavedPlan, Failure> {
-        let shown = path.display();
-        let wrong = |why: String| Failure::unusable(format!("{shown}: {why}"));
-        let file = std::fs::File::open(path)
-            .map_err(|error| wrong(format!("the plan cannot be read: {error}")))?;
-        let mut text = String::new();
-        file.take(MAX_BYTES + 1)
-            .read_to_string(&mut text)
-            .map_err(|error| wrong(format!("the plan cannot be read: {error}")))?;
-        if text.len() as u64 > MAX_BYTES {
-            return Err(wrong(
-                "it is larger than a plan file ever is (1 MiB)".to_owned(),
-            ));
-        }
-        SavedPlan::parse(&text).map_err(wrong)
+        let text = read_limited(path, MAX_BYTES)?;
+        SavedPlan::parse(&text)
+            .map_err(|why| Failure::unusable(format!("{}: {why}", path.display())))
     }
 
     fn parse(text: &str) -> Result<SavedPlan, String> {

@@ -23,6 +23,7 @@ use parplan_executor::symmetric::Registration;
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::Setup;
 use parplan_profiles::engine::rules::DcpMerge as PlannedMerge;
+use parplan_profiles::library::read_limited;
 use parplan_profiles::{GpuProfile, Library};
 use select::{Room, groups};
 use std::path::Path;
@@ -197,15 +198,8 @@ fn measured_before(args: &VerifyArgs, library: &Library) -> Result<Verdict, Fail
 /// Reads what `--keep` or `--json` wrote.
 fn kept(path: &Path) -> Result<Kept, Failure> {
     let about = |why: String| Failure::unusable(format!("--measured {}: {why}", path.display()));
-    let size = std::fs::metadata(path)
-        .map_err(|e| about(format!("cannot be read: {e}")))?
-        .len();
-    if size > MOST_BYTES {
-        return Err(about(format!(
-            "it has {size} bytes, at most {MOST_BYTES} are read"
-        )));
-    }
-    let text = std::fs::read_to_string(path).map_err(|e| about(format!("cannot be read: {e}")))?;
+    let text = read_limited(path, MOST_BYTES)
+        .map_err(|fault| Failure::unusable(format!("--measured {fault}")))?;
     serde_json::from_str(&text)
         .map_err(|e| about(format!("it is not what `verify --keep` writes: {e}")))
 }

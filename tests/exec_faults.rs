@@ -175,7 +175,10 @@ fn a_rank_that_never_comes_is_named_on_the_ranks_that_did() {
 #[test]
 fn unusable_input_starts_nothing_and_exits_with_2() {
     for (arguments, why) in [
-        (&["--ranks", "0"][..], "--ranks is 0, at least 1 is needed"),
+        (
+            &["--ranks", "0"][..],
+            "must be a whole number from 1 to 1024",
+        ),
         (
             &["--nnodes", "2", "--node-rank", "2"],
             "--node-rank is 2, with --nnodes 2 it must be below that",
@@ -202,6 +205,54 @@ fn unusable_input_starts_nothing_and_exits_with_2() {
         "{}",
         end.stderr
     );
+}
+
+/// Sizes whose products pass what a word or the memory holds end before a rank is started.
+#[test]
+fn sizes_that_no_machine_holds_are_refused() {
+    const MOST: &str = "18446744073709551615";
+    for (line, why) in [
+        ("gather --ranks 2 --nnodes MOST", "from 1 to 1024"),
+        ("gather --hidden MOST", "from 1 to 1048576"),
+        ("gather --speculative-steps MOST", "--speculative-steps"),
+        ("gather --requests MOST,0", "a whole number up to"),
+        (
+            "gather --requests 1000000000,0",
+            "are free here; give fewer",
+        ),
+        ("sync --rounds MOST", "from 1 to 1000000"),
+        (
+            "collectives --sizes 1024G",
+            "are free here; give smaller --sizes",
+        ),
+        ("collectives --at-least nan --sizes 1K", "seconds from 0"),
+        ("attention --dcp 2 --nnodes MOST", "from 1 to 1024"),
+        ("attention --heads MOST --kv-heads 1", "from 1 to 1048576"),
+        (
+            "attention --page 1048576 --batch 1000 --context 64",
+            "a smaller --page",
+        ),
+        (
+            "attention --kind mla --head-dim 64",
+            "--head-dim 64 with --kind mla",
+        ),
+        (
+            "stack --model qwen3-8b --page-size MOST",
+            "from 1 to 1048576",
+        ),
+        (
+            "stack --model qwen3-8b --page-size 1048576",
+            "GiB of KV cache a rank",
+        ),
+        ("stack --model qwen3-8b --tp MOST", "from 1 to 1024"),
+    ] {
+        let line = line.replace("MOST", MOST);
+        let mut words: Vec<&str> = line.split(' ').collect();
+        words.extend(["--backend", "cpu"]);
+        let end = finished(run(&words));
+        assert_eq!(end.code(), Some(2), "{line}: {}", end.stderr);
+        assert!(end.stderr.contains(why), "{line}: {}", end.stderr);
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn what_cannot_be_run_is_refused_with_what_can() {
         (&["--as-shard-of", "tp=8", "--check"], "whole layout"),
         (&["--as-shard-of", "tp=2,pp=2"], "tp=8,attn-dp=4"),
         (&["--tp", "2", "--ranks", "3"], "--ranks may be left out"),
-        (&["--prefill", "0"], "at least 1 token"),
+        (&["--prefill", "0"], "must be a whole number from 1 to"),
         (&["--all-to-all", "--tp", "2"], "ep equal to tp"),
     ] {
         let end = finished(run(&[&SMALL[..], extra].concat()));

@@ -342,6 +342,15 @@ fn checks_stop_what_cannot_work_and_say_what_to_do() {
     }
 }
 
+/// A plan file with another prediction, which its interval holds.
+fn predicting(plan: &str, figure: &str) -> String {
+    let mut plan: toml::Table = plan.parse().unwrap();
+    let predicted = plan["predicted"][figure].as_table_mut().unwrap();
+    predicted.insert("value".to_owned(), 1e6.into());
+    predicted.insert("high".to_owned(), 1e9.into());
+    toml::to_string(&plan).unwrap()
+}
+
 #[test]
 fn a_plan_file_that_is_none_is_told_by_its_line() {
     let stage = Stage::new();
@@ -391,6 +400,19 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
         (
             good.replace("tp = 1\n", "tp = 16384\n"),
             "cannot run its layout",
+        ),
+        (
+            good.replace("tp = 1\n", "tp = 4294967295\n")
+                .replace("replicas = 1\n", "replicas = 4294967295\n"),
+            "",
+        ),
+        (
+            predicting(&good, "requests_per_s"),
+            "predicted.requests_per_s is 1000000, and its output_tokens_per_s over traffic.osl",
+        ),
+        (
+            predicting(&good, "output_tokens_per_s_per_gpu"),
+            "and its output_tokens_per_s_per_gpu times the GPUs of its layout is 1000000",
         ),
         (
             good.replacen("vllm@0.32.0", "vllm@9.9.0", 1),

@@ -213,13 +213,20 @@ impl CpuDevice {
 
 impl Device for CpuDevice {
     fn alloc(&self, name: &str, bytes: usize) -> Result<Buffer> {
+        let mut memory = Vec::new();
+        memory
+            .try_reserve_exact(bytes)
+            .map_err(|_| crate::Error::OutOfMemory {
+                place: "host".to_owned(),
+                buffer: name.to_owned(),
+                asked: bytes as u64,
+                free: crate::probes::available_memory().unwrap_or(0),
+                total: crate::probes::total_memory(),
+            })?;
         // Poisoned rather than zeroed: code that relies on fresh memory being zero
         // must fail here, as it would on a GPU.
-        Ok(Buffer::host(
-            name,
-            vec![POISON; bytes],
-            self.meter.take(bytes as u64),
-        ))
+        memory.resize(bytes, POISON);
+        Ok(Buffer::host(name, memory, self.meter.take(bytes as u64)))
     }
 
     fn write(&self, dst: &View, bytes: &[u8]) -> Result<()> {

@@ -39,6 +39,9 @@ impl Layout {
 
     /// GPUs in all.
     pub fn gpus(&self) -> u32 {
-        self.replicas * self.tp * self.pp
+        // Sizes of a file may be anything; no product of them is a panic.
+        self.replicas
+            .saturating_mul(self.tp)
+            .saturating_mul(self.pp)
     }
 }

@@ -32,14 +32,14 @@ impl Checker {
     /// A count or size between 1 and `most`.
     pub(crate) fn size(&mut self, field: &str, value: u32, most: u32) {
         if value == 0 || value > most {
-            self.fault(field, format!("is {value}; it must lie in 1..={most}"));
+            self.fault(field, format!("is {value}; it must be from 1 to {most}"));
         }
     }
 
     /// A count or size between 0 and `most`.
     pub(crate) fn at_most(&mut self, field: &str, value: u32, most: u32) {
         if value > most {
-            self.fault(field, format!("is {value}; it must lie in 0..={most}"));
+            self.fault(field, format!("is {value}; it must be from 0 to {most}"));
         }
     }
 
@@ -49,7 +49,7 @@ impl Checker {
             self.fault(
                 field,
                 format!(
-                    "is {} {unit}; it must lie in {}..={}",
+                    "is {} {unit}; it must be from {} to {}",
                     plain(value),
                     plain(least),
                     plain(most)

@@ -165,6 +165,7 @@ fn an_unknown_name_is_answered_with_the_nearest() {
     let said = library.gpu("zzzzzzzz").expect_err("unknown").to_string();
     assert_eq!(
         said,
-        "GPU `zzzzzzzz` is not known; `parplan profiles list` shows every GPU"
+        "GPU `zzzzzzzz` is not known; `parplan profiles list gpus` shows every GPU, and `parplan profiles \
+         add --from-this-machine` describes the one at hand"
     );
 }

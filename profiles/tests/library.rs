@@ -189,7 +189,7 @@ fn a_check_names_every_fault_of_every_file_by_line_and_column() {
         assert!(has(line), "{said:#?}");
     }
     assert!(
-        has("gpus/wrong-values.toml:8:1: sms is 0; it must lie in 1..=16384"),
+        has("gpus/wrong-values.toml:8:1: sms is 0; it must be from 1 to 16384"),
         "{said:#?}"
     );
     assert!(

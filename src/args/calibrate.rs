@@ -74,7 +74,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
     pub ranks: Option<u32>,
     /// Steps to compare, at least: workloads run in all of their configurations
-    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub steps: u32,
     /// Draws models, layouts, batches and contexts
     #[arg(long, default_value_t = 1)]

@@ -3,10 +3,12 @@
 use super::{Assumptions, hub};
 use crate::args::{EngineArgs, ModelArgs};
 use crate::failure::Failure;
+use crate::output::tell;
 use parplan_profiles::engine::version::VersionError;
 use parplan_profiles::engine::{EngineError, EngineRules};
 use parplan_profiles::{Dtype, GpuProfile, Library, LibraryError, ModelProfile, WeightFormats, hf};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 /// Engine that is planned for when none is named.
 pub const DEFAULT_ENGINE: &str = "sglang";
@@ -17,32 +19,34 @@ pub const PROFILES_VARIABLE: &str = "PARPLAN_PROFILES";
 /// The profiles: the built-in ones, and before them those of the user's folder.
 ///
 /// # Errors
-/// A folder that somebody named, by option or environment, and that is not there.
+/// A folder that somebody typed and that is not there, or what is named and is no folder. One that only
+/// the environment names may come to be by the first `calibrate`: until then it is said that it is not
+/// there.
 pub fn library(folder: Option<&Path>) -> Result<Library, Failure> {
+    static SAID: Once = Once::new();
     if let Some(folder) = folder
         && !folder.is_dir()
     {
         let of_environment =
             std::env::var_os(PROFILES_VARIABLE).is_some_and(|known| known == folder.as_os_str());
-        let (named, without) = match of_environment {
-            true => (
-                format!("{PROFILES_VARIABLE}={}", folder.display()),
-                format!("unset {PROFILES_VARIABLE}"),
-            ),
-            false => (
-                format!("--profiles {}", folder.display()),
-                "leave --profiles out".to_owned(),
-            ),
+        let option = match of_environment {
+            true => format!("{PROFILES_VARIABLE}={}", folder.display()),
+            false => format!("--profiles {}", folder.display()),
         };
-        return Err(Failure::unusable(match folder.exists() {
-            true => format!(
-                "{named}: is no folder; name the folder that holds models/, gpus/ and so on"
-            ),
-            false => format!(
-                "{named}: there is no such folder; check its name or make it, or {without} to plan \
+        if folder.exists() {
+            return Err(Failure::unusable(format!(
+                "{option}: is no folder; name the folder that holds models/, gpus/ and so on"
+            )));
+        }
+        if !of_environment {
+            return Err(Failure::unusable(format!(
+                "{option}: there is no such folder; check its name, or leave --profiles out to plan \
                  with the built-in profiles"
-            ),
-        }));
+            )));
+        }
+        SAID.call_once(|| {
+            tell!("note: {option}: there is no such folder; the built-in profiles are used");
+        });
     }
     Ok(library_to_be(folder))
 }

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use parplan_profiles::calibration::{Experiment, Journal, Provenance};
+use parplan_profiles::library::read_limited;
 use parplan_profiles::{Calibration, GpuProfile};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -33,19 +34,7 @@ pub fn read(path: &Path) -> Result<Calibration, Failure> {
 /// # Errors
 /// A file that is not there, no regular file, or too large.
 pub fn text(path: &Path) -> Result<String, Failure> {
-    let cannot =
-        |why: String| Failure::unusable(format!("{}: cannot be read: {why}", path.display()));
-    let about = std::fs::metadata(path).map_err(|e| cannot(e.to_string()))?;
-    if !about.is_file() {
-        return Err(cannot("it is not a regular file".to_owned()));
-    }
-    if about.len() > MOST_BYTES {
-        return Err(cannot(format!(
-            "it has {} bytes, at most {MOST_BYTES} are read",
-            about.len()
-        )));
-    }
-    std::fs::read_to_string(path).map_err(|e| cannot(e.to_string()))
+    Ok(read_limited(path, MOST_BYTES)?)
 }
 
 /// The user's calibrations of a GPU, in order of file name; those of other GPUs are passed over.

@@ -85,23 +85,90 @@ pub fn in_doubt(
         .collect())
 }
 
-/// Each in a line.
+/// Each in a line; behind those that differ from the best in the same, what that is and what would tell.
 pub fn lines(doubts: &[InDoubt]) -> Vec<String> {
-    doubts
-        .iter()
-        .map(|d| {
-            let help = match &d.experiment {
-                Some(experiment) => format!("`parplan calibrate --for` would measure {experiment}"),
-                None => "no experiment of parplan would tell".to_owned(),
-            };
+    let mut groups: Vec<Vec<&InDoubt>> = Vec::new();
+    for doubt in doubts {
+        match groups.iter_mut().find(|group| group[0].is_about(doubt)) {
+            Some(group) => group.push(doubt),
+            None => groups.push(vec![doubt]),
+        }
+    }
+    let mut lines = Vec::new();
+    for group in groups {
+        lines.extend(group.iter().map(|d| {
             format!(
-                "number {} ({}): {} % behind at confidence {}; they differ in {}; {help}",
+                "number {} ({}): {} % behind; {} % likely to be better",
                 d.place,
                 d.layout,
                 number::fixed((d.by - 1.0) * 100.0, 1),
-                number::fixed(d.confidence, 2),
-                d.differ_in.join(", ")
+                number::fixed((1.0 - d.confidence) * 100.0, 0),
             )
-        })
-        .collect()
+        }));
+        let places: Vec<String> = group.iter().map(|d| d.place.to_string()).collect();
+        let (who, differ) = match places.as_slice() {
+            [one] => (format!("number {one}"), "differs"),
+            [first @ .., last] => (format!("numbers {} and {last}", first.join(", ")), "differ"),
+            [] => continue,
+        };
+        let of = group[0];
+        let help = match &of.experiment {
+            Some(experiment) => format!("`parplan calibrate --for` would measure {experiment}"),
+            None => "no experiment of parplan would tell".to_owned(),
+        };
+        lines.push(format!(
+            "{who} {differ} from the best in the prices of: {}; {help}",
+            of.differ_in.join(" | ")
+        ));
+    }
+    lines
+}
+
+impl InDoubt {
+    /// Whether another candidate differs from the best in the same, and the same would tell.
+    fn is_about(&self, other: &InDoubt) -> bool {
+        let sorted = |classes: &[String]| {
+            let mut classes = classes.to_vec();
+            classes.sort_unstable();
+            classes
+        };
+        self.experiment == other.experiment && sorted(&self.differ_in) == sorted(&other.differ_in)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doubt(place: usize, differ_in: &[&str]) -> InDoubt {
+        InDoubt {
+            place,
+            by: 1.019,
+            confidence: 0.553,
+            differ_in: differ_in.iter().map(|class| (*class).to_owned()).collect(),
+            experiment: None,
+            layout: format!("tp {place}"),
+        }
+    }
+
+    #[test]
+    fn what_several_differ_in_is_said_once() {
+        let all = [
+            doubt(2, &["experts", "products"]),
+            doubt(3, &["all-reduce"]),
+            doubt(4, &["products", "experts"]),
+        ];
+        assert_eq!(
+            lines(&all),
+            [
+                "number 2 (tp 2): 1.9 % behind; 45 % likely to be better",
+                "number 4 (tp 4): 1.9 % behind; 45 % likely to be better",
+                "numbers 2 and 4 differ from the best in the prices of: experts | products; no experiment \
+                 of parplan would tell",
+                "number 3 (tp 3): 1.9 % behind; 45 % likely to be better",
+                "number 3 differs from the best in the prices of: all-reduce; no experiment of parplan \
+                 would tell",
+            ]
+        );
+    }
 }

@@ -20,6 +20,7 @@ use parplan_profiles::ModelProfile;
 use parplan_profiles::engine::rules::DcpMerge as PlannedMerge;
 
 use crate::run::stack::{Choices, share_of, spec_of};
+use crate::run::values::{times, tokens, tokens_if_any, wide};
 use crate::run::{Common, collect};
 pub use predict::predict;
 
@@ -32,14 +33,14 @@ pub struct ExecArgs {
     #[command(flatten)]
     common: Common,
     /// Layers [default: all of one pipeline stage].
-    #[arg(long)]
+    #[arg(long, value_parser = wide)]
     layers: Option<usize>,
     /// Requests of every attention-DP rank, a decode step for each number
     /// [default: what the plan lets a rank run].
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = tokens)]
     batch: Vec<usize>,
     /// Tokens in the cache of each request [default: half of the plan's longest sequence].
-    #[arg(long)]
+    #[arg(long, value_parser = tokens_if_any)]
     context: Option<usize>,
     /// Leave the prefill step out.
     #[arg(long)]
@@ -54,8 +55,8 @@ pub struct ExecArgs {
     #[arg(long, env = "PARPLAN_PROFILES")]
     profiles: Option<PathBuf>,
     /// Timed steps, of which the median counts.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
+    #[arg(long, default_value = "20", value_parser = times)]
+    repeats: usize,
     /// libcublasLt.so.13 or .12, its folder, or a Python environment that has it.
     #[arg(long)]
     cublas_path: Option<PathBuf>,
@@ -153,7 +154,7 @@ fn run(args: &ExecArgs) -> Result<u8> {
         timing: StackTiming {
             // Clocks and caches of a GPU take a few steps; the CPU's loops take long.
             warmup: if backend == Backend::Cpu { 0 } else { 5 },
-            repeats: args.repeats as usize,
+            repeats: args.repeats,
         },
         check: false,
     }));
@@ -179,11 +180,6 @@ fn steps(
         [] => vec![launch.running_per_rank.map_or(REQUESTS, |n| n as usize)],
         given => given.to_vec(),
     };
-    if batches.contains(&0) {
-        return Err(Error::Unusable(
-            "--batch 0: a decode step has at least one request".into(),
-        ));
-    }
     let longest = launch
         .context_length
         .map_or(SEQUENCE.min(model.max_position as usize), |n| n as usize);

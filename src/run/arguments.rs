@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use parplan_executor::bench::{Launch, Timer};
 use parplan_executor::jobs::{Backend, Job, Limits, Work};
 use parplan_executor::symmetric::Registration;
@@ -13,6 +13,7 @@ use super::collectives::Collectives;
 use super::gather::Gather;
 use super::stack::Stack;
 use super::sync::Sync;
+use super::values::{machine, named, ranks, times};
 
 /// `parplan run`
 #[derive(Debug, Args)]
@@ -42,17 +43,18 @@ pub enum What {
 /// What all runs take.
 #[derive(Clone, Debug, Args)]
 pub struct Common {
-    /// What computes and communicates [default: nccl where there is a GPU, or else cpu; nccl for exec].
-    #[arg(long, value_enum)]
-    backend: Option<BackendName>,
+    /// What computes and communicates: cpu, nccl, or peer, GPUs without NCCL that ranks may share, for
+    /// attention only [default: nccl where there is a GPU, or else cpu; nccl for exec].
+    #[arg(long, value_parser = named([("cpu", Backend::Cpu), ("nccl", Backend::Nccl), ("peer", Backend::Peer)]))]
+    backend: Option<Backend>,
     /// Ranks on this machine [default: 2 on the CPU, all GPUs with nccl].
-    #[arg(long)]
+    #[arg(long, value_parser = ranks)]
     pub ranks: Option<usize>,
     /// Machines.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = ranks)]
     pub nnodes: usize,
     /// This machine's number, from 0.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value = "0", value_parser = machine)]
     pub node_rank: usize,
     /// Where all ranks meet, host:port; machine 0 listens there. The shared secret is
     /// taken from PARPLAN_SECRET.
@@ -85,41 +87,34 @@ pub struct Common {
 #[derive(Debug, Args)]
 pub struct Sampling {
     /// Operations of one timed repeat [default: 20; 1 for attention on the CPU].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    iterations: Option<u32>,
+    #[arg(long, value_parser = times)]
+    iterations: Option<usize>,
     /// Timed repeats, of which the median counts [default: 9; 3 for attention on the CPU].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: Option<u32>,
+    #[arg(long, value_parser = times)]
+    repeats: Option<usize>,
     /// Launches of a captured graph in one repeat.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    graph_launches: u32,
+    #[arg(long, default_value = "20", value_parser = times)]
+    graph_launches: usize,
     /// Registrations of the buffers, on GPUs.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["none", "local", "symmetric"])]
-    registration: Vec<RegistrationName>,
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values = ["none", "local", "symmetric"],
+        value_parser = named([
+            ("none", Registration::None),
+            ("local", Registration::Local),
+            ("symmetric", Registration::Symmetric),
+        ])
+    )]
+    registration: Vec<Registration>,
     /// How operations reach the GPU.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["stream", "graph"])]
-    launch: Vec<LaunchName>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum BackendName {
-    Cpu,
-    Nccl,
-    /// GPUs without NCCL; ranks may share one. For attention, and parplan's own collectives.
-    Peer,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LaunchName {
-    Stream,
-    Graph,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum RegistrationName {
-    None,
-    Local,
-    Symmetric,
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values = ["stream", "graph"],
+        value_parser = named([("stream", Launch::Stream), ("graph", Launch::Graph)])
+    )]
+    launch: Vec<Launch>,
 }
 
 fn seconds(text: &str) -> std::result::Result<f64, String> {
@@ -132,11 +127,7 @@ fn seconds(text: &str) -> std::result::Result<f64, String> {
 impl Common {
     /// The backend that was named.
     pub fn named_backend(&self) -> Option<Backend> {
-        self.backend.map(|name| match name {
-            BackendName::Cpu => Backend::Cpu,
-            BackendName::Nccl => Backend::Nccl,
-            BackendName::Peer => Backend::Peer,
-        })
+        self.backend
     }
 
     /// The backend that was named, or else what this machine has.
@@ -146,16 +137,12 @@ impl Common {
 
     /// Names the backend.
     pub fn set_backend(&mut self, backend: Backend) {
-        self.backend = Some(match backend {
-            Backend::Cpu => BackendName::Cpu,
-            Backend::Nccl => BackendName::Nccl,
-            Backend::Peer => BackendName::Peer,
-        });
+        self.backend = Some(backend);
     }
 
-    /// Whether ranks run on GPUs.
+    /// Whether ranks run on GPUs with NCCL between them.
     pub fn on_gpus(&self) -> bool {
-        self.backend == Some(BackendName::Nccl)
+        self.backend_or_found() == Backend::Nccl
     }
 
     /// The job that does `work` this way.
@@ -175,37 +162,28 @@ impl Common {
 impl Sampling {
     pub fn timer(&self) -> Timer {
         Timer {
-            iterations: self.iterations.unwrap_or(20) as usize,
-            repeats: self.repeats.unwrap_or(9) as usize,
+            iterations: self.iterations.unwrap_or(20),
+            repeats: self.repeats.unwrap_or(9),
             warmup: 5,
-            graph_launches: self.graph_launches as usize,
+            graph_launches: self.graph_launches,
         }
     }
 
     /// The same for operations that take seconds each.
     pub fn short_timer(&self) -> Timer {
         Timer {
-            iterations: self.iterations.unwrap_or(1) as usize,
-            repeats: self.repeats.unwrap_or(3) as usize,
+            iterations: self.iterations.unwrap_or(1),
+            repeats: self.repeats.unwrap_or(3),
             warmup: 1,
             ..self.timer()
         }
     }
 
     pub fn registrations(&self) -> Vec<Registration> {
-        let registration = |r: &RegistrationName| match r {
-            RegistrationName::None => Registration::None,
-            RegistrationName::Local => Registration::Local,
-            RegistrationName::Symmetric => Registration::Symmetric,
-        };
-        self.registration.iter().map(registration).collect()
+        self.registration.clone()
     }
 
     pub fn launches(&self) -> Vec<Launch> {
-        let launch = |l: &LaunchName| match l {
-            LaunchName::Stream => Launch::Stream,
-            LaunchName::Graph => Launch::Graph,
-        };
-        self.launch.iter().map(launch).collect()
+        self.launch.clone()
     }
 }

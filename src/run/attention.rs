@@ -13,6 +13,7 @@ use parplan_kernels::reference::split_mix;
 
 use super::arguments::{Common, Sampling};
 use super::tables;
+use super::values::{named, ranks, tokens, wide};
 
 /// `parplan run attention`
 #[derive(Debug, Args)]
@@ -25,44 +26,52 @@ pub struct Attention {
     #[arg(long, value_enum, default_value = "gqa")]
     kind: KindName,
     /// Query heads of all ranks together.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value = "64", value_parser = wide)]
     heads: usize,
-    /// KV heads, which every rank has; not for mla.
-    #[arg(long, default_value_t = 8)]
-    kv_heads: usize,
-    /// Elements of a head, 64, 128 or 256; not for mla.
-    #[arg(long, default_value_t = 128)]
-    head_dim: usize,
+    /// KV heads, which every rank has; not for mla [default: 8].
+    #[arg(long, value_parser = wide)]
+    kv_heads: Option<usize>,
+    /// Elements of a head, 64, 128 or 256; not for mla [default: 128].
+    #[arg(long, value_parser = wide)]
+    head_dim: Option<usize>,
     /// Element type of the KV cache.
-    #[arg(long, value_enum, default_value = "bf16")]
-    kv_dtype: KvName,
+    #[arg(long, default_value = "bf16", value_parser = named([("bf16", KvType::Bf16), ("fp8", KvType::Fp8)]))]
+    kv_dtype: KvType,
     /// Tokens of a page.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value = "16", value_parser = wide)]
     page: usize,
     /// Requests.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value = "16", value_parser = wide)]
     batch: usize,
     /// KV tokens of each request, its query tokens included.
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, default_value = "8192", value_parser = tokens)]
     context: usize,
     /// Query tokens of each request; above 1 for drafts and prefill chunks.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = tokens)]
     query_tokens: usize,
     /// Draw each request's KV and query tokens between 1 and those numbers.
     #[arg(long)]
     ragged: bool,
     /// Ranks that share the KV: all of them, so this is another name for --ranks.
-    #[arg(long)]
+    #[arg(long, value_parser = ranks)]
     dcp: Option<usize>,
     /// Neighbouring KV positions that stay on one rank.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = tokens)]
     interleave: usize,
-    /// Ways to share the attention [default: all that the backend has].
-    #[arg(long, value_enum, value_delimiter = ',')]
-    merge: Vec<MergeName>,
+    /// Ways to share the attention: ag-rs (queries and LSEs by all-gather, correction,
+    /// reduce-scatter), a2a (queries by all-gather; outputs and LSEs by all-to-all, merge),
+    /// replicated-q (as ag-rs, every rank computes all queries), fused (one kernel over peer memory
+    /// on each side) [default: all that the backend has].
+    #[arg(long, value_delimiter = ',', value_parser = named(WAYS))]
+    merge: Vec<AttentionWay>,
     /// Instead of attentions, only what ranks exchange around them, by every way in turns,
     /// at each of these numbers of query tokens.
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["batch", "query_tokens", "ragged"])]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = wide,
+        conflicts_with_all = ["batch", "query_tokens", "ragged"]
+    )]
     exchanges: Vec<usize>,
     /// Only from a captured graph; short for --launch graph.
     #[arg(long)]
@@ -84,34 +93,16 @@ enum KindName {
     Mla,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum KvName {
-    Bf16,
-    Fp8,
-}
+/// What `--merge` calls the ways to share an attention.
+const WAYS: [(&str, AttentionWay); 4] = [
+    ("ag-rs", way(Gather::Communicator, Merge::AgRs)),
+    ("a2a", way(Gather::Communicator, Merge::AllToAll)),
+    ("replicated-q", way(Gather::Replicated, Merge::AgRs)),
+    ("fused", way(Gather::Peer, Merge::Peer)),
+];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MergeName {
-    /// Queries by all-gather; LSEs by all-gather, correction, reduce-scatter.
-    AgRs,
-    /// Queries by all-gather; outputs and LSEs by all-to-all, merge.
-    A2a,
-    /// Every rank computes all queries; LSEs by all-gather, correction, reduce-scatter.
-    ReplicatedQ,
-    /// Queries and merge by one kernel each over peer memory.
-    Fused,
-}
-
-impl MergeName {
-    fn way(self) -> AttentionWay {
-        let (gather, merge) = match self {
-            MergeName::AgRs => (Gather::Communicator, Merge::AgRs),
-            MergeName::A2a => (Gather::Communicator, Merge::AllToAll),
-            MergeName::ReplicatedQ => (Gather::Replicated, Merge::AgRs),
-            MergeName::Fused => (Gather::Peer, Merge::Peer),
-        };
-        AttentionWay { gather, merge }
-    }
+const fn way(gather: Gather, merge: Merge) -> AttentionWay {
+    AttentionWay { gather, merge }
 }
 
 impl Attention {
@@ -121,8 +112,8 @@ impl Attention {
     /// [`Error::Unusable`] for anything that does not fit.
     pub fn job(&self) -> Result<(Common, Job)> {
         let common = self.common_with_ranks()?;
-        let dcp = common.ranks.unwrap_or(1) * common.nnodes.max(1);
-        if dcp == 0 || !self.heads.is_multiple_of(dcp) {
+        let dcp = common.ranks.unwrap_or(1) * common.nnodes;
+        if !self.heads.is_multiple_of(dcp) {
             return Err(unusable(format!(
                 "--heads {} over {dcp} ranks: the ranks must divide the query heads",
                 self.heads
@@ -134,18 +125,15 @@ impl Attention {
             let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
             since.map_or(1, |t| t.as_nanos() as u64)
         });
-        let all = MergeName::value_variants();
-        let ways = if self.merge.is_empty() {
-            all
-        } else {
-            &self.merge
-        };
         let job = common.job(Work::Attention(AttentionJob {
             shape,
             interleave: self.interleave,
             requests: self.requests(seed),
             exchanges: self.exchanges.clone(),
-            ways: ways.iter().map(|m| m.way()).collect(),
+            ways: match self.merge.as_slice() {
+                [] => WAYS.map(|(_, way)| way).to_vec(),
+                some => some.to_vec(),
+            },
             launches: if self.graph {
                 vec![Launch::Graph]
             } else {
@@ -170,20 +158,20 @@ impl Attention {
     fn common_with_ranks(&self) -> Result<Common> {
         let mut common = self.common.clone();
         match (self.dcp, common.ranks) {
-            (Some(dcp), Some(ranks)) if dcp != ranks * common.nnodes.max(1) => {
+            (Some(dcp), Some(ranks)) if dcp != ranks * common.nnodes => {
                 return Err(unusable(format!(
                     "--dcp {dcp} with {} ranks: all ranks share the KV, so they must be equal; one of the two may be left out",
-                    ranks * common.nnodes.max(1)
+                    ranks * common.nnodes
                 )));
             }
             (Some(dcp), None) => {
-                if dcp == 0 || !dcp.is_multiple_of(common.nnodes.max(1)) {
+                if !dcp.is_multiple_of(common.nnodes) {
                     return Err(unusable(format!(
-                        "--dcp {dcp} on {} machines: it must be a multiple of them, and at least 1",
+                        "--dcp {dcp} on {} machines: it must be a multiple of them",
                         common.nnodes
                     )));
                 }
-                common.ranks = Some(dcp / common.nnodes.max(1));
+                common.ranks = Some(dcp / common.nnodes);
             }
             // One rank unless asked otherwise: sharing is the special case here.
             (None, None) => common.ranks = Some(1),
@@ -197,17 +185,22 @@ impl Attention {
         let kind = match self.kind {
             KindName::Gqa => Kind::Gqa {
                 heads: self.heads,
-                kv_heads: self.kv_heads,
-                head_dim: self.head_dim,
+                kv_heads: self.kv_heads.unwrap_or(8),
+                head_dim: self.head_dim.unwrap_or(128),
             },
             KindName::Mla => Kind::Mla { heads: self.heads },
         };
-        let kv = match self.kv_dtype {
-            KvName::Bf16 => KvType::Bf16,
-            KvName::Fp8 => KvType::Fp8,
-        };
-        let mut shape = Shape::new(kind, kv, self.page);
-        if kv == KvType::Fp8 {
+        let of_gqa = [("--kv-heads", self.kv_heads), ("--head-dim", self.head_dim)];
+        if let (KindName::Mla, Some((flag, Some(value)))) =
+            (self.kind, of_gqa.iter().find(|(_, value)| value.is_some()))
+        {
+            return Err(unusable(format!(
+                "{flag} {value} with --kind mla: latent attention has one KV head of {LATENT} + {ROPE}; \
+                 leave it out"
+            )));
+        }
+        let mut shape = Shape::new(kind, self.kv_dtype, self.page);
+        if self.kv_dtype == KvType::Fp8 {
             // Not 1, so that a kernel that forgets a scale is found.
             (shape.k_scale, shape.v_scale) = (0.75, 0.75);
         }
@@ -215,27 +208,8 @@ impl Attention {
         Ok(shape)
     }
 
-    /// Sizes that no kernel or memory could have.
+    /// Sizes that do not go together.
     fn check_sizes(&self, dcp: usize) -> Result<()> {
-        for (flag, value) in [
-            ("--batch", self.batch),
-            ("--context", self.context),
-            ("--query-tokens", self.query_tokens),
-            ("--interleave", self.interleave),
-        ] {
-            if value == 0 || value > 1 << 30 {
-                return Err(unusable(format!(
-                    "{flag} is {value}, it must be 1 to {}",
-                    1 << 30
-                )));
-            }
-        }
-        if let Some(tokens) = self.exchanges.iter().find(|t| !(1..=1 << 20).contains(*t)) {
-            return Err(unusable(format!(
-                "--exchanges {tokens}: it must be 1 to {} query tokens",
-                1 << 20
-            )));
-        }
         if !self.exchanges.is_empty() && dcp == 1 {
             return Err(unusable(
                 "--exchanges with one rank: there is nothing to exchange; --dcp 2 or more".into(),

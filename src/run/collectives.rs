@@ -1,12 +1,13 @@
 //! `parplan run collectives`: what can be asked.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use parplan_executor::bench::Collective;
 use parplan_executor::jobs::{Backend, CollectivesJob, Implementation, Job, Work};
 use parplan_executor::symmetric::Sides;
 use parplan_executor::{DType, Result};
 
 use super::arguments::{Common, Sampling};
+use super::values::{named, seconds_if_any};
 
 /// `parplan run collectives`
 #[derive(Debug, Args)]
@@ -16,22 +17,38 @@ pub struct Collectives {
     #[command(flatten)]
     sampling: Sampling,
     /// Collectives [default: all].
-    #[arg(long, value_enum, value_delimiter = ',')]
-    collective: Vec<CollectiveName>,
+    #[arg(long, value_delimiter = ',', value_parser = named(Collective::ALL.map(|c| (c.name(), c))))]
+    collective: Vec<Collective>,
     /// Sizes, as nccl-tests counts them.
     #[arg(long, value_delimiter = ',', value_parser = bytes, default_values = ["1K", "16K", "256K", "4M"])]
     sizes: Vec<usize>,
     /// Element type of reductions.
-    #[arg(long, value_enum, default_value = "bf16")]
-    dtype: DTypeName,
-    /// Whose code: the backend's, or parplan's own kernels over peer memory [default: the
-    /// backend's; both of parplan's with --backend peer].
-    #[arg(long, value_enum, value_delimiter = ',')]
-    implementation: Vec<ImplementationName>,
+    #[arg(long, default_value = "bf16", value_parser = named(DType::ALL.map(|t| (t.name(), t))))]
+    dtype: DType,
+    /// Whose code: the backend's (NCCL, or TCP on the CPU), or parplan's own kernels over peer
+    /// memory [default: the backend's; both of parplan's with --backend peer].
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_parser = named([
+            ("backend", Implementation::Backend),
+            ("peer-one-shot", Implementation::PeerOneShot),
+            ("peer-two-shot", Implementation::PeerTwoShot),
+        ])
+    )]
+    implementation: Vec<Implementation>,
     /// Buffers that the symmetric registration is for, out of place: NCCL 2.29.2 and newer gather
     /// into a registered receive buffer, and reduce-scatter from a registered send buffer, alone.
-    #[arg(long, value_enum, default_value = "both")]
-    symmetric_sides: SidesName,
+    #[arg(
+        long,
+        default_value = "both",
+        value_parser = named([
+            ("both", Sides::BOTH),
+            ("send", Sides { send: true, recv: false }),
+            ("recv", Sides { send: false, recv: true }),
+        ])
+    )]
+    symmetric_sides: Sides,
     /// First hold the communicator to the conformance suite, and compare every timed
     /// collective with the CPU reference, byte for byte.
     #[arg(long)]
@@ -41,54 +58,29 @@ pub struct Collectives {
     #[arg(long)]
     driver_memory: bool,
     /// Repeat everything for at least that many seconds.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value = "0", value_parser = seconds_if_any)]
     at_least: f64,
 }
 
 impl Collectives {
     pub fn job(&self) -> Result<Job> {
-        let collective = |c: &CollectiveName| match c {
-            CollectiveName::AllGather => Collective::AllGather,
-            CollectiveName::AllGatherV => Collective::AllGatherV,
-            CollectiveName::AllReduce => Collective::AllReduce,
-            CollectiveName::ReduceScatter => Collective::ReduceScatter,
-            CollectiveName::AllToAll => Collective::AllToAll,
-            CollectiveName::Broadcast => Collective::Broadcast,
-            CollectiveName::Barrier => Collective::Barrier,
-        };
-        let implementation = |i: &ImplementationName| match i {
-            ImplementationName::Backend => Implementation::Backend,
-            ImplementationName::PeerOneShot => Implementation::PeerOneShot,
-            ImplementationName::PeerTwoShot => Implementation::PeerTwoShot,
-        };
         let implementations = match (self.implementation.as_slice(), self.common.named_backend()) {
             ([], Some(Backend::Peer)) => {
                 vec![Implementation::PeerOneShot, Implementation::PeerTwoShot]
             }
             ([], _) => vec![Implementation::Backend],
-            (some, _) => some.iter().map(implementation).collect(),
+            (some, _) => some.to_vec(),
         };
         let collectives = match self.collective.as_slice() {
             [] => Collective::ALL.to_vec(),
-            some => some.iter().map(collective).collect(),
+            some => some.to_vec(),
         };
         Ok(self.common.job(Work::Collectives(CollectivesJob {
             collectives,
             bytes: self.sizes.clone(),
-            dtype: match self.dtype {
-                DTypeName::U8 => DType::U8,
-                DTypeName::I32 => DType::I32,
-                DTypeName::I64 => DType::I64,
-                DTypeName::F16 => DType::F16,
-                DTypeName::Bf16 => DType::Bf16,
-                DTypeName::F32 => DType::F32,
-                DTypeName::F64 => DType::F64,
-            },
+            dtype: self.dtype,
             registrations: self.sampling.registrations(),
-            sides: Sides {
-                send: self.symmetric_sides != SidesName::Recv,
-                recv: self.symmetric_sides != SidesName::Send,
-            },
+            sides: self.symmetric_sides,
             driver_memory: self.driver_memory,
             launches: self.sampling.launches(),
             implementations,
@@ -97,44 +89,6 @@ impl Collectives {
             at_least_seconds: self.at_least,
         })))
     }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ImplementationName {
-    /// NCCL, or TCP on the CPU.
-    Backend,
-    PeerOneShot,
-    PeerTwoShot,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SidesName {
-    Both,
-    Send,
-    Recv,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum CollectiveName {
-    AllGather,
-    AllGatherV,
-    AllReduce,
-    ReduceScatter,
-    AllToAll,
-    Broadcast,
-    Barrier,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DTypeName {
-    U8,
-    I32,
-    I64,
-    F16,
-    Bf16,
-    F32,
-    F64,
 }
 
 /// `1K`, `64KiB`, `4M` or plain bytes.

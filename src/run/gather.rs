@@ -7,6 +7,7 @@ use parplan_executor::{Error, Result};
 
 use super::arguments::{Common, Sampling};
 use super::mode;
+use super::values::{ranks, tokens_if_any, wide};
 
 /// `parplan run gather`
 #[derive(Debug, Args)]
@@ -16,10 +17,10 @@ pub struct Gather {
     #[command(flatten)]
     sampling: Sampling,
     /// Attention DP ranks [default: all ranks].
-    #[arg(long)]
+    #[arg(long, value_parser = ranks)]
     attn_dp: Option<usize>,
     /// Elements of a row of hidden states (bf16), a multiple of 8.
-    #[arg(long, default_value_t = 1024)]
+    #[arg(long, default_value = "1024", value_parser = wide)]
     hidden: usize,
     /// Requests of each DP rank in one step, like 3,0,7,2; may be given several times.
     /// [default: balanced, uneven, one rank alone, all idle]
@@ -29,8 +30,8 @@ pub struct Gather {
     #[arg(long)]
     logprob_rows: Vec<String>,
     /// Speculative steps; a request then has steps + 1 rows.
-    #[arg(long, default_value_t = 0)]
-    speculative_steps: usize,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=64))]
+    speculative_steps: u32,
     /// Attention outputs are partial sums over attention TP.
     #[arg(long)]
     partial: bool,
@@ -41,7 +42,7 @@ pub struct Gather {
 
 impl Gather {
     pub fn job(&self) -> Result<Job> {
-        if self.hidden == 0 || !self.hidden.is_multiple_of(8) {
+        if !self.hidden.is_multiple_of(8) {
             return Err(Error::Unusable(format!(
                 "--hidden is {}, it must be a multiple of 8",
                 self.hidden
@@ -49,7 +50,7 @@ impl Gather {
         }
         let world = self.common.nnodes * self.ranks()?;
         let attn_dp = self.attn_dp.unwrap_or(world);
-        if attn_dp == 0 || !world.is_multiple_of(attn_dp) {
+        if !world.is_multiple_of(attn_dp) {
             return Err(Error::Unusable(format!(
                 "--attn-dp is {attn_dp}, it must divide the {world} ranks"
             )));
@@ -83,7 +84,7 @@ impl Gather {
         for (i, requests) in steps.into_iter().enumerate() {
             let rows: Vec<usize> = requests
                 .iter()
-                .map(|r| r * (self.speculative_steps + 1))
+                .map(|r| r * (self.speculative_steps as usize + 1))
                 .collect();
             let logprob_rows = match self.logprob_rows.get(i) {
                 Some(text) => counts("--logprob-rows", text, attn_dp)?,
@@ -98,7 +99,7 @@ impl Gather {
         Ok(self.common.job(Work::Gather(GatherJob {
             attn_dp,
             hidden: self.hidden,
-            speculative_steps: self.speculative_steps,
+            speculative_steps: self.speculative_steps as usize,
             partial: self.partial,
             steps: gather_steps,
             modes: vec![Mode::MaxLen, Mode::SumLen, Mode::AllGatherV],
@@ -116,7 +117,6 @@ impl Gather {
             return Ok(identity.world);
         }
         match (self.common.ranks, self.common.backend_or_found()) {
-            (Some(0), _) => Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
             (Some(n), _) => Ok(n),
             (None, Backend::Cpu) => Ok(2),
             (None, Backend::Nccl | Backend::Peer) => parplan_executor::cuda::device_count(),
@@ -125,15 +125,20 @@ impl Gather {
 }
 
 /// Counts of all DP ranks, like `3,0`.
+///
+/// # Errors
+/// [`Error::Unusable`] for another number of counts than there are ranks, or one that is none.
 pub fn counts(flag: &str, text: &str, ranks: usize) -> Result<Vec<usize>> {
     let wrong = || {
         Error::Unusable(format!(
-            "{flag} '{text}': it must be {ranks} counts, one for each DP rank, like 3,0"
+            "{flag} '{text}': it must be {ranks} counts, one for each DP rank, like 3,0, each a whole \
+             number up to {}",
+            1 << 30
         ))
     };
     let all: Vec<usize> = text
         .split(',')
-        .map(|n| n.trim().parse().map_err(|_| wrong()))
+        .map(|n| tokens_if_any(n).map_err(|_| wrong()))
         .collect::<Result<_>>()?;
     if all.len() != ranks {
         Err(wrong())

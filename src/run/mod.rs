@@ -11,6 +11,7 @@ mod room;
 pub mod stack;
 mod sync;
 mod tables;
+pub mod values;
 
 use crate::output::tell;
 use std::path::PathBuf;
@@ -70,12 +71,11 @@ const MANY: usize = 16;
 /// error and in the code.
 pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Value>)> {
     let local_world = match common.ranks {
-        Some(0) => return Err(Error::Unusable("--ranks is 0, at least 1 is needed".into())),
         Some(n) => n,
         None if job.backend != Backend::Cpu => parplan_executor::cuda::device_count()?,
         None => 2,
     };
-    if common.nnodes == 0 || common.node_rank >= common.nnodes {
+    if common.node_rank >= common.nnodes {
         return Err(Error::Unusable(format!(
             "--node-rank is {}, with --nnodes {} it must be below that",
             common.node_rank, common.nnodes
@@ -83,7 +83,7 @@ pub fn collect(common: &Common, job: &Job) -> Result<(u8, Option<serde_json::Val
     }
     job.backend
         .check_machine(local_world, job.nccl_path.as_deref())?;
-    room::check(job, local_world)?;
+    room::check(job, local_world, local_world * common.nnodes)?;
     if job.backend != Backend::Cpu {
         let gpus = parplan_executor::cuda::device_count()?;
         if local_world > gpus {

@@ -1,21 +1,16 @@
-//! Whether a stack fits the memory of this machine, before any rank is started.
+//! Whether a job fits the memory of this machine, before any rank is started.
 
 use crate::render::number;
 use parplan_executor::jobs::{Backend, Job, Work};
 use parplan_executor::probes;
 use parplan_executor::{Error, Result};
 
-/// Refuses a stack whose weights and cache are larger than the memory that is there. Activations and
-/// libraries come on top, so that what passes may still not fit.
+/// Refuses a job of `world` ranks, `ranks` of them here, whose buffers are larger than the memory that is
+/// there. Activations, results and libraries come on top, so that what passes may still not fit.
 ///
 /// # Errors
 /// [`Error::Unusable`] with what it takes, what there is, and what would make it smaller.
-pub(super) fn check(job: &Job, ranks: usize) -> Result<()> {
-    let Work::Stack(stack) = &job.work else {
-        return Ok(());
-    };
-    let weights = stack.spec.weight_bytes();
-    let cache = stack.spec.cache_bytes(&stack.steps);
+pub(super) fn check(job: &Job, ranks: usize, world: usize) -> Result<()> {
     let (there, sharing, whose) = match job.backend {
         Backend::Cpu => (probes::available_memory(), ranks, "free here"),
         Backend::Nccl | Backend::Peer => {
@@ -28,14 +23,40 @@ pub(super) fn check(job: &Job, ranks: usize) -> Result<()> {
     let Some(there) = there.filter(|bytes| *bytes > 0) else {
         return Ok(());
     };
-    refuse(
-        weights,
-        cache,
-        sharing,
-        there,
-        whose,
-        stack.spec.layers.len(),
-    )
+    if let Work::Stack(stack) = &job.work {
+        let weights = stack.spec.weight_bytes();
+        let cache = stack.spec.cache_bytes(&stack.steps);
+        let layers = stack.spec.layers.len();
+        return refuse(weights, cache, sharing, there, whose, layers);
+    }
+    let each = job.work.least_bytes(world);
+    let needed = each.saturating_mul(sharing as u64);
+    if needed <= there {
+        return Ok(());
+    }
+    Err(Error::Unusable(format!(
+        "{} of buffers a rank{}, and {} are {whose}; {}",
+        gib(each as f64),
+        of_all(needed as f64, sharing),
+        gib(there as f64),
+        match job.work {
+            Work::Collectives(_) => "give smaller --sizes",
+            Work::Gather(_) => "give fewer --requests or a smaller --hidden",
+            _ => "give a shorter --context, a smaller --batch or a smaller --page",
+        }
+    )))
+}
+
+fn gib(bytes: f64) -> String {
+    format!("{:.1} GiB", bytes / (1u64 << 30) as f64)
+}
+
+/// What several ranks need together.
+fn of_all(needed: f64, ranks: usize) -> String {
+    match ranks {
+        1 => String::new(),
+        ranks => format!(", {} for {ranks} ranks", gib(needed)),
+    }
 }
 
 fn refuse(
@@ -50,11 +71,7 @@ fn refuse(
     if needed as u64 <= there {
         return Ok(());
     }
-    let gib = |bytes: f64| format!("{:.1} GiB", bytes / (1u64 << 30) as f64);
-    let all = match sharing {
-        1 => String::new(),
-        ranks => format!(", {} for {ranks} ranks", gib(needed as f64)),
-    };
+    let all = of_all(needed as f64, sharing);
     let share = there as f64 / needed.max(1) as f64;
     let fit = (share * layers as f64).floor();
     let way_out = match fit >= 1.0 {

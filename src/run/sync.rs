@@ -6,6 +6,7 @@ use parplan_executor::jobs::{Job, SyncJob, Work};
 use parplan_executor::sync::Way;
 
 use super::arguments::{Common, Sampling};
+use super::values::times;
 
 /// `parplan run sync`
 #[derive(Debug, Args)]
@@ -15,8 +16,8 @@ pub struct Sync {
     #[command(flatten)]
     sampling: Sampling,
     /// Timed rounds of each way.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
+    #[arg(long, default_value = "200", value_parser = times)]
+    rounds: usize,
 }
 
 impl Sync {
@@ -25,7 +26,7 @@ impl Sync {
             ways: Way::ALL.to_vec(),
             launches: self.sampling.launches(),
             registrations: self.sampling.registrations(),
-            rounds: self.rounds as usize,
+            rounds: self.rounds,
         })))
     }
 }

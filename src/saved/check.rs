@@ -9,8 +9,8 @@ use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::{Deployment, Setup, sm};
 use parplan_planner::formats;
 use parplan_planner::legality::{self, Ground, Machines, ModelShape, Options};
-use parplan_planner::plan::Predicted;
-use parplan_planner::question::{Balance, GraphSizes, Settings};
+use parplan_planner::plan::{MemoryMap, Predicted};
+use parplan_planner::question::{Balance, GraphSizes, Settings, Traffic};
 use parplan_profiles::engine::rules::RequestLimit;
 use parplan_profiles::engine::{EngineProfile, EngineRules};
 use parplan_profiles::{GpuProfile, Library, ModelProfile};
@@ -46,9 +46,18 @@ pub(super) fn finite(table: &toml::Table) -> Result<(), String> {
 
 /// Refuses figures that no plan has, and parts that contradict each other.
 pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
-    let traffic = &plan.traffic;
-    let within = |field: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value)
-    {
+    within("kv_tokens_per_rank", plan.kv_tokens_per_rank, 0.0, f64::MAX)?;
+    let per_token = plan.kv_bytes_per_token_per_rank;
+    within("kv_bytes_per_token_per_rank", per_token, 0.0, f64::MAX)?;
+    within("memory_fraction", plan.memory_fraction, 0.01, 1.0)?;
+    traffic(&plan.traffic)?;
+    predictions(plan)?;
+    memory(&plan.memory_bytes)?;
+    started_as_planned(plan)
+}
+
+fn within(field: &str, value: f64, low: f64, high: f64) -> Result<(), String> {
+    match (low..=high).contains(&value) {
         true => Ok(()),
         false if high == f64::MAX => Err(format!(
             "{field} is {value}, it must be a number from {low}"
@@ -56,53 +65,45 @@ pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
         false => Err(format!(
             "{field} is {value}, it must be a number from {low} to {high}"
         )),
-    };
-    within("kv_tokens_per_rank", plan.kv_tokens_per_rank, 0.0, f64::MAX)?;
-    let per_token = plan.kv_bytes_per_token_per_rank;
-    within("kv_bytes_per_token_per_rank", per_token, 0.0, f64::MAX)?;
-    within("traffic.isl", traffic.isl, 1.0, f64::MAX)?;
-    within("traffic.osl", traffic.osl, 1.0, f64::MAX)?;
-    within("traffic.concurrency", traffic.concurrency, 1.0, f64::MAX)?;
-    within("traffic.waves", traffic.waves, 1.0, f64::MAX)?;
-    within("traffic.prefix_hit", traffic.prefix_hit, 0.0, 1.0)?;
+    }
+}
+
+fn traffic(traffic: &Traffic) -> Result<(), String> {
+    // Ratios to the mean: a rounding error is no smaller longest.
+    const ONE: f64 = 1.0 - 1e-9;
+    for (field, value, low, high) in [
+        ("isl", traffic.isl, 1.0, f64::MAX),
+        ("osl", traffic.osl, 1.0, f64::MAX),
+        ("concurrency", traffic.concurrency, 1.0, f64::MAX),
+        ("waves", traffic.waves, 1.0, f64::MAX),
+        ("prefix_hit", traffic.prefix_hit, 0.0, 1.0),
+        ("prompts.longest", traffic.prompts.longest, ONE, f64::MAX),
+        ("prompts.weighted", traffic.prompts.weighted, ONE, f64::MAX),
+        ("prompts.width", traffic.prompts.width, 0.0, f64::MAX),
+        ("outputs.longest", traffic.outputs.longest, ONE, f64::MAX),
+        ("outputs.weighted", traffic.outputs.weighted, ONE, f64::MAX),
+        ("outputs.width", traffic.outputs.width, 0.0, f64::MAX),
+    ] {
+        within(&format!("traffic.{field}"), value, low, high)?;
+    }
     if let Some(rate) = traffic.requests_per_s {
         within("traffic.requests_per_s", rate, 1e-9, f64::MAX)?;
-    }
-    for (name, spread) in [("prompts", traffic.prompts), ("outputs", traffic.outputs)] {
-        within(
-            &format!("traffic.{name}.longest"),
-            spread.longest,
-            1.0 - 1e-9,
-            f64::MAX,
-        )?;
-        within(
-            &format!("traffic.{name}.weighted"),
-            spread.weighted,
-            1.0 - 1e-9,
-            f64::MAX,
-        )?;
-        within(
-            &format!("traffic.{name}.width"),
-            spread.width,
-            0.0,
-            f64::MAX,
-        )?;
-    }
-    match &traffic.balance {
-        Balance::MeanOverMax(ratio) => within("traffic.balance.mean_over_max", *ratio, 1e-9, 1.0)?,
-        Balance::Ranks(list) => list.iter().enumerate().try_for_each(|(rank, batch)| {
-            within(
-                &format!("traffic.balance.ranks[{rank}]"),
-                *batch,
-                0.0,
-                f64::MAX,
-            )
-        })?,
-        Balance::Even | Balance::Random(_) => {}
     }
     if let Some(s) = traffic.speculation {
         within("traffic.speculation.acceptance", s.acceptance, 0.0, 1.0)?;
     }
+    match &traffic.balance {
+        Balance::MeanOverMax(ratio) => within("traffic.balance.mean_over_max", *ratio, 1e-9, 1.0),
+        Balance::Ranks(list) => list.iter().enumerate().try_for_each(|(rank, batch)| {
+            let field = format!("traffic.balance.ranks[{rank}]");
+            within(&field, *batch, 0.0, f64::MAX)
+        }),
+        Balance::Even | Balance::Random(_) => Ok(()),
+    }
+}
+
+/// Each figure lies in its interval, and requests and tokens are one throughput.
+fn predictions(plan: &SavedPlan) -> Result<(), String> {
     let p = &plan.predicted;
     let figures = [
         ("tpot_ms", p.tpot_ms),
@@ -127,21 +128,39 @@ pub(super) fn coherent(plan: &SavedPlan) -> Result<(), String> {
             ));
         }
     }
-    for (name, bytes) in plan.memory_bytes.parts() {
+    of_one_throughput(
+        "requests_per_s",
+        p.requests_per_s.value,
+        p.output_tokens_per_s.value / plan.traffic.osl,
+        "output_tokens_per_s over traffic.osl",
+    )
+}
+
+/// Refuses a figure that is another throughput than the one which it follows from.
+fn of_one_throughput(name: &str, found: f64, right: f64, from: &str) -> Result<(), String> {
+    match (found - right).abs() > SAME * right.abs() {
+        true => Err(format!(
+            "predicted.{name} is {found}, and its {from} is {right}; {AGAIN}"
+        )),
+        false => Ok(()),
+    }
+}
+
+fn memory(map: &MemoryMap) -> Result<(), String> {
+    for (name, bytes) in map.parts() {
         if name != "headroom" {
             within(&format!("memory_bytes.{name}"), bytes, 0.0, f64::MAX)?;
         }
     }
-    let sum: f64 = plan.memory_bytes.parts().iter().map(|part| part.1).sum();
-    if (sum - plan.memory_bytes.total).abs() > SAME * plan.memory_bytes.total {
+    let sum: f64 = map.parts().iter().map(|part| part.1).sum();
+    if (sum - map.total).abs() > SAME * map.total {
         return Err(format!(
             "the parts of memory_bytes sum to {} GiB, and its total is {} GiB; {AGAIN}",
             gib(sum),
-            gib(plan.memory_bytes.total)
+            gib(map.total)
         ));
     }
-    within("memory_fraction", plan.memory_fraction, 0.01, 1.0)?;
-    started_as_planned(plan)
+    Ok(())
 }
 
 /// What is started says what was planned, field by field.
@@ -337,6 +356,12 @@ impl SavedPlan {
             costs: OpCosts::new(&efficiency.figures, gpu).map_err(|e| e.to_string())?,
             overheads: &overheads.figures,
         };
+        of_one_throughput(
+            "output_tokens_per_s",
+            self.predicted.output_tokens_per_s.value,
+            self.predicted.output_tokens_per_s_per_gpu.value * f64::from(self.choice.layout.gpus()),
+            "output_tokens_per_s_per_gpu times the GPUs of its layout",
+        )?;
         let differs = |stated: f64, found: f64| (stated - found).abs() > SAME * found.max(1.0);
         let card = gpu.memory_mib as f64 * 1024.0 * 1024.0;
         if differs(self.memory_bytes.total, card) {

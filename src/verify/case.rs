@@ -134,13 +134,21 @@ mod tests {
             named.resolve(&library).unwrap()
         };
         let one = case(1, 1, 1);
-        // 2 layers of 128 experts, 3 x 2048 x 768 each, in bf16, and attention beside them.
+        // 2 layers of 128 experts, 3 x 2048 x 768 each, in bf16, attention beside them, and the router,
+        // which every rank has whole.
         let experts = 2 * 128 * 3 * 2048 * 768 * 2;
         let attention = 2 * 2048 * 128 * 2 * (32 + 4) * 2;
-        assert_eq!(one.spec.weight_bytes(), experts + attention);
+        let router = 2 * 128 * 2048 * 2;
+        assert_eq!(one.spec.weight_bytes(), experts + attention + router);
         assert_eq!(one.spec.cache_bytes_per_token(), 2 * 4 * 128 * 4);
-        assert_eq!(case(2, 1, 2).spec.weight_bytes(), (experts + attention) / 2);
-        assert_eq!(case(2, 2, 2).spec.weight_bytes(), experts / 2 + attention);
+        assert_eq!(
+            case(2, 1, 2).spec.weight_bytes(),
+            (experts + attention) / 2 + router
+        );
+        assert_eq!(
+            case(2, 2, 2).spec.weight_bytes(),
+            experts / 2 + attention + router
+        );
         assert_eq!(
             case(2, 1, 1).spec.cache_bytes_per_token(),
             one.spec.cache_bytes_per_token() / 2

@@ -59,6 +59,24 @@ pub enum Work {
     Attention(AttentionJob),
 }
 
+impl Work {
+    /// Bytes of the buffers that one of `world` ranks cannot do without, before any of them is made.
+    #[must_use]
+    pub fn least_bytes(&self, world: usize) -> u64 {
+        match self {
+            Work::Collectives(job) => job.least_bytes(),
+            Work::Gather(job) => job.least_bytes(),
+            Work::Attention(job) => job.least_bytes(world),
+            Work::Stack(job) => {
+                let cache = job.spec.cache_bytes(&job.steps);
+                job.spec.weight_bytes().saturating_add(cache) as u64
+            }
+            // A few words a rank, and what the experiments of a calibration choose for themselves.
+            Work::Sync(_) | Work::Probes(_) => 0,
+        }
+    }
+}
+
 impl Job {
     /// Does the work on this rank. Rank 0's value is the result of the run.
     ///

@@ -81,7 +81,7 @@ pub(super) fn facts(context: &Context, monitor: &Monitor) -> Result<Provenance> 
             gpu.memory()?.1,
             gpu.driver_cuda().unwrap_or_default(),
         ),
-        None => (processor(), memory(), String::new()),
+        None => (processor(), total_memory(), String::new()),
     };
     let world = context.identity.world;
     Ok(Provenance {
@@ -115,7 +115,7 @@ pub(super) fn facts(context: &Context, monitor: &Monitor) -> Result<Provenance> 
 pub fn survey(gpus: bool, ranks: u32) -> Result<Provenance> {
     let mut out = Provenance {
         device: processor(),
-        memory_bytes: memory(),
+        memory_bytes: total_memory(),
         count: ranks,
         backend: if gpus { "nccl" } else { "cpu" }.into(),
         topology: format!("{ranks} processes over loopback TCP"),
@@ -190,7 +190,8 @@ fn processor() -> String {
     format!("{model}, {cores} cores")
 }
 
-fn memory() -> u64 {
+/// Bytes of the host's memory; 0 where the system does not say.
+pub fn total_memory() -> u64 {
     meminfo("MemTotal:").unwrap_or(0)
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use parplan_profiles::calibration::{Experiment, GpuState, Journal, Measured, Probe, Provenance};
 use serde::{Deserialize, Serialize};
 
-pub use machine::{Monitor, available_memory, load, survey};
+pub use machine::{Monitor, available_memory, load, survey, total_memory};
 use prepare::{Bench, Outcome};
 pub use series::Effort;
 

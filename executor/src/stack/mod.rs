@@ -15,6 +15,7 @@ mod cpu;
 mod cuda;
 mod ffn;
 mod groups;
+mod matrices;
 mod memory;
 mod mixer;
 mod op;

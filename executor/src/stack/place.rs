@@ -57,6 +57,8 @@ pub enum MixerShape {
         q_heads: usize,
         /// The first of them in the model.
         first_q: usize,
+        /// Query heads of the model.
+        all_q: usize,
         /// KV heads in this rank's cache.
         kv_heads: usize,
         /// The first of them in the model.
@@ -72,6 +74,8 @@ pub enum MixerShape {
         heads: usize,
         /// The first of them in the model.
         first: usize,
+        /// Query heads of the model.
+        all: usize,
         /// As in the specification.
         q_lora: usize,
         /// As in the specification.
@@ -104,6 +108,7 @@ impl MixerShape {
                 MixerShape::Gqa {
                     q_heads: q,
                     first_q: place.attn_tp * q,
+                    all_q: q_heads,
                     kv_heads: kv,
                     first_kv: place.head_group * kv_heads / groups,
                     head_dim,
@@ -122,6 +127,7 @@ impl MixerShape {
                 MixerShape::Mla {
                     heads: own,
                     first: place.attn_tp * own,
+                    all: heads,
                     q_lora,
                     kv_lora,
                     nope,
@@ -217,6 +223,8 @@ pub enum BlockShape {
         columns: usize,
         /// The first of them in the model.
         first: usize,
+        /// Columns in the model.
+        all: usize,
     },
     /// Experts.
     Moe {
@@ -232,10 +240,14 @@ pub enum BlockShape {
         columns: usize,
         /// The first of them.
         first_column: usize,
+        /// Columns of an expert's hidden layer in the model.
+        all_columns: usize,
         /// Columns of the shared experts on this rank; 0 for none.
         shared: usize,
         /// The first of them.
         first_shared: usize,
+        /// Columns of the shared experts in the model.
+        all_shared: usize,
     },
 }
 
@@ -251,6 +263,7 @@ impl BlockShape {
                 BlockShape::Dense {
                     columns,
                     first: place.real % ranks * columns,
+                    all: intermediate,
                 }
             }
             BlockSpec::Moe {
@@ -270,8 +283,10 @@ impl BlockShape {
                     top_k,
                     columns,
                     first_column: place.moe_tp * columns,
+                    all_columns: intermediate,
                     shared,
                     first_shared: place.real % shared_ranks * shared,
+                    all_shared: shared_intermediate,
                 }
             }
         }

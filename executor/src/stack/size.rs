@@ -1,50 +1,18 @@
 //! How much memory a stack takes, before any of it is made.
 
-use super::spec::{BlockSpec, MixerSpec, StackSpec, StepSpec};
+use super::matrices::LayerMatrices;
+use super::place::{BlockShape, MixerShape, Place};
+use super::spec::{LayerSpec, MixerSpec, StackSpec, StepSpec};
 
 impl StackSpec {
     /// Bytes of one rank's weights: the matrices, in their formats. Norms and scales are left out.
     #[must_use]
     pub fn weight_bytes(&self) -> usize {
-        let (hidden, real) = (self.hidden, self.shard_of);
-        let layer = |layer: &super::spec::LayerSpec| {
-            let mixer = match layer.mixer {
-                MixerSpec::Gqa {
-                    q_heads,
-                    kv_heads,
-                    head_dim,
-                    ..
-                } => hidden * head_dim * 2 * (q_heads + kv_heads) / real.attn_tp(),
-                MixerSpec::Mla {
-                    heads,
-                    q_lora,
-                    kv_lora,
-                    nope,
-                    rope,
-                    v_dim,
-                } => {
-                    let of_head = q_lora.max(hidden / 4) * (nope + rope)
-                        + kv_lora * (nope + v_dim)
-                        + hidden * v_dim;
-                    hidden * (q_lora + kv_lora + rope) + heads / real.attn_tp() * of_head
-                }
-            };
-            let block = match layer.block {
-                BlockSpec::Dense { intermediate } => {
-                    3 * hidden * intermediate / real.tp * layer.dense_format.bytes()
-                }
-                BlockSpec::Moe {
-                    experts,
-                    intermediate,
-                    shared_intermediate,
-                    ..
-                } => {
-                    let routed = experts * intermediate * layer.expert_format.bytes();
-                    let shared = shared_intermediate * layer.dense_format.bytes();
-                    3 * hidden * (routed + shared) / real.tp
-                }
-            };
-            mixer * layer.attention_format.bytes() + block
+        let place = Place::new(self, 0);
+        let layer = |layer: &LayerSpec| {
+            let mixer = MixerShape::new(self, &place, &layer.mixer);
+            let block = BlockShape::new(self, &place, &layer.block);
+            LayerMatrices::new(self.hidden, &mixer, &block, layer).bytes()
         };
         self.layers.iter().map(layer).sum()
     }
@@ -71,7 +39,12 @@ impl StackSpec {
     pub fn cache_bytes(&self, steps: &[StepSpec]) -> usize {
         let tokens = steps.iter().map(|step| {
             let most = step.requests.iter().copied().max().unwrap_or(0);
-            most.saturating_mul(step.context.saturating_add(step.q_tokens))
+            let tokens = step.context.saturating_add(step.q_tokens);
+            // A request holds whole pages.
+            let held = tokens
+                .checked_next_multiple_of(self.page_size.max(1))
+                .unwrap_or(usize::MAX);
+            most.saturating_mul(held)
         });
         tokens
             .max()

@@ -174,38 +174,16 @@ impl<'a> Deployment<'a> {
         let of_replica = clients / f64::from(layout.replicas);
         let mean = of_replica / dp;
         let mean_over_max = traffic.balance.mean_over_max(layout.attention_dp, mean);
-        // Room for a rank that the router favours for a while.
-        let slack = if layout.attention_dp > 1 { 1.25 } else { 1.0 };
-        let wanted = (mean / mean_over_max * slack)
-            .ceil()
-            .max(1.0)
-            .min(f64::from(u32::MAX / 2));
-        let per_rank = (wanted as u32).min(most);
-        let asked = settings
-            .max_running_requests
-            .unwrap_or(match rules.scheduler.requests {
+        let asked = settings.max_running_requests.unwrap_or_else(|| {
+            // Room for a rank that the router favours for a while.
+            let slack = if layout.attention_dp > 1 { 1.25 } else { 1.0 };
+            let per_rank = whole((mean / mean_over_max * slack).ceil()).min(most);
+            match rules.scheduler.requests {
                 rules::RequestLimit::Server => per_rank.saturating_mul(layout.attention_dp),
                 rules::RequestLimit::Engine => per_rank,
-            });
-        let mut context = GraphContext {
-            layout,
-            gpu_mib: Some(setup.gpu.memory_mib),
-            gpu: &setup.gpu.name,
-            sm: sm(setup.gpu),
-            // An engine that is told neither sizes nor a limit captures what its own limit allows.
-            running_requests: match settings.graph_sizes {
-                Some(GraphSizes::Engine) => settings.max_running_requests,
-                _ => Some(asked),
-            },
-            pool: None,
-            query_length: width as u32,
-            speculation: spec.is_some(),
-            gathers: layout.attention_dp > 1 && !choice.expert_all_to_all,
-            two_batch_overlap: false,
-            largest: None,
-            tokens: settings.chunk_tokens,
-            mla: is_mla(setup.model),
-        };
+            }
+        });
+        let mut context = graph_context(setup, settings, &choice, asked, spec);
         let chunk_flag = graphs::step_tokens(rules, &context);
         let chunk_tokens = if rules.scheduler.chunk_divided_by_attention_dp {
             f64::from(chunk_flag / layout.attention_dp.max(1))
@@ -213,15 +191,13 @@ impl<'a> Deployment<'a> {
             f64::from(chunk_flag)
         };
         let limit = graphs::per_rank(rules, &context, asked);
-        let capture = match &settings.graph_sizes {
-            _ if !choice.cuda_graphs => CaptureList {
+        let capture = match choice.cuda_graphs {
+            true => capture_list(rules, settings, &context, limit),
+            false => CaptureList {
                 unit: rules.graphs.unit,
                 sizes: Vec::new(),
                 lost: Vec::new(),
             },
-            Some(GraphSizes::Listed(sizes)) => graphs::explicit_list(rules, &context, sizes),
-            Some(GraphSizes::Engine) => graphs::default_list(rules, &context),
-            None => planned_list(rules, &context, limit, layout.attention_dp, width as u32),
         };
         // The engine reserves memory by the largest size that it is told, or by its own, whether or not so
         // many requests can run.
@@ -231,18 +207,16 @@ impl<'a> Deployment<'a> {
             }
             _ => capture.largest().or(Some(1)),
         };
-        let draft = if spec.is_some() {
-            Draft::Eagle
-        } else {
-            Draft::None
-        };
-        let backend = match setup.rules.experts.all_to_all() {
+        let backend = match rules.experts.all_to_all() {
             Some(backend) if choice.expert_all_to_all => backend,
             _ => "none",
         };
         let reserve = ReserveContext {
             decode_graphs: choice.cuda_graphs,
-            draft,
+            draft: match spec {
+                Some(_) => Draft::Eagle,
+                None => Draft::None,
+            },
             expert_backend: backend,
         };
         let mut fraction = reserve::memory_fraction(rules, &context, &reserve);
@@ -404,6 +378,50 @@ impl<'a> Deployment<'a> {
     }
 }
 
+/// What an engine goes by when it decides what to capture, with `asked` running requests.
+fn graph_context<'a>(
+    setup: &Setup<'a>,
+    settings: &Settings,
+    choice: &Choice,
+    asked: u32,
+    spec: Option<Speculation>,
+) -> GraphContext<'a> {
+    GraphContext {
+        layout: choice.layout,
+        gpu_mib: Some(setup.gpu.memory_mib),
+        gpu: &setup.gpu.name,
+        sm: sm(setup.gpu),
+        // An engine that is told neither sizes nor a limit captures what its own limit allows.
+        running_requests: match settings.graph_sizes {
+            Some(GraphSizes::Engine) => settings.max_running_requests,
+            _ => Some(asked),
+        },
+        pool: None,
+        query_length: 1 + spec.map_or(0, |s| s.steps),
+        speculation: spec.is_some(),
+        gathers: choice.layout.attention_dp > 1 && !choice.expert_all_to_all,
+        two_batch_overlap: false,
+        largest: None,
+        tokens: settings.chunk_tokens,
+        mla: is_mla(setup.model),
+    }
+}
+
+/// The graphs that are captured: those that were listed, the engine's own, or those of every batch up to
+/// `limit` requests a rank.
+fn capture_list(
+    rules: &EngineRules,
+    settings: &Settings,
+    context: &GraphContext<'_>,
+    limit: u32,
+) -> CaptureList {
+    match &settings.graph_sizes {
+        Some(GraphSizes::Listed(sizes)) => graphs::explicit_list(rules, context, sizes),
+        Some(GraphSizes::Engine) => graphs::default_list(rules, context),
+        None => planned_list(rules, context, limit),
+    }
+}
+
 /// Sizes of a capture list in requests of one rank, each of `width` tokens.
 fn in_requests(capture: &CaptureList, dp: u32, width: u32) -> Vec<u32> {
     capture
@@ -424,17 +442,11 @@ fn whole(requests: f64) -> u32 {
 }
 
 /// Sizes that cover every batch up to `limit` requests a rank with little waste, in the engine's unit.
-fn planned_list(
-    rules: &EngineRules,
-    context: &GraphContext<'_>,
-    limit: u32,
-    dp: u32,
-    width: u32,
-) -> CaptureList {
+fn planned_list(rules: &EngineRules, context: &GraphContext<'_>, limit: u32) -> CaptureList {
     let unit = match rules.graphs.unit {
         GraphUnit::RequestsPerRank => 1,
-        GraphUnit::RequestsOfAllRanks => dp,
-        GraphUnit::Tokens => width,
+        GraphUnit::RequestsOfAllRanks => context.layout.attention_dp,
+        GraphUnit::Tokens => context.query_length,
     };
     // Engines cap what they capture; larger batches run eagerly there whatever is asked.
     graphs::covering_list(rules, context, limit.min(1024), unit, GRAPH_WASTE)

@@ -23,5 +23,5 @@ pub(super) fn command(
     let text = serde_json::to_string_pretty(spec)
         .map_err(|error| LaunchError::Placement(format!("the plan cannot be written: {error}")))?;
     words.file(PLAN, text + "\n");
-    Ok(words.finish(place, false, &spec.extra_args))
+    words.finish(place, false, &spec.extra_args)
 }

@@ -150,8 +150,9 @@ pub(super) fn places(spec: &LaunchSpec) -> Result<Vec<Place>, LaunchError> {
                 .and_then(|step| base.checked_add(step))
                 .ok_or_else(|| {
                     LaunchError::Placement(format!(
-                        "port {base} leaves no room for {slots} replicas {PORT_STEP} apart; use a \
-                         lower one"
+                        "port {base} leaves no room for {} replicas {PORT_STEP} apart; use a \
+                         lower one",
+                        slots.min(layout.replicas)
                     ))
                 })
         };

@@ -96,5 +96,5 @@ pub(super) fn command(
     words.switch(Meaning::TrustRemoteCode, spec.trust_remote_code)?;
     words.say(Meaning::Host, &spec.host)?;
     words.number(Meaning::Port, place.port)?;
-    Ok(words.finish(place, place.node == 0, &spec.extra_args))
+    words.finish(place, place.node == 0, &spec.extra_args)
 }

@@ -382,6 +382,15 @@ fn every_string_is_one_argument() {
     assert!(refused(|s| s.model = String::new()).contains("empty"));
     assert!(refused(|s| s.host = "a\0b".to_owned()).contains("NUL"));
     assert!(refused(|s| s.extra_args = vec!["\0".to_owned()]).contains("NUL"));
+    for why in [
+        refused(|s| s.extra_args = vec!["--tp-size".to_owned(), "4".to_owned()]),
+        refused(|s| s.extra_args = vec!["--tp-size=4".to_owned()]),
+    ] {
+        assert!(
+            why.contains("--tp-size") && why.contains("plan again"),
+            "{why}"
+        );
+    }
     assert!(refused(|s| s.memory_fraction = Some(f64::NAN)).contains("memory fraction"));
     assert!(refused(|s| s.memory_fraction = Some(1.5)).contains("at most 1"));
     assert!(refused(|s| s.graph_sizes = Some(vec![0])).contains("at least 1"));

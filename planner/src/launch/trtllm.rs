@@ -104,5 +104,5 @@ pub(super) fn command(
     }
     words.say(Meaning::Host, &spec.host)?;
     words.number(Meaning::Port, place.port)?;
-    Ok(words.finish(place, place.node == 0, &spec.extra_args))
+    words.finish(place, place.node == 0, &spec.extra_args)
 }

@@ -75,7 +75,7 @@ pub(super) fn command(
         words.say(Meaning::Host, &spec.host)?;
         words.number(Meaning::Port, place.port)?;
     }
-    Ok(words.finish(place, serves, &spec.extra_args))
+    words.finish(place, serves, &spec.extra_args)
 }
 
 /// Engines over several machines: whole data-parallel engines on each, or one engine over all.

@@ -108,9 +108,34 @@ impl<'a> Words<'a> {
         self.files.push((name.to_owned(), content));
     }
 
-    pub(super) fn finish(mut self, place: &Place, serves: bool, extra: &[String]) -> NodeCommand {
+    /// The whole command, with what a person adds to it.
+    ///
+    /// # Errors
+    /// An added option that the plan gives already: of two the engine takes the last, and what starts
+    /// would not be what was planned.
+    pub(super) fn finish(
+        mut self,
+        place: &Place,
+        serves: bool,
+        extra: &[String],
+    ) -> Result<NodeCommand, LaunchError> {
+        fn option(word: &str) -> Option<&str> {
+            let name = word.split('=').next()?;
+            name.starts_with("--").then_some(name)
+        }
+        let given = |name: &str| self.argv.iter().any(|word| option(word) == Some(name));
+        if let Some(twice) = extra.iter().find(|word| option(word).is_some_and(given)) {
+            return Err(LaunchError::Value {
+                field: "extra argument",
+                value: twice.clone(),
+                why:
+                    "the plan gives this option; plan again with the value that you want, or leave \
+                      it out"
+                        .to_owned(),
+            });
+        }
         self.argv.extend_from_slice(extra);
-        NodeCommand {
+        Ok(NodeCommand {
             replica: place.replica,
             node: place.node,
             machine: place.machine.clone(),
@@ -119,7 +144,7 @@ impl<'a> Words<'a> {
             argv: self.argv,
             env: self.env,
             files: self.files,
-        }
+        })
     }
 }
 

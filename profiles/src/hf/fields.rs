@@ -91,7 +91,7 @@ impl<'j> Fields<'j> {
         });
         match whole.and_then(|whole| u32::try_from(whole).ok()) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(name, value, "a whole number from 0 to 4294967295")),
+            None => Err(self.wrong(name, value, "a whole number of 0 or more, below 2^32")),
         }
     }
 

@@ -250,7 +250,7 @@ impl Figures {
     fn times(&mut self, field: &str, values: &[(&str, f64)]) {
         for (name, value) in values {
             if !(*value >= 0.0 && *value < 1e6) {
-                let message = format!("is {value}; it must lie in [0, 1e6)");
+                let message = format!("is {value}; it must be at least 0 and below 1e6");
                 self.fault(format!("{field}.{name}"), message);
             }
         }

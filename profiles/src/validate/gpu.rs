@@ -26,7 +26,7 @@ impl GpuProfile {
             check.fault(
                 "memory_mib",
                 format!(
-                    "is {}; it must lie in 1024..={} (MiB, as the driver reports it)",
+                    "is {}; it must be from 1024 to {} (MiB, as the driver reports it)",
                     self.memory_mib,
                     16 << 20
                 ),
@@ -50,7 +50,7 @@ impl GpuProfile {
             check.fault(
                 "l2_bytes",
                 format!(
-                    "is {}; it must lie in 65536..={} bytes",
+                    "is {}; it must be from 65536 to {} bytes",
                     self.l2_bytes,
                     1u64 << 36
                 ),

@@ -6,7 +6,7 @@ mod table;
 use crate::output::tell;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use parplan_executor::gather::Mode;
 use parplan_executor::jobs::{Job, StackJob, StackTiming, Work};
 use parplan_executor::stack::{DcpMerge, Phase, StackLayout, StepSpec};
@@ -15,6 +15,7 @@ use parplan_executor::{Error, Result};
 use parplan_profiles::Dtype;
 
 use super::arguments::Common;
+use super::values::{named, ranks, times, times_if_any, tokens, tokens_if_any, wide};
 use crate::args::{KvFormat, weight_format};
 pub use spec::{Choices, share_of, smaller, spec_of};
 pub use table::print;
@@ -34,22 +35,22 @@ pub struct Stack {
     #[arg(long, env = "PARPLAN_PROFILES")]
     profiles: Option<PathBuf>,
     /// Layers, of every kind that the model has in its proportion.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value = "4", value_parser = wide)]
     layers: usize,
     /// Divide the model's widths and counts, for a check that ends soon.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     scale: u32,
     /// Ranks.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = ranks)]
     tp: usize,
     /// Attention DP ranks; attention TP is tp / attn-dp.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = ranks)]
     attn_dp: usize,
     /// Ranks that share a request's KV cache.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = ranks)]
     dcp: usize,
     /// Ranks that hold different experts.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = ranks)]
     ep: usize,
     /// Run the shapes of this larger layout on the ranks at hand, like tp=8,attn-dp=4,dcp=2,ep=8.
     #[arg(long, value_parser = shard_of)]
@@ -57,46 +58,57 @@ pub struct Stack {
     /// Move experts' rows by all-to-all, which needs ep = tp.
     #[arg(long)]
     all_to_all: bool,
-    /// How DCP merges partial attention.
-    #[arg(long, value_enum, default_value = "ag-rs")]
-    dcp_merge: DcpMergeName,
+    /// How DCP merges partial attention: ag-rs (LSEs by all-gather, correction, reduce-scatter), a2a (one
+    /// all-to-all of outputs and LSEs), fused (one kernel over peer memory on each side; a2a where there
+    /// is none).
+    #[arg(long, default_value = "ag-rs", value_parser = named(MERGES))]
+    dcp_merge: DcpMerge,
     /// Consecutive tokens of one DCP rank.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value = "1", value_parser = tokens)]
     dcp_interleave: usize,
     /// Requests of every attention-DP rank, a step for each number.
-    #[arg(long, value_delimiter = ',', default_values_t = [64])]
+    #[arg(long, value_delimiter = ',', default_value = "64", value_parser = tokens)]
     batch: Vec<usize>,
     /// Requests of each attention-DP rank in one step, like 3,0; instead of --batch, may
     /// be given several times.
     #[arg(long)]
     requests: Vec<String>,
     /// Tokens in the cache of each request, a step for each number.
-    #[arg(long, value_delimiter = ',', default_values_t = [8192])]
+    #[arg(long, value_delimiter = ',', default_value = "8192", value_parser = tokens_if_any)]
     context: Vec<usize>,
     /// New tokens of a decoding request, above 1 where drafts are verified.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     q_tokens: u32,
     /// Also a prefill step: a chunk of so many tokens on every attention-DP rank, a step
     /// for each number.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = tokens)]
     prefill: Vec<usize>,
     /// Tokens of the same prompt that are in the cache before a prefill chunk.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value = "0", value_parser = tokens_if_any)]
     prefix: usize,
     /// Format of the KV cache [default: the profile's own].
     #[arg(long)]
     kv: Option<KvFormat>,
     /// Tokens of a page.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value = "16", value_parser = wide)]
     page_size: usize,
-    /// How rows of uneven ranks are gathered in eager steps.
-    #[arg(long, value_enum, default_value = "max-len")]
-    mode: ModeName,
+    /// How rows of uneven ranks are gathered in eager steps: all padded to the longest (all-gather and
+    /// reduce-scatter), at their offsets (two all-reduces), or exact (all-gather-v and all-reduce).
+    #[arg(
+        long,
+        default_value = "max-len",
+        value_parser = named([
+            ("max-len", Mode::MaxLen),
+            ("sum-len", Mode::SumLen),
+            ("exact", Mode::AllGatherV),
+        ])
+    )]
+    mode: Mode,
     /// Replay decode steps from CUDA graphs, and time them eagerly beside that.
     #[arg(long)]
     graph: bool,
     /// Requests that graphs are captured for [default: those of --batch].
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = tokens)]
     buckets: Vec<usize>,
     /// Register what all ranks exchange as symmetric memory.
     #[arg(long)]
@@ -108,35 +120,22 @@ pub struct Stack {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Timed steps, of which the median counts.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
+    #[arg(long, default_value = "20", value_parser = times)]
+    repeats: usize,
     /// Untimed steps first.
-    #[arg(long, default_value_t = 5)]
-    warmup: u32,
+    #[arg(long, default_value = "5", value_parser = times_if_any)]
+    warmup: usize,
     /// libcublasLt.so.13 or .12, its folder, or a Python environment that has it.
     #[arg(long)]
     cublas_path: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum DcpMergeName {
-    /// All-gather of the LSE, correction, reduce-scatter.
-    AgRs,
-    /// One all-to-all of outputs and LSE.
-    A2a,
-    /// Queries and merge by one kernel each over peer memory; a2a where there is none.
-    Fused,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeName {
-    /// All pad to the longest: all-gather and reduce-scatter.
-    MaxLen,
-    /// Rows at their offset: two all-reduces.
-    SumLen,
-    /// Exact rows: all-gather-v and all-reduce.
-    Exact,
-}
+/// What `--dcp-merge` calls the ways to merge.
+const MERGES: [(&str, DcpMerge); 3] = [
+    ("ag-rs", DcpMerge::ReduceScatter),
+    ("a2a", DcpMerge::AllToAll),
+    ("fused", DcpMerge::Peer),
+];
 
 /// `tp=8,attn-dp=4,dcp=2,ep=8`; what is left out is 1.
 fn shard_of(text: &str) -> std::result::Result<StackLayout, String> {
@@ -190,11 +189,7 @@ impl Stack {
             },
             page_size: self.page_size,
             dcp_interleave: self.dcp_interleave,
-            dcp_merge: match self.dcp_merge {
-                DcpMergeName::AgRs => DcpMerge::ReduceScatter,
-                DcpMergeName::A2a => DcpMerge::AllToAll,
-                DcpMergeName::Fused => DcpMerge::Peer,
-            },
+            dcp_merge: self.dcp_merge,
             all_to_all: self.all_to_all,
             seed: self.seed,
         };
@@ -212,9 +207,9 @@ impl Stack {
             tell!("note: {note}");
         }
         let mut common = self.common.clone();
-        let ranks = self.tp / common.nnodes.max(1);
+        let ranks = self.tp / common.nnodes;
         match common.ranks {
-            Some(given) if given * common.nnodes.max(1) != self.tp => {
+            Some(given) if given * common.nnodes != self.tp => {
                 return Err(Error::Unusable(format!(
                     "--ranks {given} on {} machines for --tp {}: they must be equal; --ranks may be left out",
                     common.nnodes, self.tp
@@ -235,8 +230,8 @@ impl Stack {
             },
             cublas_path: self.cublas_path.clone(),
             timing: StackTiming {
-                warmup: self.warmup as usize,
-                repeats: self.repeats as usize,
+                warmup: self.warmup,
+                repeats: self.repeats,
             },
             check: self.check,
         }));
@@ -244,11 +239,6 @@ impl Stack {
     }
 
     fn steps(&self) -> Result<Vec<StepSpec>> {
-        let mode = match self.mode {
-            ModeName::MaxLen => Mode::MaxLen,
-            ModeName::SumLen => Mode::SumLen,
-            ModeName::Exact => Mode::AllGatherV,
-        };
         let batches: Vec<Vec<usize>> = match self.requests.as_slice() {
             [] => self.batch.iter().map(|b| vec![*b; self.attn_dp]).collect(),
             given => given
@@ -264,22 +254,17 @@ impl Stack {
                     q_tokens: self.q_tokens as usize,
                     context: *context,
                     phase: Phase::Decode,
-                    mode,
+                    mode: self.mode,
                 });
             }
         }
         for chunk in &self.prefill {
-            if *chunk == 0 {
-                return Err(Error::Unusable(
-                    "--prefill 0: a chunk has at least 1 token".into(),
-                ));
-            }
             steps.push(StepSpec {
                 requests: vec![1; self.attn_dp],
                 q_tokens: *chunk,
                 context: self.prefix,
                 phase: Phase::Prefill,
-                mode,
+                mode: self.mode,
             });
         }
         Ok(steps)
@@ -306,7 +291,6 @@ impl Stack {
                 .collect(),
             given => given.to_vec(),
         };
-        buckets.retain(|b| *b > 0);
         buckets.sort_unstable();
         buckets.dedup();
         Ok(buckets)

@@ -92,6 +92,25 @@ pub struct AttentionJob {
     pub seed: u64,
 }
 
+impl AttentionJob {
+    /// Bytes of the KV cache of one of `world` ranks that share it, in whole pages, and of its table.
+    pub(super) fn least_bytes(&self, world: usize) -> u64 {
+        let shard = Shard {
+            rank: 0,
+            size: world.max(1),
+            interleave: self.interleave.max(1),
+        };
+        let pages = |tokens: usize| shard.local_len(tokens).div_ceil(self.shape.page) as u64;
+        let each = self.requests.iter().map(|(tokens, _)| pages(*tokens));
+        let most = each.clone().max().unwrap_or(0);
+        let page = self.shape.token_bytes() as u64 * self.shape.page as u64;
+        let table = most.saturating_mul(4 * self.requests.len() as u64);
+        each.fold(0, u64::saturating_add)
+            .saturating_mul(page)
+            .saturating_add(table)
+    }
+}
+
 /// A way that can be run here, and the peers that it needs.
 type Settled = (Way, Option<Rc<dyn Peers>>);
 

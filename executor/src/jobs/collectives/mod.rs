@@ -62,6 +62,12 @@ pub struct CollectivesJob {
 }
 
 impl CollectivesJob {
+    /// Bytes of what is sent and of what is received, at the largest size.
+    pub(super) fn least_bytes(&self) -> u64 {
+        let largest = self.bytes.iter().copied().max().unwrap_or(0);
+        (largest as u64).saturating_mul(2)
+    }
+
     /// Runs on this rank.
     ///
     /// # Errors

@@ -150,6 +150,14 @@ fn difference(got: &[u8], want: &[u8]) -> Option<(usize, f64, f64)> {
 }
 
 impl GatherJob {
+    /// Bytes of a rank's rows, and of all ranks' rows padded to the longest, in the largest step.
+    pub(super) fn least_bytes(&self) -> u64 {
+        let rows = self.steps.iter().flat_map(|step| &step.requests).max();
+        let rows = *rows.unwrap_or(&0) as u64 * (self.speculative_steps as u64 + 1);
+        rows.saturating_mul(self.attn_dp as u64 + 1)
+            .saturating_mul(self.row() as u64)
+    }
+
     fn row(&self) -> usize {
         self.hidden * DType::Bf16.size()
     }
