@@ -44,7 +44,7 @@ pub enum What {
 #[derive(Clone, Debug, Args)]
 pub struct Common {
     /// What computes and communicates: cpu, nccl, or peer, GPUs without NCCL that ranks may share, for
-    /// attention only [default: nccl where there is a GPU, or else cpu; nccl for exec].
+    /// attention and parplan's own collectives only [default: nccl where there is a GPU, or else cpu; nccl for exec].
     #[arg(long, value_parser = named([("cpu", Backend::Cpu), ("nccl", Backend::Nccl), ("peer", Backend::Peer)]))]
     backend: Option<Backend>,
     /// Ranks on this machine [default: 2 on the CPU, all GPUs with nccl].
