@@ -6,7 +6,8 @@ use parplan_executor::jobs::{CollectivesJob, Implementation, Job, Work};
 use parplan_executor::{DType, Result};
 
 use super::arguments::{Common, Sampling};
-use super::values::{named, seconds_if_any};
+use super::values::seconds_if_any;
+use crate::args::named;
 
 /// `parplan run collectives`
 #[derive(Debug, Args)]
