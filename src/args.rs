@@ -19,9 +19,7 @@ mod split;
 mod values;
 
 pub use bench::{BenchArgs, BenchManner, BenchTraffic};
-pub use calibrate::{
-    BackendChoice, CalibrateArgs, CollectiveName, ImportArgs, RegistrationChoice, VerifyArgs,
-};
+pub use calibrate::{CalibrateArgs, ImportArgs, VerifyArgs};
 pub use explore::{AsTyped, ExploreArgs, Typed, is_switch, of_the_question, question};
 pub use launch::{Asked, Check, LaunchArgs, ScriptKind, StartArgs, WatchArgs};
 pub use library::{CompletionsArgs, ManArgs, ProfileKind, ProfilesArgs, ProfilesCommand};
@@ -32,7 +30,9 @@ pub use question::{
 pub use recommend::{By, CompareArgs, Ranking, RankingArgs, RecommendArgs};
 pub use side::Side;
 pub use split::LayoutArgs;
-pub use values::{Imbalance, KvFormat, Lengths, MAX_GPUS, Speculative, Switch, weight_format};
+pub use values::{
+    Imbalance, KvFormat, Lengths, MAX_GPUS, Speculative, Switch, named, weight_format,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ mod plots;
 mod report;
 mod select;
 
-use crate::args::{BackendChoice, VerifyArgs};
+use crate::args::VerifyArgs;
 use crate::ask;
 use crate::ask::calibrated::builtin;
 use crate::failure::Failure;
@@ -117,8 +117,7 @@ type StackSteps = Vec<parplan_executor::jobs::StackStep>;
 /// Measures on this machine.
 fn measured_now(args: &VerifyArgs, library: &Library) -> Result<Verdict, Failure> {
     let backend = match args.backend {
-        Some(BackendChoice::Cpu) => Backend::Cpu,
-        Some(BackendChoice::Nccl) => Backend::Nccl,
+        Some(named) => named,
         None if device_count().is_ok() => Backend::Nccl,
         None => Backend::Cpu,
     };

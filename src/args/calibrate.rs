@@ -1,15 +1,22 @@
 //! Options of `calibrate` and `import`.
 
+use super::values::named;
 use crate::calibration::measure::Libraries;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use parplan_executor::jobs::Backend;
+use parplan_profiles::calibration::{BufferRegistration, CollectiveKind};
 use std::path::PathBuf;
+
+/// What measures: the peer backend has no collectives to calibrate.
+const BACKENDS: [(&str, Backend); 2] = [("cpu", Backend::Cpu), ("nccl", Backend::Nccl)];
 
 /// `parplan calibrate`
 #[derive(Debug, Clone, Args)]
 pub struct CalibrateArgs {
-    /// What is measured [default: nccl where there is a GPU, else cpu]
-    #[arg(long, value_enum)]
-    pub backend: Option<BackendChoice>,
+    /// What is measured: cpu, processes over TCP, or nccl, GPUs with NCCL between them
+    /// [default: nccl where there is a GPU, else cpu]
+    #[arg(long, value_parser = named(BACKENDS))]
+    pub backend: Option<Backend>,
     /// Ranks that are measured together [default: all GPUs; 2 on the CPU]
     #[arg(long, value_name = "N")]
     pub ranks: Option<u32>,
@@ -68,8 +75,8 @@ impl CalibrateArgs {
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
     /// Where stacks run [default: nccl where there is a GPU, else cpu]
-    #[arg(long, value_enum)]
-    pub backend: Option<BackendChoice>,
+    #[arg(long, value_parser = named(BACKENDS))]
+    pub backend: Option<Backend>,
     /// Ranks: 1, 2, 4 or 8 [default: 2 where there are two GPUs, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8))]
     pub ranks: Option<u32>,
@@ -153,51 +160,17 @@ pub struct ImportArgs {
     #[arg(long, value_name = "TEXT")]
     pub topology: Option<String>,
     /// The collective of a table that does not name it
-    #[arg(long, value_enum)]
-    pub collective: Option<CollectiveName>,
+    #[arg(long, value_parser = named(CollectiveKind::ALL.map(|kind| (kind.name(), kind))))]
+    pub collective: Option<CollectiveKind>,
     /// Registration of the buffers (nccl-tests -R), which a table does not repeat [default: none]
-    #[arg(long, value_enum)]
-    pub registration: Option<RegistrationChoice>,
+    #[arg(long, value_parser = named(BufferRegistration::ALL.map(|of| (of.name(), of))))]
+    pub registration: Option<BufferRegistration>,
     /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
     #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
     pub profiles: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// A collective that is priced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub enum CollectiveName {
-    /// All-gather.
-    AllGather,
-    /// Reduce-scatter.
-    ReduceScatter,
-    /// All-reduce.
-    AllReduce,
-    /// All-to-all.
-    AllToAll,
-}
-
-/// How a buffer is known to NCCL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum RegistrationChoice {
-    /// Not at all (-R 0).
-    None,
-    /// ncclCommRegister (-R 1).
-    Local,
-    /// Symmetric windows (-R 2).
-    Symmetric,
-}
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum BackendChoice {
-    /// Processes on this machine's CPU, over TCP.
-    Cpu,
-    /// GPUs, NCCL between them.
-    Nccl,
 }
 
 /// `90s`, `4m`, `1.5h`, or seconds.

@@ -1,5 +1,6 @@
 //! Values that options take, each read with a message that says what would be right.
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use parplan_planner::question::GraphSizes;
 use parplan_profiles::{Dtype, Lengths as Drawn};
 use std::str::FromStr;
@@ -67,6 +68,22 @@ fn number(text: &str, low: f64, high: f64) -> Result<f64, String> {
             written_out(text)
         )),
     }
+}
+
+/// What a name stands for, of these and no others.
+pub fn named<T>(
+    all: impl IntoIterator<Item = (&'static str, T)>,
+) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let all: Vec<(&'static str, T)> = all.into_iter().collect();
+    PossibleValuesParser::new(all.iter().map(|(name, _)| *name).collect::<Vec<_>>()).try_map(
+        move |name: String| {
+            let found = all.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| *value).ok_or("is none of the names")
+        },
+    )
 }
 
 /// GPUs, ranks, replicas, nodes.

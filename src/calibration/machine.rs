@@ -1,6 +1,6 @@
 //! Which machine is measured: backend, ranks, the profile of its GPU.
 
-use crate::args::{BackendChoice, CalibrateArgs};
+use crate::args::CalibrateArgs;
 use crate::failure::Failure;
 use parplan_executor::cuda::device_count;
 use parplan_executor::jobs::Backend;
@@ -26,11 +26,7 @@ pub struct Target {
 /// # Errors
 /// No GPU where one is asked for, more ranks than GPUs, or a GPU that no profile knows.
 pub fn target(args: &CalibrateArgs, library: &Library) -> Result<Target, Failure> {
-    let backend = match args.backend {
-        Some(BackendChoice::Cpu) => Backend::Cpu,
-        Some(BackendChoice::Nccl) => Backend::Nccl,
-        None => Backend::found_here(),
-    };
+    let backend = args.backend.unwrap_or_else(Backend::found_here);
     let on_gpus = backend == Backend::Nccl;
     let there = match backend {
         Backend::Nccl => u32::try_from(device_count()?).unwrap_or(u32::MAX),

@@ -1,6 +1,6 @@
 //! `import`: results of other tools as calibrations and observed runs.
 
-use crate::args::{CollectiveName, ImportArgs, RegistrationChoice};
+use crate::args::ImportArgs;
 use crate::ask;
 use crate::calibration::{assemble, report, store};
 use crate::failure::Failure;
@@ -9,9 +9,7 @@ use crate::import::{Hints, Imported, read};
 use crate::output::Style;
 use crate::render::table::Table;
 use crate::render::{Page, number};
-use parplan_profiles::calibration::{
-    BufferRegistration, CollectiveKind, Journal, Measured, Provenance, Sample,
-};
+use parplan_profiles::calibration::{Journal, Measured, Provenance, Sample};
 use parplan_profiles::observed::{ObservedRun, ObservedRuns};
 use parplan_profiles::{Calibration, GpuProfile, Library};
 use std::path::Path;
@@ -22,8 +20,8 @@ use std::path::Path;
 /// A file of no known kind, files of both kinds at once, or an output that cannot be written.
 pub fn run(args: &ImportArgs, style: Style) -> Result<String, Failure> {
     let hints = Hints {
-        collective: args.collective.map(kind),
-        registration: args.registration.map(registration),
+        collective: args.collective,
+        registration: args.registration,
     };
     let mut samples: Vec<Measured> = Vec::new();
     let mut runs: Vec<ObservedRun> = Vec::new();
@@ -242,22 +240,5 @@ fn kept(page: &mut Page, args: &ImportArgs) {
     match &args.out {
         Some(out) => page.text(&format!("kept in {}", out.display())),
         None => page.text("nothing was kept; --out FILE keeps it"),
-    }
-}
-
-fn kind(name: CollectiveName) -> CollectiveKind {
-    match name {
-        CollectiveName::AllGather => CollectiveKind::AllGather,
-        CollectiveName::ReduceScatter => CollectiveKind::ReduceScatter,
-        CollectiveName::AllReduce => CollectiveKind::AllReduce,
-        CollectiveName::AllToAll => CollectiveKind::AllToAll,
-    }
-}
-
-fn registration(choice: RegistrationChoice) -> BufferRegistration {
-    match choice {
-        RegistrationChoice::None => BufferRegistration::None,
-        RegistrationChoice::Local => BufferRegistration::Local,
-        RegistrationChoice::Symmetric => BufferRegistration::Symmetric,
     }
 }

@@ -13,7 +13,8 @@ use super::collectives::Collectives;
 use super::gather::Gather;
 use super::stack::Stack;
 use super::sync::Sync;
-use super::values::{machine, named, ranks, times};
+use super::values::{machine, ranks, times};
+use crate::args::named;
 
 /// `parplan run`
 #[derive(Debug, Args)]

@@ -13,7 +13,8 @@ use parplan_kernels::reference::split_mix;
 
 use super::arguments::{Common, Sampling};
 use super::tables;
-use super::values::{named, ranks, tokens, wide};
+use super::values::{ranks, tokens, wide};
+use crate::args::named;
 
 /// `parplan run attention`
 #[derive(Debug, Args)]

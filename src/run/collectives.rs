@@ -7,7 +7,8 @@ use parplan_executor::symmetric::Sides;
 use parplan_executor::{DType, Result};
 
 use super::arguments::{Common, Sampling};
-use super::values::{named, seconds_if_any};
+use super::values::seconds_if_any;
+use crate::args::named;
 
 /// `parplan run collectives`
 #[derive(Debug, Args)]

@@ -1,7 +1,5 @@
 //! Values of the options of `parplan run`, each read with a message that says what would be right.
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-
 /// Most ranks of a machine, and most machines: what is listed by rank stays a list that can be held.
 const MOST_RANKS: usize = 1024;
 /// Largest side of a tensor, and tokens of a page.
@@ -59,22 +57,6 @@ pub fn seconds_if_any(text: &str) -> Result<f64, String> {
         Ok(s) if (0.0..=1e6).contains(&s) => Ok(s),
         _ => Err("must be a number of seconds from 0 to 1000000".to_owned()),
     }
-}
-
-/// What a name stands for, of these and no others.
-pub fn named<T>(
-    all: impl IntoIterator<Item = (&'static str, T)>,
-) -> impl TypedValueParser<Value = T>
-where
-    T: Copy + Send + Sync + 'static,
-{
-    let all: Vec<(&'static str, T)> = all.into_iter().collect();
-    PossibleValuesParser::new(all.iter().map(|(name, _)| *name).collect::<Vec<_>>()).try_map(
-        move |name: String| {
-            let found = all.iter().find(|(known, _)| *known == name);
-            found.map(|(_, value)| *value).ok_or("is none of the names")
-        },
-    )
 }
 
 #[cfg(test)]

@@ -241,6 +241,13 @@ impl CollectiveKind {
 }
 
 impl BufferRegistration {
+    /// All of them.
+    pub const ALL: [BufferRegistration; 3] = [
+        BufferRegistration::None,
+        BufferRegistration::Local,
+        BufferRegistration::Symmetric,
+    ];
+
     /// The name in profiles and tables.
     pub const fn name(self) -> &'static str {
         match self {

@@ -41,84 +41,167 @@ pub fn draw(state: &State, theme: Theme, area: Rect, buffer: &mut Buffer) {
     };
     // Under the plot: its axis, the ticks, and two lines of words.
     let height = area.height.saturating_sub(5 + below);
-    let all = || spots.iter().copied().chain(state.selected().map(place));
-    let y = Scale::from_zero(all().map(|p| p.1), usize::from(height / 5).max(2));
-    let label = y.ticks.iter().map(|tick| width(&number::plain(*tick)));
-    let label = label.max().unwrap_or(1) as u16;
-    let field = Rect {
-        x: area.x + label + 1,
-        y: area.y + 1,
-        width: area.width.saturating_sub(label + 1),
-        height,
-    };
-    let x = Scale::from_zero(all().map(|p| p.0), usize::from(field.width / 12).max(2));
-    let at = |(fast, much): Spot| {
-        let across = (x.share(fast) * f64::from(field.width.saturating_sub(1))).round() as u16;
-        let up = (y.share(much) * f64::from(field.height.saturating_sub(1))).round() as u16;
-        (field.x + across, field.bottom() - 1 - up)
-    };
+    let field = Field::of(&spots, state.selected().map(place), area, height);
     text(buffer, area, area.y, "output tokens/s and GPU", theme.dim());
-    axes(&x, &y, theme, (area, field), buffer, at);
-    let mut dot = |spot: Spot, letter: &str, style: Style| {
-        let (column, line) = at(spot);
-        text(buffer, one(column, line), line, letter, style);
-    };
-    if let Some(limit) = table.resolved.goal.tpot_ms {
-        let step = y.ticks.last().copied().unwrap_or(1.0) / f64::from(height.max(2) - 1);
-        for i in 0..height {
-            dot((1e3 / limit, step * f64::from(i)), "│", theme.alert());
-        }
-    }
-    let stale = !state.is_current();
-    let faint = if stale { theme.dim() } else { Style::new() };
-    for spot in &spots {
-        dot(*spot, "·", faint);
-    }
-    if let Some(sweep) = sweep {
-        if let Some(curve) = sweep.curves.get(state.cursor) {
-            for point in &curve.points {
-                dot(spot(point), "○", theme.accent());
-            }
-        }
-        for &(curve, point) in &sweep.front {
-            let style = match (stale, curve == state.cursor) {
-                (true, _) => theme.dim(),
-                (false, true) => theme.accent(),
-                (false, false) => theme.good(),
-            };
-            dot(spot(&sweep.curves[curve].points[point]), "◆", style);
-        }
-    }
-    for (pin, name) in state.pins.iter().zip(["A", "B"]) {
-        if let Some(pin) = pin {
-            dot(place(&pin.plan), name, theme.accent());
-        }
-    }
-    let mut words = String::new();
+    field.axes(area, theme, buffer);
+    let limit = table.resolved.goal.tpot_ms;
+    field.marks(state, theme, &spots, limit, buffer);
+    let last = area.bottom() - 1 - below;
+    let room = usize::from(area.width);
     if let Some(plan) = state.selected() {
-        dot(
-            place(plan),
-            "◉",
-            theme.accent().add_modifier(Modifier::REVERSED),
-        );
-        words = format!(
+        let words = format!(
             "◉ {} {}, {}",
             state.cursor + 1,
             ranking::choice_words(&plan.choice),
             crate::render::plan::load_words(&table.resolved.ask.traffic)
         );
+        text(buffer, area, last - 1, &cut(&words, room), theme.accent());
     }
-    let last = area.bottom() - 1 - below;
-    let room = usize::from(area.width);
-    text(buffer, area, last - 1, &cut(&words, room), theme.accent());
     let mut legend = match sweep {
         Some(_) => "○ it at 1, 2, 4 … clients  ◆ beaten by none  · others".to_owned(),
         None => "· all layouts; their curves over numbers of clients follow".to_owned(),
     };
-    if let Some(limit) = table.resolved.goal.tpot_ms {
+    if let Some(limit) = limit {
         legend.push_str(&format!("  │ TPOT {} ms", number::plain(limit)));
     }
     text(buffer, area, last, &cut(&legend, room), theme.dim());
+}
+
+/// Where spots lie on the screen.
+struct Field {
+    area: Rect,
+    x: Scale,
+    y: Scale,
+}
+
+impl Field {
+    /// A field of so many lines that holds all of these, to the right of the labels of its axis.
+    fn of(spots: &[Spot], selected: Option<Spot>, area: Rect, height: u16) -> Field {
+        let all = || spots.iter().copied().chain(selected);
+        let y = Scale::from_zero(all().map(|p| p.1), usize::from(height / 5).max(2));
+        let label = y.ticks.iter().map(|tick| width(&number::plain(*tick)));
+        let label = label.max().unwrap_or(1) as u16;
+        let area = Rect {
+            x: area.x + label + 1,
+            y: area.y + 1,
+            width: area.width.saturating_sub(label + 1),
+            height,
+        };
+        let x = Scale::from_zero(all().map(|p| p.0), usize::from(area.width / 12).max(2));
+        Field { area, x, y }
+    }
+
+    /// Column and line of a spot.
+    fn at(&self, (fast, much): Spot) -> (u16, u16) {
+        let share =
+            |share: f64, cells: u16| (share * f64::from(cells.saturating_sub(1))).round() as u16;
+        let across = share(self.x.share(fast), self.area.width);
+        let up = share(self.y.share(much), self.area.height);
+        (self.area.x + across, self.area.bottom() - 1 - up)
+    }
+
+    /// Both axes with their ticks, whose labels lie around the field in `area`.
+    fn axes(&self, area: Rect, theme: Theme, buffer: &mut Buffer) {
+        let field = self.area;
+        let axis = field.x.saturating_sub(1);
+        for line in field.y..field.bottom() {
+            text(buffer, one(axis, line), line, "│", theme.dim());
+        }
+        let base = field.bottom();
+        text(buffer, one(axis, base), base, "└", theme.dim());
+        for column in field.x..field.right() {
+            text(buffer, one(column, base), base, "─", theme.dim());
+        }
+        for tick in &self.y.ticks {
+            let (_, line) = self.at((0.0, *tick));
+            let label = number::plain(*tick);
+            let wide = width(&label) as u16;
+            let place = Rect {
+                x: axis.saturating_sub(wide),
+                width: wide,
+                ..area
+            };
+            text(buffer, place, line, &label, theme.dim());
+            text(buffer, one(axis, line), line, "┤", theme.dim());
+        }
+        let unit = "tokens/s a user";
+        let end = area.right().saturating_sub(width(unit) as u16);
+        let mut free = field.x.saturating_sub(1);
+        for tick in &self.x.ticks {
+            let (column, _) = self.at((*tick, 0.0));
+            let label = number::plain(*tick);
+            let wide = width(&label) as u16;
+            let start = column.saturating_sub(wide / 2);
+            text(buffer, one(column, base), base, "┴", theme.dim());
+            if start >= free && start + wide < end {
+                let place = Rect {
+                    x: start,
+                    width: wide,
+                    ..area
+                };
+                text(buffer, place, base + 1, &label, theme.dim());
+                free = start + wide + 1;
+            }
+        }
+        let place = Rect {
+            x: end,
+            width: width(unit) as u16,
+            ..area
+        };
+        text(buffer, place, base + 1, unit, theme.dim());
+    }
+
+    /// The limit, all spots, the curve of the configuration under the cursor, the front, the pins and the
+    /// cursor, later ones over earlier ones.
+    fn marks(
+        &self,
+        state: &State,
+        theme: Theme,
+        spots: &[Spot],
+        limit_ms: Option<f64>,
+        buffer: &mut Buffer,
+    ) {
+        let mut dot = |spot: Spot, letter: &str, style: Style| {
+            let (column, line) = self.at(spot);
+            text(buffer, one(column, line), line, letter, style);
+        };
+        if let Some(limit) = limit_ms {
+            let height = self.area.height;
+            let step = self.y.ticks.last().copied().unwrap_or(1.0) / f64::from(height.max(2) - 1);
+            for i in 0..height {
+                dot((1e3 / limit, step * f64::from(i)), "│", theme.alert());
+            }
+        }
+        let stale = !state.is_current();
+        let faint = if stale { theme.dim() } else { Style::new() };
+        for spot in spots {
+            dot(*spot, "·", faint);
+        }
+        if let Some(sweep) = state.sweep() {
+            if let Some(curve) = sweep.curves.get(state.cursor) {
+                for point in &curve.points {
+                    dot(spot(point), "○", theme.accent());
+                }
+            }
+            for &(curve, point) in &sweep.front {
+                let style = match (stale, curve == state.cursor) {
+                    (true, _) => theme.dim(),
+                    (false, true) => theme.accent(),
+                    (false, false) => theme.good(),
+                };
+                dot(spot(&sweep.curves[curve].points[point]), "◆", style);
+            }
+        }
+        for (pin, name) in state.pins.iter().zip(["A", "B"]) {
+            if let Some(pin) = pin {
+                dot(place(&pin.plan), name, theme.accent());
+            }
+        }
+        if let Some(plan) = state.selected() {
+            let cursor = theme.accent().add_modifier(Modifier::REVERSED);
+            dot(place(plan), "◉", cursor);
+        }
+    }
 }
 
 fn spot(point: &parplan_planner::sweep::Point) -> Spot {
@@ -178,61 +261,4 @@ fn one(x: u16, y: u16) -> Rect {
         width: 1,
         height: 1,
     }
-}
-
-/// Both axes with their ticks.
-fn axes(
-    x: &Scale,
-    y: &Scale,
-    theme: Theme,
-    (area, field): (Rect, Rect),
-    buffer: &mut Buffer,
-    at: impl Fn(Spot) -> (u16, u16),
-) {
-    let axis = field.x.saturating_sub(1);
-    for line in field.y..field.bottom() {
-        text(buffer, one(axis, line), line, "│", theme.dim());
-    }
-    let base = field.bottom();
-    text(buffer, one(axis, base), base, "└", theme.dim());
-    for column in field.x..field.right() {
-        text(buffer, one(column, base), base, "─", theme.dim());
-    }
-    for tick in &y.ticks {
-        let (_, line) = at((0.0, *tick));
-        let label = number::plain(*tick);
-        let wide = width(&label) as u16;
-        let place = Rect {
-            x: axis.saturating_sub(wide),
-            width: wide,
-            ..area
-        };
-        text(buffer, place, line, &label, theme.dim());
-        text(buffer, one(axis, line), line, "┤", theme.dim());
-    }
-    let unit = "tokens/s a user";
-    let end = area.right().saturating_sub(width(unit) as u16);
-    let mut free = field.x.saturating_sub(1);
-    for tick in &x.ticks {
-        let (column, _) = at((*tick, 0.0));
-        let label = number::plain(*tick);
-        let wide = width(&label) as u16;
-        let start = column.saturating_sub(wide / 2);
-        text(buffer, one(column, base), base, "┴", theme.dim());
-        if start >= free && start + wide < end {
-            let place = Rect {
-                x: start,
-                width: wide,
-                ..area
-            };
-            text(buffer, place, base + 1, &label, theme.dim());
-            free = start + wide + 1;
-        }
-    }
-    let place = Rect {
-        x: end,
-        width: width(unit) as u16,
-        ..area
-    };
-    text(buffer, place, base + 1, unit, theme.dim());
 }

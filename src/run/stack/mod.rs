@@ -15,7 +15,8 @@ use parplan_executor::{Error, Result};
 use parplan_profiles::Dtype;
 
 use super::arguments::Common;
-use super::values::{named, ranks, times, times_if_any, tokens, tokens_if_any, wide};
+use super::values::{ranks, times, times_if_any, tokens, tokens_if_any, wide};
+use crate::args::named;
 use crate::args::{KvFormat, weight_format};
 pub use spec::{Choices, share_of, smaller, spec_of};
 pub use table::print;
