@@ -111,9 +111,32 @@ pub fn weight_only(
     out
 }
 
-/// Prices products as the engine runs them: those on weights that it unpacks at the rate of bf16.
+/// The kernel that the engine is to run a model's experts with, where it has several.
+pub fn expert_kernel<'r>(
+    rules: &'r EngineRules,
+    gpu: &GpuProfile,
+    model: &ModelProfile,
+) -> Option<&'r str> {
+    let rule = rules.formats.as_ref()?;
+    weights(model)
+        .into_iter()
+        .filter(|(part, _)| *part == WeightPart::Experts)
+        .find_map(|(part, format)| rule.kernel(format, part, gpu))
+}
+
+/// Prices products as the engine runs them: those on weights that it unpacks at the rate of bf16, and
+/// experts by the kernel that its rules name.
 pub fn price_as_run(rules: &EngineRules, gpu: &GpuProfile, prices: &mut EfficiencyProfile) {
     let Some(rule) = &rules.formats else { return };
+    for format in Dtype::ALL {
+        let named = rule
+            .kernel(format, WeightPart::Experts, gpu)
+            .and_then(|name| prices.moe_named.get(name)?.get(&format));
+        if let Some(fit) = named.cloned() {
+            prices.moe.insert(format, fit);
+            prices.moe_alternative.remove(&format);
+        }
+    }
     let unpacked =
         |rule: &FormatRule, format, part| rule.weights(format, part, gpu) == Runs::WeightOnly;
     for (format, fit) in &mut prices.gemm {

@@ -49,6 +49,10 @@ pub struct EfficiencyProfile {
     /// A second kernel for the same weights: the engine runs whichever is faster at the size.
     #[serde(default)]
     pub moe_alternative: BTreeMap<Dtype, MoeFit>,
+    /// Kernels for routed experts that an engine runs where its rules name them, by name and weight
+    /// format ([`crate::engine::rules::WeightPath::kernel`]).
+    #[serde(default)]
+    pub moe_named: BTreeMap<String, BTreeMap<Dtype, MoeFit>>,
     /// Norms, rotary embedding, activations, residuals, copies.
     pub elementwise: ElementwiseFit,
     /// Collectives inside and between nodes.

@@ -43,6 +43,11 @@ pub struct WeightPath {
     /// Weights are unpacked and multiplied in bf16: they save memory and bandwidth, no arithmetic.
     #[serde(default)]
     pub weight_only: bool,
+    /// The kernel, where prices know several for the format: a name of
+    /// [`crate::EfficiencyProfile::moe_named`]. Engines are told to run it, where they would choose
+    /// another and have an option for it.
+    #[serde(default)]
+    pub kernel: Option<String>,
 }
 
 /// Weights that an engine multiplies by with kernels of their own.
@@ -130,6 +135,13 @@ impl FormatRule {
             }
         }
         if named { Runs::Never } else { Runs::Natively }
+    }
+
+    /// The kernel that multiplies by weights of a kind and format on a device, where there are several.
+    pub fn kernel(&self, format: Dtype, part: WeightPart, gpu: &GpuProfile) -> Option<&str> {
+        let mut paths = self.weight_paths(format, part);
+        let path = paths.find(|path| path.on.iter().any(|devices| devices.contains(gpu)))?;
+        path.kernel.as_deref()
     }
 
     /// Devices that weights of a kind and format run on.
