@@ -1,5 +1,6 @@
 //! Whether an engine has kernels for a model's number formats on a GPU, and what they cost there.
 
+use crate::shard::ExpertMultiples;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{Devices, FormatRule, Runs, WeightPart};
 use parplan_profiles::{Attention, Dtype, EfficiencyProfile, GpuProfile, ModelProfile, TensorRate};
@@ -121,7 +122,27 @@ pub fn expert_kernel<'r>(
     weights(model)
         .into_iter()
         .filter(|(part, _)| *part == WeightPart::Experts)
-        .find_map(|(part, format)| rule.kernel(format, part, gpu))
+        .find_map(|(part, format)| rule.path(format, part, gpu)?.kernel.as_deref())
+}
+
+/// What the engine's kernels round the widths of a model's experts up to, where they do.
+pub fn expert_multiples(
+    rules: &EngineRules,
+    gpu: &GpuProfile,
+    model: &ModelProfile,
+) -> Option<ExpertMultiples> {
+    let rule = rules.formats.as_ref()?;
+    weights(model).into_iter().find_map(|(part, format)| {
+        let [outer, inner] = match part {
+            WeightPart::Experts => rule.path(format, part, gpu)?.multiples?,
+            WeightPart::Linear => return None,
+        };
+        Some(ExpertMultiples {
+            format,
+            outer,
+            inner,
+        })
+    })
 }
 
 /// Prices products as the engine runs them: those on weights that it unpacks at the rate of bf16, and
@@ -130,8 +151,8 @@ pub fn price_as_run(rules: &EngineRules, gpu: &GpuProfile, prices: &mut Efficien
     let Some(rule) = &rules.formats else { return };
     for format in Dtype::ALL {
         let named = rule
-            .kernel(format, WeightPart::Experts, gpu)
-            .and_then(|name| prices.moe_named.get(name)?.get(&format));
+            .path(format, WeightPart::Experts, gpu)
+            .and_then(|path| prices.moe_named.get(path.kernel.as_ref()?)?.get(&format));
         if let Some(fit) = named.cloned() {
             prices.moe.insert(format, fit);
             prices.moe_alternative.remove(&format);

@@ -48,6 +48,10 @@ pub struct WeightPath {
     /// another and have an option for it.
     #[serde(default)]
     pub kernel: Option<String>,
+    /// What that kernel rounds an expert's outer and inner width on a rank up to, in memory and in the
+    /// products.
+    #[serde(default)]
+    pub multiples: Option<[u32; 2]>,
 }
 
 /// Weights that an engine multiplies by with kernels of their own.
@@ -137,11 +141,10 @@ impl FormatRule {
         if named { Runs::Never } else { Runs::Natively }
     }
 
-    /// The kernel that multiplies by weights of a kind and format on a device, where there are several.
-    pub fn kernel(&self, format: Dtype, part: WeightPart, gpu: &GpuProfile) -> Option<&str> {
-        let mut paths = self.weight_paths(format, part);
-        let path = paths.find(|path| path.on.iter().any(|devices| devices.contains(gpu)))?;
-        path.kernel.as_deref()
+    /// How weights of a kind and format are multiplied by on a device, where an entry says.
+    pub fn path(&self, format: Dtype, part: WeightPart, gpu: &GpuProfile) -> Option<&WeightPath> {
+        self.weight_paths(format, part)
+            .find(|path| path.on.iter().any(|devices| devices.contains(gpu)))
     }
 
     /// Devices that weights of a kind and format run on.
