@@ -273,4 +273,33 @@ mod tests {
             assert_eq!(prices.moe[&format].rate, rate, "{} {format}", gpu.name);
         }
     }
+
+    #[test]
+    fn experts_are_priced_padded_and_asked_for_by_the_kernel_that_the_rules_name() {
+        for (engine, version, gpu, kernel) in [
+            ("vllm", "0.11.0", "h100-sxm", Some("marlin")),
+            ("vllm", "0.33.0", "h200", Some("marlin")),
+            ("vllm", "0.33.0", "b200", None),
+            ("sglang", "0.5.14", "h200", None),
+        ] {
+            let (rules, gpu, model) = found(engine, version, gpu, "gpt-oss-120b");
+            let what = format!("{engine} {version} {}", gpu.name);
+            assert_eq!(expert_kernel(&rules, &gpu, &model), kernel, "{what}");
+            let multiples = expert_multiples(&rules, &gpu, &model).map(|to| [to.outer, to.inner]);
+            assert_eq!(multiples, kernel.map(|_| [256, 128]), "{what}");
+            let table = EfficiencyProfile::embedded(engine, &gpu).unwrap();
+            let mut prices = table.clone();
+            price_as_run(&rules, &gpu, &mut prices);
+            let named = kernel.map(|name| &table.moe_named[name][&Dtype::Mxfp4]);
+            let expected = named.unwrap_or(&table.moe[&Dtype::Mxfp4]);
+            assert_eq!(
+                prices.moe[&Dtype::Mxfp4].base_us,
+                expected.base_us,
+                "{what}"
+            );
+        }
+        // A model without such experts is not told anything.
+        let (rules, gpu, model) = found("vllm", "0.33.0", "h200", "qwen3-235b-a22b-fp8");
+        assert_eq!(expert_kernel(&rules, &gpu, &model), None);
+    }
 }

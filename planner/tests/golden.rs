@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Ground, layout};
+use parplan_planner::estimate;
 use parplan_planner::kv::{footprint, redundancy};
+use parplan_planner::question::Settings;
 use parplan_planner::shard::{Shard, Split};
 use parplan_profiles::{Dtype, Library};
 
