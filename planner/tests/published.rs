@@ -116,6 +116,7 @@ impl Case<'_> {
             speculative_steps: traffic.speculation.map_or(0, |s| s.steps),
             ..ground.choice(parplan_planner::Layout {
                 pp,
+                nodes: number("nodes").map_or(1, |n| n as u32),
                 ..layout(tp, attention_dp, dcp, ep)
             })
         };
