@@ -1,6 +1,7 @@
 //! The command that starts a plan, from the plan that was priced.
 
 use crate::ask::Ask;
+use parplan_planner::formats;
 use parplan_planner::launch::{
     DraftMethod, LaunchError, LaunchPlan, LaunchSpec, Speculation, launch,
 };
@@ -41,6 +42,7 @@ pub fn spec(ask: &Ask, plan: &Plan) -> LaunchSpec {
             .then(|| ask.rules.experts.all_to_all())
             .flatten()
             .map(str::to_owned),
+        expert_kernel: formats::expert_kernel(&ask.rules, &ask.gpu, &ask.model).map(str::to_owned),
         ..LaunchSpec::new(&ask.model.repository, layout, ask.gpu.gpus_per_node)
     }
 }

@@ -94,7 +94,7 @@ pub struct Comparison {
 /// the spread of ln(predicted ratio / measured ratio) over that of independent errors
 /// (`cargo xtask overheads` prints it; docs/serving.md).
 const OWN_SPREAD_TPOT: f64 = 0.58;
-const OWN_SPREAD_TTFT: f64 = 0.70;
+const OWN_SPREAD_TTFT: f64 = 0.72;
 
 fn value(side: &Side<'_>, traffic: &Traffic, metric: Metric) -> f64 {
     let service = Deployment::new(side.setup, traffic, side.settings, side.choice).serve(traffic);

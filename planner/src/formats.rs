@@ -1,5 +1,6 @@
 //! Whether an engine has kernels for a model's number formats on a GPU, and what they cost there.
 
+use crate::shard::ExpertMultiples;
 use parplan_profiles::engine::EngineRules;
 use parplan_profiles::engine::rules::{Devices, FormatRule, Runs, WeightPart};
 use parplan_profiles::{Attention, Dtype, EfficiencyProfile, GpuProfile, ModelProfile, TensorRate};
@@ -111,9 +112,52 @@ pub fn weight_only(
     out
 }
 
-/// Prices products as the engine runs them: those on weights that it unpacks at the rate of bf16.
+/// The kernel that the engine is to run a model's experts with, where it has several.
+pub fn expert_kernel<'r>(
+    rules: &'r EngineRules,
+    gpu: &GpuProfile,
+    model: &ModelProfile,
+) -> Option<&'r str> {
+    let rule = rules.formats.as_ref()?;
+    weights(model)
+        .into_iter()
+        .filter(|(part, _)| *part == WeightPart::Experts)
+        .find_map(|(part, format)| rule.path(format, part, gpu)?.kernel.as_deref())
+}
+
+/// What the engine's kernels round the widths of a model's experts up to, where they do.
+pub fn expert_multiples(
+    rules: &EngineRules,
+    gpu: &GpuProfile,
+    model: &ModelProfile,
+) -> Option<ExpertMultiples> {
+    let rule = rules.formats.as_ref()?;
+    weights(model).into_iter().find_map(|(part, format)| {
+        let [outer, inner] = match part {
+            WeightPart::Experts => rule.path(format, part, gpu)?.multiples?,
+            WeightPart::Linear => return None,
+        };
+        Some(ExpertMultiples {
+            format,
+            outer,
+            inner,
+        })
+    })
+}
+
+/// Prices products as the engine runs them: those on weights that it unpacks at the rate of bf16, and
+/// experts by the kernel that its rules name.
 pub fn price_as_run(rules: &EngineRules, gpu: &GpuProfile, prices: &mut EfficiencyProfile) {
     let Some(rule) = &rules.formats else { return };
+    for format in Dtype::ALL {
+        let named = rule
+            .path(format, WeightPart::Experts, gpu)
+            .and_then(|path| prices.moe_named.get(path.kernel.as_ref()?)?.get(&format));
+        if let Some(fit) = named.cloned() {
+            prices.moe.insert(format, fit);
+            prices.moe_alternative.remove(&format);
+        }
+    }
     let unpacked =
         |rule: &FormatRule, format, part| rule.weights(format, part, gpu) == Runs::WeightOnly;
     for (format, fit) in &mut prices.gemm {
@@ -228,5 +272,34 @@ mod tests {
             // On Blackwell experts in mxfp4 are measured at another rate; the others are alike.
             assert_eq!(prices.moe[&format].rate, rate, "{} {format}", gpu.name);
         }
+    }
+
+    #[test]
+    fn experts_are_priced_padded_and_asked_for_by_the_kernel_that_the_rules_name() {
+        for (engine, version, gpu, kernel) in [
+            ("vllm", "0.11.0", "h100-sxm", Some("marlin")),
+            ("vllm", "0.33.0", "h200", Some("marlin")),
+            ("vllm", "0.33.0", "b200", None),
+            ("sglang", "0.5.14", "h200", None),
+        ] {
+            let (rules, gpu, model) = found(engine, version, gpu, "gpt-oss-120b");
+            let what = format!("{engine} {version} {}", gpu.name);
+            assert_eq!(expert_kernel(&rules, &gpu, &model), kernel, "{what}");
+            let multiples = expert_multiples(&rules, &gpu, &model).map(|to| [to.outer, to.inner]);
+            assert_eq!(multiples, kernel.map(|_| [256, 128]), "{what}");
+            let table = EfficiencyProfile::embedded(engine, &gpu).unwrap();
+            let mut prices = table.clone();
+            price_as_run(&rules, &gpu, &mut prices);
+            let named = kernel.map(|name| &table.moe_named[name][&Dtype::Mxfp4]);
+            let expected = named.unwrap_or(&table.moe[&Dtype::Mxfp4]);
+            assert_eq!(
+                prices.moe[&Dtype::Mxfp4].base_us,
+                expected.base_us,
+                "{what}"
+            );
+        }
+        // A model without such experts is not told anything.
+        let (rules, gpu, model) = found("vllm", "0.33.0", "h200", "qwen3-235b-a22b-fp8");
+        assert_eq!(expert_kernel(&rules, &gpu, &model), None);
     }
 }

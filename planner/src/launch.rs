@@ -71,6 +71,9 @@ pub struct LaunchSpec {
     pub custom_all_reduce_off: bool,
     /// Expert all-to-all backend; none for the engine's default.
     pub expert_backend: Option<String>,
+    /// Kernels of the routed experts; none for the engine's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_kernel: Option<String>,
     /// How partial attention is merged; none for the engine's default.
     pub dcp_merge: Option<DcpMerge>,
     /// The query projection is replicated over the DCP group.
@@ -134,6 +137,7 @@ impl LaunchSpec {
             symmetric_memory: false,
             custom_all_reduce_off: false,
             expert_backend: None,
+            expert_kernel: None,
             dcp_merge: None,
             replicate_q: false,
             dense_unsplit: false,

@@ -2,6 +2,7 @@
 
 use crate::cost::OpCosts;
 use crate::engine_comm::{self, AllReduceCall};
+use crate::formats;
 use crate::layout::Layout;
 use crate::plan::Choice;
 use crate::shard::Split;
@@ -41,6 +42,7 @@ impl<'a> Setup<'a> {
             dense_ranks: stage,
             shared_ranks: if choice.expert_all_to_all { 1 } else { stage },
             head_ranks: stage,
+            expert_multiples: formats::expert_multiples(self.rules, self.gpu, self.model),
         }
     }
 

@@ -109,6 +109,14 @@ fn dense(ffn: &DenseFfn, hidden: f64, dtype: Dtype, ranks: f64) -> (Linear, Line
     )
 }
 
+/// Width at which routed experts read and write.
+fn outer(moe: &MoeFfn, hidden: f64) -> f64 {
+    match moe.latent {
+        0 => hidden,
+        latent => f64::from(latent),
+    }
+}
+
 fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split: &Split) -> Block {
     let shared_ranks = f64::from(split.shared_ranks);
     match ffn {
@@ -117,11 +125,11 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
             Block::Dense { up, down }
         }
         Ffn::Moe(m) => {
-            let width = if m.latent > 0 {
-                f64::from(m.latent)
-            } else {
-                hidden
-            };
+            let (width, intermediate) = split.padded(
+                weights.experts,
+                outer(m, hidden),
+                f64::from(m.intermediate) / f64::from(layout.moe_tp().max(1)),
+            );
             let shared = (m.shared_intermediate > 0).then(|| {
                 let shape = DenseFfn {
                     intermediate: m.shared_intermediate,
@@ -131,8 +139,8 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
             });
             let latent = (m.latent > 0).then(|| {
                 (
-                    Linear::new(width, hidden, weights.dense_ffn),
-                    Linear::new(hidden, width, weights.dense_ffn),
+                    Linear::new(f64::from(m.latent), hidden, weights.dense_ffn),
+                    Linear::new(hidden, f64::from(m.latent), weights.dense_ffn),
                 )
             });
             Block::Moe(MoeShard {
@@ -147,7 +155,7 @@ fn block(ffn: &Ffn, hidden: f64, weights: &WeightFormats, layout: &Layout, split
                 ),
                 dims: *m,
                 experts_local: f64::from(m.experts) / f64::from(layout.ep.max(1)),
-                intermediate: f64::from(m.intermediate) / f64::from(layout.moe_tp().max(1)),
+                intermediate,
                 width,
                 dtype: weights.experts,
                 shared,
@@ -165,13 +173,16 @@ fn layer_bytes(model: &ModelProfile, group: &LayerGroup, layout: &Layout, split:
     let (mixer, ffn) = (&params.attention, &params.ffn);
     let small = Dtype::Bf16.bytes();
     let kv_ranks = attention_tp.min(f64::from(mixer.kv_splits.max(1)));
-    let experts = f64::from(layout.ep.max(1)) * f64::from(layout.moe_tp().max(1));
+    let moe_tp = f64::from(layout.moe_tp().max(1));
+    let experts = f64::from(layout.ep.max(1)) * moe_tp;
+    let hidden = f64::from(model.hidden_size);
+    let padding = split.expert_padding(group, formats.experts, hidden, moe_tp);
     (mixer.heads as f64 / attention_tp + mixer.kv_heads as f64 / kv_ranks + mixer.replicated as f64)
         * formats.attention.bytes()
         + mixer.output as f64 / attention_tp * formats.attention_output().bytes()
         + mixer.indexer as f64 * formats.indexer().bytes()
         + ffn.dense as f64 / f64::from(split.dense_ranks) * formats.dense_ffn.bytes()
-        + ffn.routed as f64 / experts * formats.experts.bytes()
+        + ffn.routed as f64 / experts * padding * formats.experts.bytes()
         + ffn.shared as f64 / f64::from(split.shared_ranks) * formats.shared_experts.bytes()
         + ffn.latent as f64 * formats.dense_ffn.bytes()
         + ffn.router as f64 * formats.embedding.bytes()
@@ -187,6 +198,43 @@ pub struct Split {
     pub shared_ranks: u32,
     /// Embedding and output projection.
     pub head_ranks: u32,
+    /// Widths that the kernels of routed experts are padded to; none where they take any.
+    pub expert_multiples: Option<ExpertMultiples>,
+}
+
+/// Routed experts in `format` are padded to multiples of so many values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertMultiples {
+    /// Storage format of the experts that this is about.
+    pub format: Dtype,
+    /// Width at which experts read and write.
+    pub outer: u32,
+    /// Hidden width of an expert on a rank.
+    pub inner: u32,
+}
+
+impl Split {
+    /// Outer and inner width of routed experts as they are held and multiplied on a rank.
+    fn padded(&self, format: Dtype, outer: f64, inner: f64) -> (f64, f64) {
+        let up = |width: f64, multiple: u32| {
+            let multiple = f64::from(multiple.max(1));
+            (width / multiple).ceil() * multiple
+        };
+        match self.expert_multiples {
+            Some(to) if to.format == format => (up(outer, to.outer), up(inner, to.inner)),
+            _ => (outer, inner),
+        }
+    }
+
+    /// Weights of a layer's routed experts as held, over those of the checkpoint.
+    fn expert_padding(&self, group: &LayerGroup, format: Dtype, hidden: f64, moe_tp: f64) -> f64 {
+        let Some(Ffn::Moe(moe)) = &group.ffn else {
+            return 1.0;
+        };
+        let (outer, inner) = (outer(moe, hidden), f64::from(moe.intermediate) / moe_tp);
+        let (wide, deep) = self.padded(format, outer, inner);
+        wide * deep / (outer * inner)
+    }
 }
 
 impl Shard {

@@ -5,7 +5,9 @@
 mod common;
 
 use common::{Ground, layout};
+use parplan_planner::estimate;
 use parplan_planner::kv::{footprint, redundancy};
+use parplan_planner::question::Settings;
 use parplan_planner::shard::{Shard, Split};
 use parplan_profiles::{Dtype, Library};
 
@@ -107,10 +109,29 @@ fn weights_of_a_rank() {
         dense_ranks: 16,
         shared_ranks: 16,
         head_ranks: 16,
+        expert_multiples: None,
     };
     let shard = Shard::new(&ground.model, &layout, &split);
     let gib = shard.weight_bytes / f64::from(1u32 << 30);
     assert!((gib - 40.46).abs() < 0.04 * 40.46, "{gib:.2} GiB");
+}
+
+/// vLLM 0.22 on one H200 by Marlin, whose experts are padded: "Model loading took 66.14 GiB memory", of a
+/// checkpoint of 60.77 GiB (GloriaXimingLu/inferencex-profiling, nebius/results/gptoss_tp1_c64_8k1k.log).
+#[test]
+fn weights_of_padded_experts() {
+    let gib = |engine: &str, gpu: &str| {
+        let ground = Ground::new("gpt-oss-120b", gpu, engine);
+        let setup = ground.setup();
+        let traffic = common::traffic(1024.0, 1024.0, 64.0);
+        let choice = ground.choice(layout(1, 1, 1, 1));
+        let plan = estimate::plan(&setup, &traffic, &Settings::default(), choice);
+        plan.memory_bytes.weights / f64::from(1u32 << 30)
+    };
+    let padded = gib("vllm", "h200");
+    assert!((padded - 66.14).abs() < 0.01 * 66.14, "{padded:.2} GiB");
+    let plain = gib("sglang", "h200");
+    assert!((plain - 60.77).abs() < 0.01 * 60.77, "{plain:.2} GiB");
 }
 
 /// Over all ranks of a stage, split weights add up to the model, and replicated ones to more.
@@ -129,11 +150,13 @@ fn ranks_together_hold_at_least_the_model() {
             dense_ranks: 1,
             shared_ranks: 1,
             head_ranks: 1,
+            expert_multiples: None,
         };
         let eight = Split {
             dense_ranks: 8,
             shared_ranks: 8,
             head_ranks: 8,
+            expert_multiples: None,
         };
         let whole = Shard::new(&model, &layout(1, 1, 1, 1), &one).weight_bytes;
         let rank = Shard::new(&model, &layout(8, 1, 1, 1), &eight).weight_bytes;

@@ -127,6 +127,10 @@ fn specs(layout: Layout, rules: &EngineRules) -> Vec<LaunchSpec> {
             replicate_q: true,
             ..base.clone()
         },
+        LaunchSpec {
+            expert_kernel: Some("marlin".to_owned()),
+            ..base.clone()
+        },
     ];
     for merge in [DcpMerge::AgRs, DcpMerge::A2a, DcpMerge::FiA2a] {
         let known = rules

@@ -7,11 +7,14 @@
 mod common;
 
 use common::{Ground, layout};
+use parplan_planner::cost::OpCosts;
+use parplan_planner::deployment::Setup;
 use parplan_planner::estimate;
+use parplan_planner::formats;
 use parplan_planner::plan::{Choice, Plan};
 use parplan_planner::question::{Balance, GraphSizes, Settings, Spread, Traffic};
 use parplan_profiles::engine::{embedded, select};
-use parplan_profiles::{Dtype, Lengths, Speculation};
+use parplan_profiles::{Dtype, EfficiencyProfile, Lengths, Speculation};
 
 const CASES: &str = include_str!("published_ab.txt");
 
@@ -69,7 +72,14 @@ impl Case<'_> {
         let of = |what: &str| self.get(&format!("{what}_{side}"));
         let mut ground = Ground::new(of("model"), of("gpu"), "sglang");
         ground.rules = select(&embedded().unwrap(), of("engine"), true).unwrap();
-        let setup = ground.setup();
+        let mut prices = EfficiencyProfile::embedded(&ground.rules.name, &ground.gpu)
+            .unwrap()
+            .clone();
+        formats::price_as_run(&ground.rules, &ground.gpu, &mut prices);
+        let setup = Setup {
+            costs: OpCosts::new(&prices, &ground.gpu).unwrap(),
+            ..ground.setup()
+        };
         let sizes: Vec<u32> = of("layout")
             .split('/')
             .map(|n| n.parse().unwrap())
@@ -106,6 +116,7 @@ impl Case<'_> {
             speculative_steps: traffic.speculation.map_or(0, |s| s.steps),
             ..ground.choice(parplan_planner::Layout {
                 pp,
+                nodes: number("nodes").map_or(1, |n| n as u32),
                 ..layout(tp, attention_dp, dcp, ep)
             })
         };

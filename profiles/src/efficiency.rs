@@ -49,10 +49,46 @@ pub struct EfficiencyProfile {
     /// A second kernel for the same weights: the engine runs whichever is faster at the size.
     #[serde(default)]
     pub moe_alternative: BTreeMap<Dtype, MoeFit>,
+    /// Kernels for routed experts that an engine runs where its rules name them, by name and weight
+    /// format ([`crate::engine::rules::WeightPath::kernel`]).
+    #[serde(default)]
+    pub moe_named: BTreeMap<String, BTreeMap<Dtype, MoeFit>>,
     /// Norms, rotary embedding, activations, residuals, copies.
     pub elementwise: ElementwiseFit,
     /// Collectives inside and between nodes.
     pub collective: CollectiveFit,
     /// DeepEP-style dispatch and combine.
     pub deepep: DeepEpFit,
+}
+
+impl EfficiencyProfile {
+    /// Every fit of routed experts: of the engine's own choice, of its alternatives, and of the kernels
+    /// that rules name.
+    pub fn expert_fits(&mut self) -> impl Iterator<Item = &mut MoeFit> {
+        let named = self.moe_named.values_mut();
+        self.moe
+            .values_mut()
+            .chain(self.moe_alternative.values_mut())
+            .chain(named.flat_map(|fits| fits.values_mut()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::Library;
+
+    #[test]
+    fn what_is_measured_of_a_card_reaches_named_kernels_too() {
+        let h200 = Library::embedded().gpu("h200").unwrap();
+        let mut prices = EfficiencyProfile::embedded("vllm", &h200).unwrap().clone();
+        prices.expert_fits().for_each(|fit| fit.memory = 0.5);
+        assert_eq!(prices.moe_named["marlin"][&Dtype::Mxfp4].memory, 0.5);
+        assert!(prices.moe.values().all(|fit| fit.memory == 0.5));
+        let named: usize = prices.moe_named.values().map(BTreeMap::len).sum();
+        let all = prices.moe.len() + prices.moe_alternative.len() + named;
+        assert_eq!(prices.expert_fits().count(), all);
+    }
 }

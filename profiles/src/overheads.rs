@@ -340,8 +340,8 @@ mod tests {
         let library = Library::embedded();
         let h200 = library.gpu("h200").unwrap();
         let vllm = Overheads::embedded("vllm", &h200).unwrap();
-        let known = vllm.model_code("LlamaForCausalLM");
-        assert_eq!(known.architecture, "LlamaForCausalLM");
+        let known = vllm.model_code("GptOssForCausalLM");
+        assert_eq!(known.architecture, "GptOssForCausalLM");
         assert!(known.decode != 1.0);
         let unknown = vllm.model_code("NobodyForCausalLM");
         assert_eq!((unknown.decode, unknown.prefill), (1.0, 1.0));

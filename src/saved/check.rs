@@ -283,6 +283,18 @@ impl SavedPlan {
                 backend.unwrap_or("none")
             )));
         }
+        let kernel = formats::expert_kernel(&rules, &gpu, &model);
+        if self.start.expert_kernel.as_deref() != kernel {
+            return Err(wrong(format!(
+                "start.expert_kernel is {:?}, and plans of {} for {} {} on {} start {}; {AGAIN}",
+                self.start.expert_kernel.as_deref().unwrap_or("none"),
+                model.name,
+                rules.name,
+                rules.version,
+                gpu.name,
+                kernel.unwrap_or("none")
+            )));
+        }
         self.sizes(library, &model, &gpu, &rules, &settings)
             .map_err(wrong)
     }

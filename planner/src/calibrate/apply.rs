@@ -426,10 +426,7 @@ impl Calibrated {
         let part = |x: &mut f64| *x = (*x * ratio).clamp(1e-6, 1.0);
         e.gemm.values_mut().for_each(|f| part(&mut f.memory));
         e.mla_bmm.values_mut().for_each(|f| part(&mut f.memory));
-        e.moe.values_mut().for_each(|f| part(&mut f.memory));
-        e.moe_alternative
-            .values_mut()
-            .for_each(|f| part(&mut f.memory));
+        e.expert_fits().for_each(|f| part(&mut f.memory));
         for map in [
             &mut e.decode_gqa,
             &mut e.decode_mla,
@@ -456,10 +453,7 @@ impl Calibrated {
         let part = |x: &mut f64| *x = (*x * ratio).clamp(1e-6, 1.0);
         e.gemm.values_mut().for_each(|f| part(&mut f.compute));
         e.mla_bmm.values_mut().for_each(|f| part(&mut f.compute));
-        e.moe.values_mut().for_each(|f| part(&mut f.compute));
-        e.moe_alternative
-            .values_mut()
-            .for_each(|f| part(&mut f.compute));
+        e.expert_fits().for_each(|f| part(&mut f.compute));
         for map in [
             &mut e.decode_gqa,
             &mut e.decode_mla,

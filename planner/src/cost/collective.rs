@@ -277,7 +277,7 @@ impl OpCosts<'_> {
         let n = &self.network;
         let local = n.pcie_us * (1.0 + 0.25 * (t.span.ranks - 2.0)) + wire * n.us_per_byte_pcie;
         if t.span.domains() > 1.0 {
-            return local + self.across(t);
+            return local + self.across(t) + self.handed_over(t);
         }
         local
     }
@@ -310,7 +310,19 @@ impl OpCosts<'_> {
         } else {
             ring.base_us
         };
-        super::join(inside, self.across(t)) + ring.base_us
+        super::join(inside, self.across(t)) + ring.base_us + self.handed_over(t)
+    }
+
+    /// NCCL's network threads are told of a collective by the host. In a captured graph that is a host
+    /// node before the kernel (`cudaLaunchHostFunc` in `ncclLaunchPrepare`, src/enqueue.cc, whose comment
+    /// says that "host tasks impose a high performance cost in CUDA"); launched one by one it is done
+    /// while the launch is prepared.
+    #[inline]
+    fn handed_over(&self, t: &Transfer) -> f64 {
+        match t.launch {
+            Launch::Graph => self.network.graph_host_us,
+            Launch::Eager => 0.0,
+        }
     }
 
     /// Bytes on the wire over the link bandwidth, µs. For a collective that leaves a domain, its

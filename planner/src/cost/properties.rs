@@ -211,7 +211,10 @@ proptest! {
         let wider = Transfer { span: Span { ranks: a.span.ranks * 2.0, ..a.span }, ..a };
         each(|c| {
             ordered(c.collective(&a), c.collective(&b), c.collective_roofline(&b))?;
-            ordered(c.collective(&graph), c.collective(&a), c.collective_roofline(&a))?;
+            // Between nodes a graph has a host node, which an eager launch has no need of.
+            if nodes == 0 {
+                ordered(c.collective(&graph), c.collective(&a), c.collective_roofline(&a))?;
+            }
             if a.span.ranks >= 2.0 * per {
                 ordered(c.collective(&a), c.collective(&wider), c.collective_roofline(&wider))?;
             }

@@ -384,6 +384,7 @@ impl<'a> OpCosts<'a> {
             },
             network: NetworkTerm {
                 hop_us: c.network.hop_us,
+                graph_host_us: c.network.graph_host_us,
                 us_per_byte_network: peaks.network / c.network.network,
                 us_per_byte_network_peak: peaks.network,
                 pcie_us: c.network.pcie_us,

@@ -110,6 +110,7 @@ pub(super) struct NetworkTerm {
     pub hop_us: f64,
     pub us_per_byte_network: f64,
     pub us_per_byte_network_peak: f64,
+    pub graph_host_us: f64,
     pub pcie_us: f64,
     pub us_per_byte_pcie: f64,
 }

@@ -68,6 +68,24 @@ fn units_are_the_engines() {
 }
 
 #[test]
+fn the_kernels_of_the_experts_are_asked_for_as_the_version_has_it() {
+    let plan = LaunchSpec {
+        expert_kernel: Some("marlin".to_owned()),
+        ..spec(TP8)
+    };
+    let command = |version: &str| {
+        let rules = select(&embedded().unwrap(), &format!("vllm@{version}"), false).unwrap();
+        launch(&rules, &plan).unwrap().nodes.remove(0)
+    };
+    let before = command("0.22.0");
+    assert_eq!(before.env["VLLM_MXFP4_USE_MARLIN"], "1");
+    assert!(!before.argv.iter().any(|word| word == "--moe-backend"));
+    let after = command("0.24.0");
+    assert!(after.argv.join(" ").contains("--moe-backend marlin"));
+    assert!(!after.env.contains_key("VLLM_MXFP4_USE_MARLIN"));
+}
+
+#[test]
 fn spellings_follow_the_version() {
     let plan = LaunchSpec {
         graph_sizes: Some(vec![8]),

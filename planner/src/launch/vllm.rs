@@ -61,6 +61,7 @@ pub(super) fn command(
     words.switch(Meaning::SymmetricMemory, spec.symmetric_memory)?;
     words.switch(Meaning::CustomAllReduceOff, spec.custom_all_reduce_off)?;
     words.maybe(Meaning::ExpertBackend, spec.expert_backend.as_ref())?;
+    words.maybe(Meaning::ExpertKernel, spec.expert_kernel.as_ref())?;
     if let Some(draft) = &spec.speculation {
         let method = draft_name(rules, draft.method)?;
         let mut config = json!({ "method": method, "num_speculative_tokens": draft.steps });

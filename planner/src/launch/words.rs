@@ -190,6 +190,7 @@ pub(super) fn describe(meaning: Meaning) -> &'static str {
         Meaning::SymmetricMemory => "symmetric memory",
         Meaning::CustomAllReduceOff => "running without the custom all-reduce",
         Meaning::ExpertBackend => "the expert all-to-all backend",
+        Meaning::ExpertKernel => "choosing the kernels of the experts",
         Meaning::DeepepMode => "the DeepEP mode",
         Meaning::Speculation
         | Meaning::SpeculationAlgorithm

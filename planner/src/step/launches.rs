@@ -239,6 +239,7 @@ mod tests {
             dense_ranks: 8,
             shared_ranks: 8,
             head_ranks: 8,
+            expert_multiples: None,
         };
         let shard = Shard::new(&model, &layout, &split);
         of(&shard) / shard.layers

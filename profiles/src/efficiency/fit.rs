@@ -311,6 +311,9 @@ impl AllReduceFit {
 pub struct NetworkFit {
     /// Latency of one hop between nodes, µs.
     pub hop_us: f64,
+    /// Host node that hands a collective of a captured graph to the network threads, microseconds.
+    #[serde(default)]
+    pub graph_host_us: f64,
     /// Fraction of the network bandwidth.
     pub network: f64,
     /// Latency of a collective over PCIe at two ranks, µs.

@@ -88,6 +88,8 @@ pub enum Meaning {
     CustomAllReduceOff,
     /// Expert all-to-all backend.
     ExpertBackend,
+    /// Kernels of the routed experts.
+    ExpertKernel,
     /// DeepEP kernel choice.
     DeepepMode,
     /// Speculation, all in one value.

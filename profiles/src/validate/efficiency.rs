@@ -1,7 +1,7 @@
 //! Efficiency figures that can be: fractions of a roofline up to 1, times from 0, spreads, sources.
 
 use crate::dtype::Dtype;
-use crate::efficiency::{EfficiencyProfile, Note};
+use crate::efficiency::{EfficiencyProfile, MoeFit, Note};
 use crate::fault::{Fault, Faults};
 
 impl EfficiencyProfile {
@@ -28,21 +28,12 @@ impl EfficiencyProfile {
             }
             let field = format!("moe.{dtype}");
             if let Some(moe) = check.has(&field, self.moe.get(&dtype)) {
-                check.kernel(
-                    &field,
-                    [moe.memory, moe.compute],
-                    &[
-                        ("base_us", moe.base_us),
-                        ("pad_rows", moe.pad_rows),
-                        ("hidden_passes", moe.hidden_passes),
-                        ("intermediate_passes", moe.intermediate_passes),
-                        ("expert_us", moe.expert_us),
-                        ("local_expert_us", moe.local_expert_us),
-                        ("remote_passes", moe.remote_passes),
-                        ("remote_us", moe.remote_us),
-                    ],
-                    &moe.note,
-                );
+                check.experts(&field, moe);
+            }
+        }
+        for (name, fits) in &self.moe_named {
+            for (dtype, moe) in fits {
+                check.experts(&format!("moe_named.{name}.{dtype}"), moe);
             }
         }
         for (dtype, moe) in &self.moe_alternative {
@@ -173,6 +164,14 @@ impl EfficiencyProfile {
             ],
         );
         let network = &c.network;
+        check.times(
+            "collective.network",
+            &[
+                ("hop_us", network.hop_us),
+                ("graph_host_us", network.graph_host_us),
+                ("pcie_us", network.pcie_us),
+            ],
+        );
         check.fractions(
             "collective.network",
             &[("network", network.network), ("pcie", network.pcie)],
@@ -234,6 +233,24 @@ impl Figures {
         self.fractions(field, &[("memory", memory), ("compute", compute)]);
         self.times(field, times);
         self.spread(&format!("{field}.note"), note);
+    }
+
+    fn experts(&mut self, field: &str, moe: &MoeFit) {
+        self.kernel(
+            field,
+            [moe.memory, moe.compute],
+            &[
+                ("base_us", moe.base_us),
+                ("pad_rows", moe.pad_rows),
+                ("hidden_passes", moe.hidden_passes),
+                ("intermediate_passes", moe.intermediate_passes),
+                ("expert_us", moe.expert_us),
+                ("local_expert_us", moe.local_expert_us),
+                ("remote_passes", moe.remote_passes),
+                ("remote_us", moe.remote_us),
+            ],
+            &moe.note,
+        );
     }
 
     fn fractions(&mut self, field: &str, values: &[(&str, f64)]) {

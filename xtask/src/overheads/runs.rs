@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use parplan_planner::Layout;
 use parplan_planner::cost::OpCosts;
 use parplan_planner::deployment::{Deployment, Setup};
 use parplan_planner::estimate;
+use parplan_planner::formats;
 use parplan_planner::plan::Choice;
 use parplan_planner::question::{Balance, Settings, Spread, Traffic};
 use parplan_planner::serve::Service;
@@ -123,6 +125,7 @@ pub(super) struct Run {
     pub architecture: GpuArchitecture,
     gpu: GpuProfile,
     rules: EngineRules,
+    prices: Arc<EfficiencyProfile>,
     settings: Settings,
 }
 
@@ -159,12 +162,11 @@ impl Run {
         overheads: &Overheads,
         look: impl FnOnce(&Deployment<'_>, &Service) -> T,
     ) -> Result<T> {
-        let efficiency = EfficiencyProfile::embedded(&self.engine, &self.gpu)?;
         let setup = Setup {
             model: &self.model,
             gpu: &self.gpu,
             rules: &self.rules,
-            costs: OpCosts::new(efficiency, &self.gpu)?,
+            costs: OpCosts::new(&self.prices, &self.gpu)?,
             overheads,
         };
         let deployment = Deployment::new(&setup, &self.traffic, &self.settings, self.choice);
@@ -480,6 +482,10 @@ impl Record {
             .resolve(asked, true)
             .or_else(|_| engine.resolve(None, true))
             .map_err(|e| e.to_string())?;
+        let mut prices = EfficiencyProfile::embedded(&self.backend, &gpu)
+            .map_err(|e| e.to_string())?
+            .clone();
+        formats::price_as_run(&rules, &gpu, &mut prices);
         let (mean, ratio) = self.lengths();
         Ok(Run {
             engine: self.backend.clone(),
@@ -521,6 +527,7 @@ impl Record {
             model,
             gpu,
             rules,
+            prices: Arc::new(prices),
         })
     }
 }

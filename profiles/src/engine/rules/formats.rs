@@ -43,6 +43,15 @@ pub struct WeightPath {
     /// Weights are unpacked and multiplied in bf16: they save memory and bandwidth, no arithmetic.
     #[serde(default)]
     pub weight_only: bool,
+    /// The kernel, where prices know several for the format: a name of
+    /// [`crate::EfficiencyProfile::moe_named`]. Engines are told to run it, where they would choose
+    /// another and have an option for it.
+    #[serde(default)]
+    pub kernel: Option<String>,
+    /// What that kernel rounds an expert's outer and inner width on a rank up to, in memory and in the
+    /// products.
+    #[serde(default)]
+    pub multiples: Option<[u32; 2]>,
 }
 
 /// Weights that an engine multiplies by with kernels of their own.
@@ -130,6 +139,12 @@ impl FormatRule {
             }
         }
         if named { Runs::Never } else { Runs::Natively }
+    }
+
+    /// How weights of a kind and format are multiplied by on a device, where an entry says.
+    pub fn path(&self, format: Dtype, part: WeightPart, gpu: &GpuProfile) -> Option<&WeightPath> {
+        self.weight_paths(format, part)
+            .find(|path| path.on.iter().any(|devices| devices.contains(gpu)))
     }
 
     /// Devices that weights of a kind and format run on.
