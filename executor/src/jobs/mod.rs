@@ -20,10 +20,7 @@ pub use collectives::{
 };
 pub use context::{Backend, Context, Doing, Limits, Listener};
 pub use gather::{GatherJob, GatherResult, GatherSample, GatherStep, MemorySample, ReplaySample};
-pub use stack::{
-    BF16_TOLERANCE, FP8_TOLERANCE, GraphBytes, MemoryKind, Part, StackJob, StackResult, StackStep,
-    StackTiming,
-};
+pub use stack::{GraphBytes, MemoryKind, Part, StackJob, StackResult, StackStep, StackTiming};
 pub use sync::{SyncJob, SyncResult, SyncSample};
 
 use crate::probes::ProbesJob;
