@@ -518,4 +518,11 @@ fn a_benchmark_of_failing_servers_is_no_measurement() {
         assert_eq!(ended, Some(code), "{url}: {stderr}");
         assert!(stderr.contains(part), "{url}: {stderr}");
     }
+    for option in ["--concurrency", "--requests"] {
+        let mut bench = Command::new(env!("CARGO_BIN_EXE_parplan"));
+        bench.args(["bench", "http://127.0.0.1:1", option, "0"]);
+        let (ended, _, stderr) = output(bench);
+        assert_eq!(ended, Some(2), "{option}: {stderr}");
+        assert!(stderr.contains("whole number"), "{option}: {stderr}");
+    }
 }

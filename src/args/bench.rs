@@ -47,7 +47,7 @@ pub struct BenchTraffic {
     #[arg(long, value_name = "SHARE", value_parser = values::positive_share)]
     pub range_ratio: Option<f64>,
     /// Clients; each sends its next request when the last one is done [default: the plan's, or 8]
-    #[arg(long, value_name = "CLIENTS", conflicts_with = "rate")]
+    #[arg(long, value_name = "CLIENTS", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     pub concurrency: Option<u32>,
     /// Requests a second, at random moments, whether others are done or not
     #[arg(long, value_name = "REQUESTS/S", value_parser = values::rate)]
@@ -56,7 +56,7 @@ pub struct BenchTraffic {
     #[arg(long, value_name = "FACTOR", value_parser = values::rate, default_value = "1")]
     pub speed: f64,
     /// Requests to send [default: as many a client as the plan says, or 10; a whole trace]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub requests: Option<u32>,
     /// Share of a prompt that all prompts have in common [default: the plan's, or 0]
     #[arg(long, value_name = "SHARE", value_parser = values::share)]

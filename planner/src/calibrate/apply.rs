@@ -232,11 +232,12 @@ impl Calibrated {
             sigma = sigma.hypot(OTHER_VERSION);
         }
         let source = format!(
-            "{} {} ({}, {} samples, leave-one-out error {:.1} %)",
+            "{} {} ({}, {} sample{}, leave-one-out error {:.1} %)",
             name(layer.origin),
             layer.calibration.name,
             term.implementation,
             term.samples,
+            if term.samples == 1 { "" } else { "s" },
             term.leave_one_out.median * 100.0
         );
         let note = Note {
