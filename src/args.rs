@@ -195,10 +195,29 @@ fn known_elsewhere(error: &clap::Error) -> Option<(&str, &'static str)> {
     let ErrorKind::UnknownArgument = error.kind() else {
         return None;
     };
-    match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(option)) => Some((option, elsewhere::named(option)?)),
-        _ => None,
+    let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let here = elsewhere::named(option)?;
+    // Of use only to a command that has one of what is offered.
+    let asked = command_of(&error.render().to_string());
+    let offered = |flag: &str| asked.get_arguments().any(|a| a.get_long() == Some(flag));
+    elsewhere::offered(here)
+        .any(offered)
+        .then_some((option, here))
+}
+
+/// The command that a message of clap is about, by its line of usage.
+fn command_of(message: &str) -> clap::Command {
+    let mut asked = command();
+    let usage = message.split("Usage: parplan ").nth(1).unwrap_or_default();
+    for word in usage.split_whitespace() {
+        match asked.find_subcommand(word) {
+            Some(below) => asked = below.clone(),
+            None => break,
+        }
     }
+    asked
 }
 
 /// Where a number could not be read: Rust's words, and what would be right. Options with a
@@ -327,6 +346,9 @@ mod tests {
             assert!(line.contains(right), "{line}");
             assert!(line.contains(named) || named == "-tp", "{line}");
         }
+        // What a command does not have is not offered to it.
+        let line = refusal(&typed(["parplan", "calibrate", "--num-gpus", "2"]).unwrap_err());
+        assert!(!line.contains("how many there are"), "{line}");
         let line = refusal(&typed(["parplan", "fit"]).unwrap_err());
         assert!(line.contains("'fit'") && line.contains("--help"), "{line}");
     }

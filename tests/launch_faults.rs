@@ -404,7 +404,7 @@ fn a_plan_file_that_is_none_is_told_by_its_line() {
         (
             good.replace("tp = 1\n", "tp = 4294967295\n")
                 .replace("replicas = 1\n", "replicas = 4294967295\n"),
-            "",
+            "start.running_per_rank is not max_running_requests over its ranks",
         ),
         (
             predicting(&good, "requests_per_s"),

@@ -101,9 +101,15 @@ pub(super) fn named(option: &str) -> Option<&'static str> {
     known.map(|(_, here)| *here)
 }
 
+/// The options that such a hint offers, without their dashes.
+pub(super) fn offered(here: &'static str) -> impl Iterator<Item = &'static str> {
+    here.split([' ', ';', ',', ':'])
+        .filter_map(|word| word.strip_prefix("--"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::NAMES;
+    use super::{NAMES, offered};
 
     /// What is offered is there, and what it is offered for is not.
     #[test]
@@ -116,11 +122,8 @@ mod tests {
                 .any(|a| a.get_long() == Some(flag))
         };
         for (names, here) in NAMES {
-            let offered = here
-                .split([' ', ';', ',', ':'])
-                .filter_map(|word| word.strip_prefix("--"));
-            assert!(offered.clone().count() > 0, "{here}");
-            for flag in offered {
+            assert!(offered(here).count() > 0, "{here}");
+            for flag in offered(here) {
                 assert!(has(flag), "{flag}");
             }
             for name in names {

@@ -96,7 +96,10 @@ const DECIDED: [&str; 12] = [
 /// What to type next about the configuration that was chosen for a question.
 pub fn next_steps(page: &mut Page, question: &Typed, choice: &Choice) {
     let mut words = vec!["parplan".to_owned(), "explain".to_owned()];
-    words.extend(question.words(&DECIDED));
+    // Batches by rank mean nothing to a layout with one batch, and `explain` refuses them.
+    let one_batch = (choice.layout.attention_dp == 1).then_some("imbalance");
+    let left_out: Vec<&str> = DECIDED.into_iter().chain(one_batch).collect();
+    words.extend(question.words(&left_out));
     for size in layout_words(&choice.layout).split(", ") {
         let option = size.split(' ').map(str::to_owned);
         words.extend(option.enumerate().map(|(i, word)| match i {

@@ -121,7 +121,7 @@ pub struct Sampling {
 fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(s) if s.is_finite() && s > 0.0 && s <= 1e6 => Ok(s),
-        _ => Err("it must be a number of seconds above 0".into()),
+        _ => Err("it must be a number of seconds above 0 and up to 1000000".into()),
     }
 }
 

@@ -38,8 +38,8 @@ pub struct Collectives {
         ])
     )]
     implementation: Vec<Implementation>,
-    /// Buffers that the symmetric registration is for, out of place: NCCL 2.29.2 and newer gather
-    /// into a registered receive buffer, and reduce-scatter from a registered send buffer, alone.
+    /// Buffers that the symmetric registration is for, out of place: for large messages NCCL 2.29.2
+    /// and newer need the receive buffer of an all-gather only, the send buffer of a reduce-scatter.
     #[arg(
         long,
         default_value = "both",

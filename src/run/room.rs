@@ -23,16 +23,16 @@ pub(super) fn check(job: &Job, ranks: usize, world: usize) -> Result<()> {
     let Some(there) = there.filter(|bytes| *bytes > 0) else {
         return Ok(());
     };
+    let each = job.work.least_bytes(world);
+    let needed = each.saturating_mul(sharing as u64);
+    if needed <= there {
+        return Ok(());
+    }
     if let Work::Stack(stack) = &job.work {
         let weights = stack.spec.weight_bytes();
         let cache = stack.spec.cache_bytes(&stack.steps);
         let layers = stack.spec.layers.len();
         return refuse(weights, cache, sharing, there, whose, layers);
-    }
-    let each = job.work.least_bytes(world);
-    let needed = each.saturating_mul(sharing as u64);
-    if needed <= there {
-        return Ok(());
     }
     Err(Error::Unusable(format!(
         "{} of buffers a rank{}, and {} are {whose}; {}",

@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub const MINIMUM: Version = Version(21_800);
 /// Symmetric windows exist from here on.
 pub const WINDOWS: Version = Version(22_700);
-/// One-sided registration suffices from here on.
+/// One registered side suffices for the bulk kernels from here on; see [`crate::symmetric::sides_needed`].
 pub const ONE_SIDED: Version = Version(22_902);
 /// From here on ranks may share a GPU, where the variable below asks for it.
 pub const SHARED_GPUS: Version = Version(23_000);

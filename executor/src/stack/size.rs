@@ -40,11 +40,13 @@ impl StackSpec {
         let tokens = steps.iter().map(|step| {
             let most = step.requests.iter().copied().max().unwrap_or(0);
             let tokens = step.context.saturating_add(step.q_tokens);
-            // A request holds whole pages.
+            // A rank holds whole pages of its share of a request.
+            let dcp = self.shard_of.dcp.max(1);
             let held = tokens
+                .div_ceil(dcp)
                 .checked_next_multiple_of(self.page_size.max(1))
                 .unwrap_or(usize::MAX);
-            most.saturating_mul(held)
+            most.saturating_mul(held).saturating_mul(dcp)
         });
         tokens
             .max()

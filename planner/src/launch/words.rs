@@ -119,12 +119,10 @@ impl<'a> Words<'a> {
         serves: bool,
         extra: &[String],
     ) -> Result<NodeCommand, LaunchError> {
-        fn option(word: &str) -> Option<&str> {
-            let name = word.split('=').next()?;
-            name.starts_with("--").then_some(name)
-        }
-        let given = |name: &str| self.argv.iter().any(|word| option(word) == Some(name));
-        if let Some(twice) = extra.iter().find(|word| option(word).is_some_and(given)) {
+        let planned = self.argv.iter().filter_map(|word| LongName::of(word));
+        let planned: Vec<LongName> = planned.collect();
+        let repeats = |word: &&String| planned.iter().any(|option| option.is_meant_by(word));
+        if let Some(twice) = extra.iter().find(repeats) {
             return Err(LaunchError::Value {
                 field: "extra argument",
                 value: twice.clone(),
@@ -203,5 +201,85 @@ pub(super) fn describe(meaning: Meaning) -> &'static str {
         Meaning::PrefixCacheOff => "running without the prefix cache",
         Meaning::TrustRemoteCode => "code of the model repository",
         Meaning::OptionsFile => "a file of options",
+    }
+}
+
+/// The long name of an option, its words apart.
+struct LongName(Vec<String>);
+
+impl LongName {
+    /// The option's name in a word of a command line: `--NAME`, or `--NAME=VALUE`.
+    fn of(word: &str) -> Option<Self> {
+        let name = word.split('=').next()?.strip_prefix("--")?;
+        let words = name.split(['-', '_']).map(str::to_owned).collect();
+        (!name.is_empty()).then_some(LongName(words))
+    }
+
+    fn joined(&self) -> String {
+        self.0.join("-")
+    }
+
+    /// `tp-size` for `tensor-parallel-size`, as engines name one thing twice.
+    fn short_of_size(&self) -> Option<String> {
+        match self.0.as_slice() {
+            [short, size] if size == "size" => Some(format!("{short}-size")),
+            [first @ .., size] if size == "size" => Some(format!("{}-size", initials(first))),
+            _ => None,
+        }
+    }
+
+    /// Whether an engine takes `word` for this option: under its name with either dash, by the start of
+    /// it (as Python's argparse allows), by its initials (vLLM's `-tp`), or spelled out or shortened.
+    fn is_meant_by(&self, word: &str) -> bool {
+        if let Some(typed) = LongName::of(word) {
+            let size = typed.short_of_size();
+            return self.joined().starts_with(&typed.joined())
+                || (size.is_some() && size == self.short_of_size());
+        }
+        let short = word.strip_prefix('-').unwrap_or_default();
+        let short = short.split('=').next().unwrap_or_default();
+        !short.is_empty()
+            && short.chars().all(|c| c.is_ascii_lowercase())
+            && initials(&self.0).starts_with(short)
+    }
+}
+
+fn initials(words: &[String]) -> String {
+    words
+        .iter()
+        .filter_map(|word| word.chars().next())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LongName;
+
+    #[test]
+    fn an_option_is_known_under_every_name_that_engines_take() {
+        let meant = |planned: &str, typed: &str| LongName::of(planned).unwrap().is_meant_by(typed);
+        for (planned, typed) in [
+            ("--tp-size", "--tp-size=4"),
+            ("--tp-size", "--tp_size"),
+            ("--tp-size", "--tp"),
+            ("--tp-size", "--tensor-parallel-size"),
+            ("--tensor-parallel-size", "-tp"),
+            ("--tensor-parallel-size", "--tensor_parallel_size=2"),
+            ("--decode-context-parallel-size", "-dcp"),
+            ("--max-model-len", "--max-model"),
+        ] {
+            assert!(meant(planned, typed), "{planned} {typed}");
+        }
+        for (planned, typed) in [
+            ("--tp-size", "--pp-size"),
+            ("--tp-size", "--pipeline-parallel-size"),
+            ("--tensor-parallel-size", "-O3"),
+            ("--tensor-parallel-size", "4"),
+            ("--tensor-parallel-size", "-1"),
+            ("--port", "--trust-remote-code"),
+            ("--chunked-prefill-size", "--context-length"),
+        ] {
+            assert!(!meant(planned, typed), "{planned} {typed}");
+        }
     }
 }

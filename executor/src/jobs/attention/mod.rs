@@ -94,7 +94,11 @@ pub struct AttentionJob {
 
 impl AttentionJob {
     /// Bytes of the KV cache of one of `world` ranks that share it, in whole pages, and of its table.
+    /// Exchanges alone have none.
     pub(super) fn least_bytes(&self, world: usize) -> u64 {
+        if !self.exchanges.is_empty() {
+            return 0;
+        }
         let shard = Shard {
             rank: 0,
             size: world.max(1),

@@ -381,6 +381,11 @@ impl CollectivesJob {
         }
         let mut peers = match PeerCollectives::connect(&gpu, &mut context.control)? {
             Availability::Available(peers) => *peers,
+            Availability::Fallback(why) if context.nccl.is_none() => {
+                return Err(Error::Unusable(format!(
+                    "--backend peer needs memory that all ranks map: {why}"
+                )));
+            }
             Availability::Fallback(why) => {
                 result
                     .notes
