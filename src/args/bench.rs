@@ -86,6 +86,6 @@ pub struct BenchManner {
     #[arg(long)]
     pub remote: bool,
     /// Folder of your own profiles, for the names of workloads
-    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    #[arg(long, value_name = "DIR", env = crate::ask::PROFILES_VARIABLE)]
     pub profiles: Option<PathBuf>,
 }

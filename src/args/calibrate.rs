@@ -42,7 +42,7 @@ pub struct CalibrateArgs {
     #[arg(long, value_name = "PATH")]
     pub cublas_path: Option<PathBuf>,
     /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
-    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    #[arg(long, value_name = "DIR", env = crate::ask::PROFILES_VARIABLE)]
     pub profiles: Option<PathBuf>,
     /// Confidence at which a question of --for counts as settled
     #[arg(long, value_name = "SHARE", default_value_t = 0.9, value_parser = confidence)]
@@ -127,7 +127,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "PATH")]
     pub cublas_path: Option<PathBuf>,
     /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
-    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    #[arg(long, value_name = "DIR", env = crate::ask::PROFILES_VARIABLE)]
     pub profiles: Option<PathBuf>,
 }
 
@@ -166,7 +166,7 @@ pub struct ImportArgs {
     #[arg(long, value_parser = named(BufferRegistration::ALL.map(|of| (of.name(), of))))]
     pub registration: Option<BufferRegistration>,
     /// Folder of your own profiles [default: parplan/profiles in your configuration folder]
-    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    #[arg(long, value_name = "DIR", env = crate::ask::PROFILES_VARIABLE)]
     pub profiles: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]

@@ -11,7 +11,7 @@ pub struct ProfilesArgs {
     pub command: ProfilesCommand,
     /// Folder of your own profiles, which come before the built-in ones
     /// [default: parplan/profiles in your configuration folder]
-    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES", global = true)]
+    #[arg(long, value_name = "DIR", env = crate::ask::PROFILES_VARIABLE, global = true)]
     pub profiles: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]

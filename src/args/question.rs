@@ -62,7 +62,7 @@ pub struct ModelArgs {
     pub calibration: Option<String>,
     /// Folder of your own profiles, which come before the built-in ones
     /// [default: parplan/profiles in your configuration folder]
-    #[arg(long, value_name = "DIR", env = "PARPLAN_PROFILES")]
+    #[arg(long, value_name = "DIR", env = crate::ask::PROFILES_VARIABLE)]
     pub profiles: Option<PathBuf>,
 }
 

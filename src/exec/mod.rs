@@ -52,7 +52,7 @@ pub struct ExecArgs {
     #[arg(long, value_name = "FILE|none")]
     calibration: Option<String>,
     /// Folder of your own profiles.
-    #[arg(long, env = "PARPLAN_PROFILES")]
+    #[arg(long, env = crate::ask::PROFILES_VARIABLE)]
     profiles: Option<PathBuf>,
     /// Timed steps, of which the median counts.
     #[arg(long, default_value = "20", value_parser = times)]

@@ -13,7 +13,7 @@ use super::collectives::Collectives;
 use super::gather::Gather;
 use super::stack::Stack;
 use super::sync::Sync;
-use super::values::{machine, ranks, times};
+use super::values::{machine, ranks, seconds, times};
 use crate::args::named;
 
 /// `parplan run`
@@ -116,13 +116,6 @@ pub struct Sampling {
         value_parser = named([("stream", Launch::Stream), ("graph", Launch::Graph)])
     )]
     launch: Vec<Launch>,
-}
-
-fn seconds(text: &str) -> std::result::Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(s) if s.is_finite() && s > 0.0 && s <= 1e6 => Ok(s),
-        _ => Err("it must be a number of seconds above 0 and up to 1000000".into()),
-    }
 }
 
 impl Common {

@@ -51,6 +51,14 @@ pub fn times_if_any(text: &str) -> Result<usize, String> {
     count(text, 0, MOST_TIMES)
 }
 
+/// Seconds above 0.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(s) if s > 0.0 && s <= 1e6 => Ok(s),
+        _ => Err("it must be a number of seconds above 0 and up to 1000000".to_owned()),
+    }
+}
+
 /// Seconds of at least 0.
 pub fn seconds_if_any(text: &str) -> Result<f64, String> {
     match text.trim().parse::<f64>() {

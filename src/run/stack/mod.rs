@@ -33,7 +33,7 @@ pub struct Stack {
     #[arg(long, value_parser = weight_format)]
     weights: Option<Dtype>,
     /// Folder of your own profiles.
-    #[arg(long, env = "PARPLAN_PROFILES")]
+    #[arg(long, env = crate::ask::PROFILES_VARIABLE)]
     profiles: Option<PathBuf>,
     /// Layers, of every kind that the model has in its proportion.
     #[arg(long, default_value = "4", value_parser = wide)]
