@@ -48,6 +48,17 @@ struct AttentionArgs {
     u32 item_units;  // what an item costs beside its units, in units: chunks are cut by cost
 };
 
+// The page of a token in its request's list, and its place there.
+__device__ inline void find_page(const AttentionArgs& a, u32 token, u32& page, u32& in_page) {
+    if (a.page_shift < 32) {
+        page = token >> a.page_shift;
+        in_page = token & (a.page - 1);
+    } else {
+        page = token / a.page;
+        in_page = token - page * a.page;
+    }
+}
+
 // Row of (token, head) in a layout cut into parts of `part_heads`.
 __device__ inline u64 part_row(const AttentionArgs& a, u32 part_heads, u32 token, u32 head) {
     const u32 part = head / part_heads;

@@ -88,13 +88,7 @@ struct GqaLoader {
         row = NO_ROW;
         if (token >= s.tile.limit) return;
         u32 page, in_page;
-        if (a.page_shift < 32) {
-            page = token >> a.page_shift;
-            in_page = token & (a.page - 1);
-        } else {
-            page = token / a.page;
-            in_page = token - page * a.page;
-        }
+        find_page(a, token, page, in_page);
         const u32 found = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page);
         row = (found * a.kv_heads + s.head) * a.page + in_page;
     }

@@ -72,13 +72,7 @@ __device__ inline void mla(const AttentionArgs& a) {
         const u32 token = ahead_unit * MLA_UNIT + load_row;
         if (ahead_left == 0 || token >= ahead.limit) return;
         u32 page, in_page;
-        if (a.page_shift < 32) {
-            page = token >> a.page_shift;
-            in_page = token & (a.page - 1);
-        } else {
-            page = token / a.page;
-            in_page = token - page * a.page;
-        }
+        find_page(a, token, page, in_page);
         next = __ldg((const u32*)a.page_table + (u64)ahead.request * a.max_pages + page) * a.page + in_page;
     };
     auto load = [&](u32 stage) {

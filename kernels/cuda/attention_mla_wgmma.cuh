@@ -76,13 +76,7 @@ struct Loader {
         next = NO_ROW;
         if (token >= s.tile.limit || unit >= s.first + s.count) return;
         u32 page, in_page;
-        if (a.page_shift < 32) {
-            page = token >> a.page_shift;
-            in_page = token & (a.page - 1);
-        } else {
-            page = token / a.page;
-            in_page = token - page * a.page;
-        }
+        find_page(a, token, page, in_page);
         next = __ldg((const u32*)a.page_table + (u64)s.tile.request * a.max_pages + page) * a.page + in_page;
     }
     __device__ inline void begin_unit(const Segment& s, u32 unit_after) {
